@@ -1,0 +1,104 @@
+//! Addresses: which segment an address on the network belongs to, and which addresses are this host's.
+//!
+//! An IPv4 address is kept v4-mapped (`::ffff:a.b.c.d`), in network order, so there is one kind.
+
+use crate::segment::SegmentIndex;
+
+/// 16 bytes in network order.
+pub type Address = [u8; 16];
+
+/// `::ffff:0:0/96`, as a prefix length.
+pub const V4_PREFIX_BITS: u32 = 96;
+/// How many prefixes a policy may name (both slots together hold twice as many).
+pub const MAX_PREFIXES: u32 = 128 * 1024;
+/// How many addresses of this host and its namespaces are known.
+pub const MAX_LOCALS: u32 = 64 * 1024;
+/// How many network namespaces are known.
+pub const MAX_NAMESPACES: u32 = 16 * 1024;
+
+/// The v4-mapped form of an IPv4 address given in network order.
+#[must_use]
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// Whether the address is IPv4.
+#[must_use]
+#[inline(always)]
+pub fn is_v4(address: &Address) -> bool {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *address;
+    (a | b | c | d | e | f | g | h | i | j) == 0 && k == 0xff && l == 0xff
+}
+
+/// Whether the address is `127.0.0.0/8` or `::1`.
+#[must_use]
+#[inline(always)]
+pub fn is_loopback(address: &Address) -> bool {
+    if is_v4(address) {
+        return address[12] == 127;
+    }
+    let [head @ .., last] = *address;
+    let mut any = 0;
+    let mut i = 0;
+    while i < 15 {
+        any |= head[i];
+        i += 1;
+    }
+    any == 0 && last == 1
+}
+
+/// Whether the address is multicast, or IPv4's limited broadcast.
+#[must_use]
+#[inline(always)]
+pub fn is_multicast(address: &Address) -> bool {
+    if is_v4(address) {
+        return address[12] & 0xf0 == 0xe0 || (address[12] & address[13] & address[14] & address[15]) == 0xff;
+    }
+    address[0] == 0xff
+}
+
+/// Key of the prefix table: the policy slot goes first, so both slots live in one trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PrefixData {
+    /// The policy slot, in big-endian order.
+    pub slot: [u8; 4],
+    /// The address.
+    pub address: Address,
+}
+
+/// Bits of [`PrefixData::slot`].
+pub const SLOT_BITS: u32 = 32;
+
+/// An address of this host or of one of its network namespaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Local {
+    /// The cookie of its network namespace; 0 if several have this address.
+    pub namespace: u64,
+    /// `LOCAL_` flags.
+    pub flags: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+/// The address is in the initial network namespace.
+pub const LOCAL_HOST: u32 = 1 << 0;
+
+/// A network namespace, keyed by its cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Namespace {
+    /// The one segment whose workloads live in it, by policy slot; `HOST` if none or several do.
+    pub owner: [SegmentIndex; 2],
+    /// `NAMESPACE_` flags by policy slot.
+    pub flags: [u16; 2],
+}
+
+/// Exactly one segment lives in the namespace.
+pub const NAMESPACE_SINGLE: u16 = 1 << 0;
+
+const _: () = assert!(size_of::<PrefixData>() == 20);
+const _: () = assert!(size_of::<Local>() == 16);
+const _: () = assert!(size_of::<Namespace>() == 8);

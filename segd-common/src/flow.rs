@@ -1,0 +1,131 @@
+//! What is remembered between packets: who sent, who asked, what a socket may.
+//!
+//! INVARIANT: nothing here is a policy. A miss is a full evaluation, an entry is judged again under every revision.
+
+use crate::{address::Address, segment::SegmentIndex, workload::Identity};
+
+/// How many senders' identities are handed over at once.
+pub const MAX_HANDOVERS: u32 = 128 * 1024;
+/// How many exchanges without a connection are remembered.
+pub const MAX_FLOWS: u32 = 128 * 1024;
+
+/// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HandoverKey {
+    /// The source address as sent.
+    pub source: Address,
+    /// The destination address as sent.
+    pub destination: Address,
+    /// The network namespace, where addresses repeat (loopback); else 0.
+    pub namespace: u64,
+    /// In host order.
+    pub source_port: u16,
+    /// In host order.
+    pub destination_port: u16,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// Explicit padding, zero.
+    pub reserved: [u8; 3],
+}
+
+/// Who sent. The cgroup is the truth under every revision; the identity is what it was when it sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Handover {
+    /// The sending socket's cgroup.
+    pub cgroup: u64,
+    /// Its identity then, for when the cgroup is gone.
+    pub identity: Identity,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+/// One socket's exchange with one peer, without a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The local socket.
+    pub socket: u64,
+    /// The peer's address.
+    pub peer: Address,
+    /// The peer's port in host order; for ICMP the echo identifier.
+    pub peer_port: u16,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// Explicit padding, zero.
+    pub reserved: [u8; 5],
+}
+
+/// What is known of such an exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// The peer's cgroup, if it is a workload of this host that showed itself; else 0.
+    pub peer_cgroup: u64,
+    /// The peer's identity when it was judged.
+    pub peer: Identity,
+    /// The revision that last judged it.
+    pub revision: u32,
+    /// The service of the initiating direction.
+    pub service: u32,
+    /// `FLOW_` direction bits: who asked.
+    pub asked: u32,
+}
+
+/// The local socket sent first.
+pub const FLOW_LOCAL_ASKED: u32 = 1 << 0;
+/// The peer sent first.
+pub const FLOW_PEER_ASKED: u32 = 1 << 1;
+/// The peer is a workload of this host and judges for itself.
+pub const FLOW_PEER_JUDGES: u32 = 1 << 2;
+
+/// What a TCP socket remembers of its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketState {
+    /// The peer's cgroup, if known; else 0.
+    pub peer_cgroup: u64,
+    /// The peer's identity when it was last resolved.
+    pub peer: Identity,
+    /// The revision of the last verdict; 0 = never judged.
+    pub revision: u32,
+    /// The service of the connection: its destination port.
+    pub service: u32,
+    /// The rule of the last verdict.
+    pub rule: u32,
+    /// A `Direction`.
+    pub direction: u8,
+    /// The reason of the last verdict.
+    pub reason: u8,
+    /// The outcome of the last verdict.
+    pub outcome: u8,
+    /// `STATE_` flags.
+    pub flags: u8,
+    /// This side's segment at the last verdict.
+    pub own: SegmentIndex,
+    /// Explicit padding, zero.
+    pub reserved: [u8; 2],
+}
+
+/// [`SocketState::direction`]: not known yet.
+pub const DIRECTION_UNKNOWN: u8 = 0;
+/// [`SocketState::direction`]: this socket connected.
+pub const DIRECTION_ACTIVE: u8 = 1;
+/// [`SocketState::direction`]: this socket was accepted.
+pub const DIRECTION_PASSIVE: u8 = 2;
+
+/// The peer is a workload of this host.
+pub const STATE_PEER_LOCAL: u8 = 1 << 0;
+/// The peer is local but did not show itself (its address was translated): it judges for itself.
+pub const STATE_PEER_JUDGES: u8 = 1 << 1;
+/// The connection was allowed once: a denial now is a revocation.
+pub const STATE_WAS_ALLOWED: u8 = 1 << 2;
+/// The sender's identity was published for this connection.
+pub const STATE_PUBLISHED: u8 = 1 << 3;
+
+const _: () = assert!(size_of::<HandoverKey>() == 48);
+const _: () = assert!(size_of::<Handover>() == 16);
+const _: () = assert!(size_of::<FlowKey>() == 32);
+const _: () = assert!(size_of::<Flow>() == 24);
+const _: () = assert!(size_of::<SocketState>() == 32);

@@ -1,0 +1,22 @@
+//! `aya::Pod` for everything that crosses the map boundary.
+
+use crate::{address, config, counter, event, flow, tables, workload};
+
+macro_rules! pod {
+    ($($ty:ty),* $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, `Copy`, integers only, no implicit padding (sizes are asserted beside each type).
+            unsafe impl aya::Pod for $ty {}
+        )*
+    };
+}
+
+pod! {
+    address::PrefixData, address::Local, address::Namespace,
+    config::Active,
+    counter::CounterKey, counter::Counter,
+    event::FlowEvent,
+    flow::Handover, flow::HandoverKey, flow::FlowKey, flow::Flow, flow::SocketState,
+    tables::PortSet, tables::PortRange,
+    workload::CgroupSlot, workload::CgroupEntry, workload::EdgeKey, workload::Edge, workload::UnitPattern,
+}

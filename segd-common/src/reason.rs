@@ -1,0 +1,92 @@
+//! Why a packet was allowed or denied: a closed, numbered list. Numbers are never reused.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+        /// The numbered cause of a verdict. `0` is deliberately no cause: a zeroed verdict denies.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name = $number,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the numbers.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name),*];
+
+            /// The word used in metrics, flows, docs.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$name => $label,)* }
+            }
+
+            /// The reason with this number.
+            #[must_use]
+            pub const fn from_number(number: u8) -> Option<Reason> {
+                match number { $($number => Some(Reason::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// An `allow` rule covers the service.
+    Rule = 1, "rule";
+    /// Both sides are in one segment whose `intra` is `allow`.
+    Intra = 2, "intra";
+    /// `host` to `host` or `host` to `world`, which the policy does not enforce.
+    HostDefault = 3, "host-default";
+    /// It answers what this workload sent under a right that still holds.
+    Reply = 4, "reply";
+    /// Control traffic the kernel itself needs: neighbour discovery, MLD, IGMP, errors, DHCP of the host.
+    Control = 5, "control";
+
+    /// No rule allows it.
+    NoRule = 16, "no-rule";
+    /// A `deny` rule forbids it, whatever allows it.
+    Guardrail = 17, "guardrail";
+    /// The identity of a side is not known: a local source that no socket of this host sent, a lost entry.
+    Unknown = 18, "unknown";
+    /// The workload could still be matched by a selector and is not classified yet.
+    Pending = 19, "pending";
+    /// Two segments claim the workload with equal right.
+    Ambiguous = 20, "ambiguous";
+    /// The workload's segment left the policy and nobody else claims it.
+    Orphaned = 21, "orphaned";
+    /// No policy is in force.
+    NoPolicy = 22, "no-policy";
+    /// A header is cut short or lies about its length.
+    Malformed = 23, "malformed";
+    /// A fragment where only whole datagrams belong.
+    Fragment = 24, "fragment";
+    /// An extension header chain that is unknown, misplaced or too long.
+    ExtensionHeader = 25, "extension-header";
+    /// An IPv6 routing header that still has segments left.
+    RoutingHeader = 26, "routing-header";
+    /// A source address that cannot be where the packet comes from.
+    Spoofed = 27, "spoofed";
+    /// segd's own probe, which must always be refused.
+    Probe = 28, "probe";
+    /// A socket's state could not be kept.
+    NoState = 29, "no-state";
+}
+
+impl Reason {
+    /// Whether a verdict with this reason lets the packet pass.
+    #[must_use]
+    pub const fn allows(self) -> bool {
+        (self as u8) < (Reason::NoRule as u8)
+    }
+
+    /// Whether audit mode may let a packet denied for this reason pass. What is malformed or forged
+    /// is dropped in audit mode too: it carries no identity that a policy could speak about.
+    #[must_use]
+    pub const fn auditable(self) -> bool {
+        matches!(
+            self,
+            Reason::NoRule
+                | Reason::Guardrail
+                | Reason::Unknown
+                | Reason::Pending
+                | Reason::Ambiguous
+                | Reason::Orphaned
+        )
+    }
+}

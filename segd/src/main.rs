@@ -1,0 +1,5 @@
+//! The `segd` binary.
+
+fn main() -> std::process::ExitCode {
+    segd::cli::main()
+}

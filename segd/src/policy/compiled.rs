@@ -1,0 +1,99 @@
+//! The compiled policy: exactly what the kernel reads, and what a person needs to understand it.
+
+use std::collections::BTreeMap;
+
+use segd_common::{
+    address::Address,
+    segment::{self, SegmentIndex},
+    tables::{PortRange, PortSet, Tables},
+};
+
+use super::model::{Location, SelectorKind};
+
+/// Which segment has which dense index on this host. Indexes are never reused while a workload may bear them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentIndexes {
+    /// By name, the built-in ones excluded.
+    pub by_name: BTreeMap<String, SegmentIndex>,
+}
+
+/// One revision of the policy, ready to be written. The revision number itself is given at the write.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CompiledTables {
+    /// `TABLES_` flags.
+    pub flags: u32,
+    /// `SEGMENT_` flags by index; as long as the highest index in use.
+    pub segments: Vec<u32>,
+    /// The class of a pair; pairs that are not in it have class 0.
+    pub classes: BTreeMap<(SegmentIndex, SegmentIndex), u16>,
+    /// Port sets by class; the first is empty.
+    pub sets: Vec<PortSet>,
+    /// All ranges.
+    pub ranges: Vec<PortRange>,
+    /// Rules by [`segd_common::verdict::RuleIndex`].
+    pub rules: Vec<RuleInfo>,
+    /// Segment names by index, the built-in ones included; empty where the index is unused.
+    pub names: Vec<String>,
+    /// Address prefixes: address, prefix length (0..=128, IPv4 as v4-mapped), segment. Sorted, unique.
+    /// An excepted prefix stands here with the segment that claims it otherwise, or `WORLD`.
+    pub prefixes: Vec<(Address, u32, SegmentIndex)>,
+    /// Selectors of workloads by number from 1 (number - 1 is the index here).
+    pub selectors: Vec<SelectorInfo>,
+    /// Segments whose orphans are given up (`spec.release`).
+    pub release: Vec<String>,
+}
+
+/// A rule, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleInfo {
+    /// The label in metrics.
+    pub label: String,
+    /// Where it stands.
+    pub location: Location,
+}
+
+/// A workload selector, for people and for the classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectorInfo {
+    /// The segment it puts a workload into.
+    pub segment: SegmentIndex,
+    /// What it matches. Never `Cidr`.
+    pub kind: SelectorKind,
+    /// Where it stands.
+    pub location: Location,
+}
+
+impl CompiledTables {
+    /// The index of a segment or built-in peer by name.
+    #[must_use]
+    pub fn index(&self, name: &str) -> Option<SegmentIndex> {
+        match name {
+            "host" => Some(segment::HOST),
+            "world" => Some(segment::WORLD),
+            "" => None,
+            _ => self.names.iter().position(|known| known == name).and_then(|index| index.try_into().ok()),
+        }
+    }
+}
+
+impl Tables for CompiledTables {
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    fn segment(&self, index: u16) -> u32 {
+        self.segments.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    fn class(&self, from: u16, to: u16) -> u16 {
+        self.classes.get(&(from, to)).copied().unwrap_or(0)
+    }
+
+    fn set(&self, class: u16) -> PortSet {
+        self.sets.get(usize::from(class)).copied().unwrap_or_default()
+    }
+
+    fn range(&self, index: u32) -> Option<PortRange> {
+        self.ranges.get(index as usize).copied()
+    }
+}

@@ -1,0 +1,153 @@
+//! The resolved policy: every name found, every port parsed, every conflict excluded. Holds no serde type.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segd_common::service::Service;
+
+/// One file of a policy, as it was read. Reading is the caller's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// How the user knows it: the path given or found.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Where something stands. Ordered by file, then line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The source's name.
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+    /// From 1, in characters.
+    pub column: u32,
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Whether denials drop or only count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Judge and drop.
+    #[default]
+    Enforce,
+    /// Judge and count, but let pass.
+    Audit,
+}
+
+/// All documents of a policy path, resolved into one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// The names of the documents, in source order.
+    pub names: Vec<String>,
+    /// By name; the built-in peers are not in it.
+    pub segments: BTreeMap<String, Segment>,
+    /// `allow` and `deny`, in source order.
+    pub rules: Vec<Rule>,
+    /// `spec.defaults.host: enforce`.
+    pub enforce_host: bool,
+    /// `spec.release`.
+    pub release: BTreeSet<String>,
+}
+
+/// A named set of workloads and addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Its name.
+    pub name: String,
+    /// Where it is defined.
+    pub location: Location,
+    /// For peers by label.
+    pub labels: BTreeMap<String, String>,
+    /// `audit` if the segment or its document's `spec.mode` says so.
+    pub mode: Mode,
+    /// `intra: allow`, the default.
+    pub intra: bool,
+    /// Who belongs to it; any of them.
+    pub selectors: Vec<Selector>,
+}
+
+/// A predicate that puts a workload or an address into a segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selector {
+    /// Where it stands.
+    pub location: Location,
+    /// What it matches.
+    pub kind: SelectorKind,
+}
+
+/// What a selector matches.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SelectorKind {
+    /// A cgroup path from the cgroup root, as components; a component may hold `*`, and `**` stands for any number.
+    Cgroup(Vec<String>),
+    /// A unit name with its suffix, `*` allowed. A `.service` stands for the `.socket` of the same name too.
+    Systemd(String),
+    /// A user by name; the number is looked up where the policy is applied.
+    UserName(String),
+    /// A user by number.
+    UserId(u32),
+    /// Addresses, without those excepted.
+    Cidr {
+        /// The prefix, host bits clear.
+        prefix: ipnet::IpNet,
+        /// Prefixes inside it.
+        except: Vec<ipnet::IpNet>,
+    },
+}
+
+impl std::fmt::Display for SelectorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SelectorKind::Cgroup(components) => write!(f, "cgroup: /{}", components.join("/")),
+            SelectorKind::Systemd(unit) => write!(f, "systemd: {unit}"),
+            SelectorKind::UserName(name) => write!(f, "user: {name}"),
+            SelectorKind::UserId(id) => write!(f, "user: {id}"),
+            SelectorKind::Cidr { prefix, .. } => write!(f, "cidr: {prefix}"),
+        }
+    }
+}
+
+/// `allow` or `deny`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Opens.
+    Allow,
+    /// A guardrail: beats every `allow`.
+    Deny,
+}
+
+/// One end of a rule after resolution: a segment or a built-in peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// `host`.
+    Host,
+    /// `world`.
+    World,
+    /// A segment by name.
+    Segment(String),
+}
+
+/// One entry of `allow` or `deny`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Where it stands.
+    pub location: Location,
+    /// The label in metrics: `<document name>/allow[3]`, counted from 0.
+    pub label: String,
+    /// Opens or forbids.
+    pub action: Action,
+    /// Who may initiate. `any` is resolved to every segment, `world` and `host`. May be empty: matches nothing.
+    pub from: BTreeSet<Peer>,
+    /// Towards whom.
+    pub to: BTreeSet<Peer>,
+    /// Inclusive intervals of services, sorted, disjoint and not adjacent.
+    pub services: Vec<(Service, Service)>,
+    /// `reason:`, for people.
+    pub reason: Option<String>,
+}

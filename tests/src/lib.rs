@@ -1,0 +1,1 @@
+//! Cases as data, differential and end-to-end tests (skeleton).
