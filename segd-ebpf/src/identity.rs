@@ -1,0 +1,272 @@
+//! Who a socket, a sender or an address is under one revision.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_tuple},
+    helpers::{bpf_probe_read_kernel_buf, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    maps::lpm_trie::Key,
+};
+use core::ffi::c_void;
+use segd_common::{
+    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
+    flow::{Handover, HandoverKey},
+    packet::Packet,
+    segment::{self, FIRST_SEGMENT, SegmentIndex},
+    service::TCP,
+    workload::Identity,
+};
+
+use crate::{
+    globals,
+    maps::{CGROUPS, CGROUPS_FULL, HANDOVERS, LOCALS, NAMESPACES, PREFIXES},
+    policy::Policy,
+    skb::Skb,
+};
+
+/// How deep a cgroup may lie below the nearest one that is in the table.
+const MAX_DEPTH: u32 = 24;
+
+/// Nobody: every pair with it is denied.
+pub const UNKNOWN: Identity = Identity::of(segment::NONE);
+
+/// A cgroup by its id, if it is in the table.
+#[inline(always)]
+pub fn of_cgroup(policy: &Policy, id: u64) -> Option<Identity> {
+    let entry = CGROUPS.get_ptr(id)?;
+    // SAFETY: an element of the map; an update replaces elements, it does not write into them.
+    let slot = unsafe { &(*entry).slots[(policy.slot & 1) as usize] };
+    if slot.revision == 0 { Some(UNKNOWN) } else { Some(slot.identity) }
+}
+
+/// The socket the hook runs for. A cgroup that is not in the table is what its nearest tagged ancestor is.
+#[inline(always)]
+pub fn of_socket(policy: &Policy, skb: Skb, cgroup: u64) -> Identity {
+    match of_cgroup(policy, cgroup) {
+        Some(identity) => identity,
+        None => of_ancestors(policy, skb),
+    }
+}
+
+#[inline(never)]
+fn of_ancestors(policy: &Policy, skb: Skb) -> Identity {
+    let mut level = MAX_DEPTH;
+    while level > 0 {
+        level -= 1;
+        let id = skb.ancestor(level);
+        if id == 0 {
+            continue;
+        }
+        if let Some(identity) = of_cgroup(policy, id) {
+            return if identity.segment == segment::HOST && table_overflowed() { UNKNOWN } else { identity };
+        }
+    }
+    UNKNOWN
+}
+
+/// Whether a newborn cgroup did not fit: then what is missing may have been claimed by a selector.
+#[inline(always)]
+pub fn table_overflowed() -> bool {
+    // SAFETY: a slot of an array map.
+    CGROUPS_FULL.get_ptr(0).is_none_or(|full| unsafe { core::ptr::read_volatile(full) } != 0)
+}
+
+/// The segment of an address on the network, or `WORLD`.
+#[inline(always)]
+pub fn of_address(policy: &Policy, address: &Address) -> SegmentIndex {
+    let data = PrefixData { slot: policy.slot.to_be_bytes(), address: *address };
+    let key = Key::new(SLOT_BITS + 128, data);
+    PREFIXES.get(&key).map_or(segment::WORLD, |segment| *segment as SegmentIndex)
+}
+
+/// An address of this host or of one of its namespaces.
+#[inline(always)]
+pub fn local(address: &Address) -> Option<Local> {
+    // SAFETY: the value is copied out.
+    LOCALS.get_ptr(address).map(|local| unsafe { *local })
+}
+
+/// An unclaimed process outside the initial namespace is claimed by a segment that claims its address:
+/// a prefix may speak of containers of this host as it does of other machines.
+#[inline(always)]
+pub fn claimed_by_address(policy: &Policy, identity: Identity, address: &Address) -> Identity {
+    if identity.segment != segment::HOST || address::is_loopback(address) {
+        return identity;
+    }
+    if local(address).is_some_and(|local| local.flags & LOCAL_HOST != 0) {
+        return identity;
+    }
+    let segment = of_address(policy, address);
+    if segment >= FIRST_SEGMENT { Identity::of(segment) } else { identity }
+}
+
+/// Who answers where no socket does: the one segment that lives in a namespace, else `host`.
+/// A namespace nobody has looked at yet is taken to be the asker's own.
+#[inline(always)]
+pub fn owner(policy: &Policy, namespace: u64, own: Identity) -> (Identity, bool) {
+    if namespace == globals::host_namespace() {
+        return (Identity::of(segment::HOST), false);
+    }
+    match NAMESPACES.get_ptr(namespace) {
+        Some(known) => {
+            let slot = (policy.slot & 1) as usize;
+            // SAFETY: an element of the map.
+            let (owner, flags) = unsafe { ((*known).owner[slot], (*known).flags[slot]) };
+            (Identity::of(owner), flags & NAMESPACE_SINGLE != 0)
+        }
+        None => (own, false),
+    }
+}
+
+/// The full and the short key of a sender's tuple.
+#[inline(always)]
+pub fn handover_key(packet: &Packet, namespace: u64) -> HandoverKey {
+    let repeats = address::is_loopback(&packet.source) || address::is_loopback(&packet.destination);
+    HandoverKey {
+        source: packet.source,
+        destination: packet.destination,
+        namespace: if repeats { namespace } else { 0 },
+        source_port: packet.source_port,
+        destination_port: packet.destination_port,
+        protocol: packet.protocol,
+        reserved: [0; 3],
+    }
+}
+
+/// Drops the destination from a key: this form survives DNAT.
+#[inline(always)]
+pub fn shorten(key: &mut HandoverKey) {
+    key.destination = [0; 16];
+    key.destination_port = 0;
+}
+
+/// The sender of a packet that arrived: its identity, and its cgroup if it is on this host.
+#[inline(never)]
+pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, cgroup: &mut u64) -> Identity {
+    let mut key = handover_key(packet, skb.namespace());
+    if let Some(identity) = handed_over(policy, &key, &packet.source, cgroup) {
+        return identity;
+    }
+    shorten(&mut key);
+    if let Some(identity) = handed_over(policy, &key, &packet.source, cgroup) {
+        return identity;
+    }
+    *cgroup = 0;
+    if skb.device() == crate::skb::LOOPBACK
+        || address::is_loopback(&packet.source)
+        || local(&packet.source).is_some()
+    {
+        return UNKNOWN;
+    }
+    Identity::of(of_address(policy, &packet.source))
+}
+
+#[inline(always)]
+fn handed_over(policy: &Policy, key: &HandoverKey, source: &Address, cgroup: &mut u64) -> Option<Identity> {
+    let entry = HANDOVERS.get_ptr(key)?;
+    // SAFETY: copied out; an LRU element may be reused, then the copy is some other sender's true identity,
+    // and only of a tuple that no longer has one.
+    let entry: Handover = unsafe { *entry };
+    *cgroup = entry.cgroup;
+    let identity = of_cgroup(policy, entry.cgroup).unwrap_or(entry.identity);
+    Some(claimed_by_address(policy, identity, source))
+}
+
+/// What a lookup of the receiving socket answers.
+#[inline(always)]
+fn cgroup_of(sk: *mut bpf_sock) -> u64 {
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: a referenced socket from a lookup helper, released on this only path.
+    unsafe {
+        let id = bpf_sk_cgroup_id(sk.cast());
+        bpf_sk_release(sk.cast());
+        id
+    }
+}
+
+/// The size of a lookup tuple of the packet's family.
+#[inline(always)]
+pub fn fill_tuple(tuple: &mut bpf_sock_tuple, packet: &Packet) -> u32 {
+    // SAFETY: both members of the union are plain integers.
+    unsafe {
+        if address::is_v4(&packet.destination) {
+            let v4 = &mut tuple.__bindgen_anon_1.ipv4;
+            v4.saddr = tail(&packet.source);
+            v4.daddr = tail(&packet.destination);
+            v4.sport = packet.source_port.to_be();
+            v4.dport = packet.destination_port.to_be();
+            12
+        } else {
+            let v6 = &mut tuple.__bindgen_anon_1.ipv6;
+            v6.saddr = words(&packet.source);
+            v6.daddr = words(&packet.destination);
+            v6.sport = packet.source_port.to_be();
+            v6.dport = packet.destination_port.to_be();
+            36
+        }
+    }
+}
+
+/// The last four bytes, as the kernel keeps an IPv4 address.
+#[inline(always)]
+pub fn tail(address: &Address) -> u32 {
+    u32::from_ne_bytes([address[12], address[13], address[14], address[15]])
+}
+
+/// The address as the kernel keeps an IPv6 address.
+#[inline(always)]
+pub fn words(address: &Address) -> [u32; 4] {
+    let a = address;
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        tail(a),
+    ]
+}
+
+const CURRENT_NAMESPACE: u64 = u64::MAX;
+
+/// The cgroup of the socket that will receive this packet in the same namespace; 0 if there is none.
+#[inline(never)]
+pub fn receiver(skb: Skb, packet: &Packet) -> u64 {
+    // SAFETY: plain integers; zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = fill_tuple(&mut tuple, packet);
+    let ctx: *mut c_void = skb.skb.cast();
+    if packet.protocol == TCP { receiver_tcp(ctx, &mut tuple, size) } else { receiver_udp(ctx, &mut tuple, size) }
+}
+
+// VERIFIER: two functions. With the tails merged: "same insn cannot be used with different pointers".
+#[inline(never)]
+fn receiver_tcp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
+    // SAFETY: the tuple has at least `size` bytes.
+    cgroup_of(unsafe { bpf_sk_lookup_tcp(ctx, tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+#[inline(never)]
+fn receiver_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
+    // SAFETY: the tuple has at least `size` bytes.
+    cgroup_of(unsafe { bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+/// Reads eight bytes of kernel memory.
+#[inline(always)]
+pub fn peek(at: u64) -> Option<u64> {
+    let mut word = [0; 8];
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_kernel_buf(at as *const u8, &mut word) }.ok()?;
+    Some(u64::from_ne_bytes(word))
+}
+
+/// The cgroup id of a kernel socket, by its address; `None` where the kernel does not let us look.
+#[inline(always)]
+pub fn cgroup_of_kernel_socket(sk: u64) -> Option<u64> {
+    let offset = globals::sock_cgroup();
+    if offset == 0 {
+        return None;
+    }
+    let cgroup = peek(sk + offset)?;
+    let node = peek(cgroup + globals::cgroup_kn())?;
+    peek(node + globals::kn_id())
+}
