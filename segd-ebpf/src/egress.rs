@@ -2,7 +2,7 @@
 
 use segd_common::{
     flow::{FLOW_PEER_ASKED, FLOW_LOCAL_ASKED, Flow, FlowKey, Handover},
-    packet::{PACKET_FRAGMENT, Packet, icmp, tcp, walk},
+    packet::{Packet, icmp, tcp},
     reason::Reason,
     segment,
     service::{ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
@@ -16,7 +16,7 @@ use crate::{
     maps::{FLOWS, HANDOVERS},
     policy::Policy,
     ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, settle},
-    skb::{Skb, Socket},
+    skb::{Skb, Socket, parse},
     tcp as stream,
     toward::judge_departure,
 };
@@ -39,24 +39,19 @@ pub fn egress(skb: Skb) -> bool {
     let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
     ruling.from = own;
     ruling.to = Identity::of(segment::WORLD);
-    match walk(&skb, skb.is_v6(), &mut packet) {
-        Err(reason) => {
-            packet.bytes = skb.bytes();
-            ruling.fixed(reason);
+    let unparsed = parse(skb, &mut packet);
+    if unparsed != 0 {
+        ruling.unparsed(unparsed);
+    } else {
+        if skb.namespace() != globals::host_namespace() {
+            own = identity::claimed_by_address(&policy, own, &packet.source);
+            ruling.from = own;
         }
-        // The stack hands whole datagrams to this hook: only a raw socket sends fragments here.
-        Ok(()) if packet.flags & PACKET_FRAGMENT != 0 => ruling.fixed(Reason::Fragment),
-        Ok(()) => {
-            if skb.namespace() != globals::host_namespace() {
-                own = identity::claimed_by_address(&policy, own, &packet.source);
-                ruling.from = own;
-            }
-            let raw = socket.is_none_or(|socket| socket.is_raw());
-            if is_control(&packet, own, raw) {
-                ruling.fixed(Reason::Control);
-            } else {
-                depart(&policy, &mut ruling, &packet, skb, &own);
-            }
+        let raw = socket.is_none_or(|socket| socket.is_raw());
+        if is_control(&packet, own, raw) {
+            ruling.fixed(Reason::Control);
+        } else {
+            depart(&policy, &mut ruling, &packet, skb, &own);
         }
     }
     settle(&policy, &ruling, &packet);

@@ -19,6 +19,7 @@ use crate::{
     globals,
     maps::{CGROUPS, CGROUPS_FULL, HANDOVERS, LOCALS, NAMESPACES, PREFIXES},
     policy::Policy,
+    ruling::{pack, unpack},
     skb::Skb,
 };
 
@@ -31,10 +32,22 @@ pub const UNKNOWN: Identity = Identity::of(segment::NONE);
 /// A cgroup by its id, if it is in the table.
 #[inline(always)]
 pub fn of_cgroup(policy: &Policy, id: u64) -> Option<Identity> {
-    let entry = CGROUPS.get_ptr(id)?;
+    let packed = segd_cgroup(policy.slot, id);
+    if packed & FOUND == 0 { None } else { Some(unpack(packed)) }
+}
+
+const FOUND: u64 = 1 << 32;
+
+// VERIFIER: global functions of scalars are verified once, see `segd_judge`. An address travels as two numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_cgroup(slot: u32, id: u64) -> u64 {
+    let Some(entry) = CGROUPS.get_ptr(id) else {
+        return 0;
+    };
     // SAFETY: an element of the map; an update replaces elements, it does not write into them.
-    let slot = unsafe { &(*entry).slots[(policy.slot & 1) as usize] };
-    if slot.revision == 0 { Some(UNKNOWN) } else { Some(slot.identity) }
+    let slot = unsafe { &(*entry).slots[(slot & 1) as usize] };
+    FOUND | if slot.revision == 0 { pack(UNKNOWN) } else { pack(slot.identity) }
 }
 
 /// The socket the hook runs for. A cgroup that is not in the table is what its nearest tagged ancestor is.
@@ -72,9 +85,16 @@ pub fn table_overflowed() -> bool {
 /// The segment of an address on the network, or `WORLD`.
 #[inline(always)]
 pub fn of_address(policy: &Policy, address: &Address) -> SegmentIndex {
-    let data = PrefixData { slot: policy.slot.to_be_bytes(), address: *address };
+    let (high, low) = address::halves(address);
+    segd_address(policy.slot, high, low) as SegmentIndex
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_address(slot: u32, high: u64, low: u64) -> u32 {
+    let data = PrefixData { slot: slot.to_be_bytes(), address: address::of_halves(high, low) };
     let key = Key::new(SLOT_BITS + 128, data);
-    PREFIXES.get(&key).map_or(segment::WORLD, |segment| *segment as SegmentIndex)
+    PREFIXES.get(&key).map_or(u32::from(segment::WORLD), |segment| *segment)
 }
 
 /// An address of this host or of one of its namespaces.
@@ -84,36 +104,66 @@ pub fn local(address: &Address) -> Option<Local> {
     LOCALS.get_ptr(address).map(|local| unsafe { *local })
 }
 
+/// Whether an address is this host's or one of its namespaces'.
+#[inline(always)]
+pub fn is_local(address: &Address) -> bool {
+    let (high, low) = address::halves(address);
+    segd_local(high, low) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_local(high: u64, low: u64) -> u32 {
+    let address = address::of_halves(high, low);
+    u32::from(address::is_loopback(&address) || local(&address).is_some())
+}
+
 /// An unclaimed process outside the initial namespace is claimed by a segment that claims its address:
 /// a prefix may speak of containers of this host as it does of other machines.
 #[inline(always)]
 pub fn claimed_by_address(policy: &Policy, identity: Identity, address: &Address) -> Identity {
-    if identity.segment != segment::HOST || address::is_loopback(address) {
+    let (high, low) = address::halves(address);
+    unpack(segd_claimed(policy.slot, pack(identity), high, low))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_claimed(slot: u32, identity: u64, high: u64, low: u64) -> u64 {
+    if unpack(identity).segment != segment::HOST {
         return identity;
     }
-    if local(address).is_some_and(|local| local.flags & LOCAL_HOST != 0) {
+    let address = address::of_halves(high, low);
+    if address::is_loopback(&address)
+        || local(&address).is_some_and(|local| local.flags & LOCAL_HOST != 0)
+    {
         return identity;
     }
-    let segment = of_address(policy, address);
-    if segment >= FIRST_SEGMENT { Identity::of(segment) } else { identity }
+    let claimed = segd_address(slot, high, low) as SegmentIndex;
+    if claimed >= FIRST_SEGMENT { pack(Identity::of(claimed)) } else { identity }
 }
 
 /// Who answers where no socket does: the one segment that lives in a namespace, else `host`.
 /// A namespace nobody has looked at yet is taken to be the asker's own.
 #[inline(always)]
 pub fn owner(policy: &Policy, namespace: u64, own: Identity) -> (Identity, bool) {
+    let packed = segd_owner(policy.slot, namespace, pack(own));
+    (unpack(packed), packed & FOUND != 0)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
     if namespace == globals::host_namespace() {
-        return (Identity::of(segment::HOST), false);
+        return pack(Identity::of(segment::HOST));
     }
-    match NAMESPACES.get_ptr(namespace) {
-        Some(known) => {
-            let slot = (policy.slot & 1) as usize;
-            // SAFETY: an element of the map.
-            let (owner, flags) = unsafe { ((*known).owner[slot], (*known).flags[slot]) };
-            (Identity::of(owner), flags & NAMESPACE_SINGLE != 0)
-        }
-        None => (own, false),
-    }
+    let Some(known) = NAMESPACES.get_ptr(namespace) else {
+        return own & !FOUND;
+    };
+    let slot = (slot & 1) as usize;
+    // SAFETY: an element of the map.
+    let (owner, flags) = unsafe { ((*known).owner[slot], (*known).flags[slot]) };
+    let single = if flags & NAMESPACE_SINGLE != 0 { FOUND } else { 0 };
+    single | pack(Identity::of(owner))
 }
 
 /// The full and the short key of a sender's tuple.
@@ -150,10 +200,7 @@ pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, cgroup: &mut u64) -
         return identity;
     }
     *cgroup = 0;
-    if skb.device() == crate::skb::LOOPBACK
-        || address::is_loopback(&packet.source)
-        || local(&packet.source).is_some()
-    {
+    if skb.device() == crate::skb::LOOPBACK || is_local(&packet.source) {
         return UNKNOWN;
     }
     Identity::of(of_address(policy, &packet.source))
@@ -269,4 +316,11 @@ pub fn cgroup_of_kernel_socket(sk: u64) -> Option<u64> {
     let cgroup = peek(sk + offset)?;
     let node = peek(cgroup + globals::cgroup_kn())?;
     peek(node + globals::kn_id())
+}
+
+/// An address from the kernel's four words.
+#[inline(always)]
+pub fn from_words(a: u32, b: u32, c: u32, d: u32) -> Address {
+    let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
 }

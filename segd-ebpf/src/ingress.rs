@@ -3,7 +3,7 @@
 use segd_common::{
     event::Hook,
     flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow},
-    packet::{PACKET_FRAGMENT, Packet, walk},
+    packet::Packet,
     reason::Reason,
     segment,
     service::{self, ICMP, ICMPV6, TCP, UDP, has_ports},
@@ -16,7 +16,7 @@ use crate::{
     maps::FLOWS,
     policy::Policy,
     ruling::{COPY, REVERSED, Ruling, judge, settle},
-    skb::Skb,
+    skb::{Skb, parse},
     tcp as stream,
 };
 
@@ -38,24 +38,20 @@ pub fn ingress(skb: Skb) -> bool {
     let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
     ruling.from = Identity::of(segment::WORLD);
     ruling.to = own;
-    match walk(&skb, skb.is_v6(), &mut packet) {
-        Err(reason) => {
-            packet.bytes = skb.bytes();
-            ruling.fixed(reason);
+    let unparsed = parse(skb, &mut packet);
+    if unparsed != 0 {
+        ruling.unparsed(unparsed);
+    } else if packet.is_link_control() {
+        ruling.fixed(Reason::Control);
+    } else {
+        if skb.namespace() != globals::host_namespace() {
+            own = identity::claimed_by_address(&policy, own, &packet.destination);
+            ruling.to = own;
         }
-        // Datagrams are whole again before a socket sees them.
-        Ok(()) if packet.flags & PACKET_FRAGMENT != 0 => ruling.fixed(Reason::Fragment),
-        Ok(()) if packet.is_link_control() => ruling.fixed(Reason::Control),
-        Ok(()) => {
-            if skb.namespace() != globals::host_namespace() {
-                own = identity::claimed_by_address(&policy, own, &packet.destination);
-                ruling.to = own;
-            }
-            if is_dhcp_answer(&packet, own) {
-                ruling.fixed(Reason::Control);
-            } else {
-                arrive(&policy, &mut ruling, &packet, skb, &own);
-            }
+        if is_dhcp_answer(&packet, own) {
+            ruling.fixed(Reason::Control);
+        } else {
+            arrive(&policy, &mut ruling, &packet, skb, &own);
         }
     }
     settle(&policy, &ruling, &packet);

@@ -2,7 +2,7 @@
 
 use segd_common::{
     segment::MAX_SEGMENTS,
-    tables::{MAX_CLASSES, MAX_RANGES, PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
+    tables::{PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
 };
 
 use crate::maps::{ACTIVE, POLICY};
@@ -25,12 +25,18 @@ impl Policy {
         let word = ACTIVE.get_ptr(0)?;
         // SAFETY: a slot of an array map; volatile so that the word is read once.
         let active = unsafe { core::ptr::read_volatile(word) };
-        let slot = active.slot();
+        let policy = Policy::in_slot(active.slot())?;
+        if active.revision() == 0 { None } else { Some(Policy { revision: active.revision(), ..policy }) }
+    }
+
+    /// The policy in a slot that [`Policy::active`] named for this packet.
+    #[inline(always)]
+    pub fn in_slot(slot: u32) -> Option<Policy> {
         let tables = POLICY.get(slot)?;
-        if tables.flags & TABLES_VALID == 0 || active.revision() == 0 {
+        if tables.flags & TABLES_VALID == 0 {
             return None;
         }
-        Some(Policy { tables, slot, revision: active.revision() })
+        Some(Policy { tables, slot, revision: tables.revision })
     }
 }
 
@@ -42,31 +48,40 @@ impl Tables for Policy {
 
     #[inline(always)]
     fn segment(&self, index: u16) -> u32 {
-        self.tables.segments.get(usize::from(index)).copied().unwrap_or(0)
+        element(&self.tables.segments, usize::from(index)).unwrap_or(0)
     }
 
     #[inline(always)]
     fn class(&self, from: u16, to: u16) -> u16 {
-        let (from, to) = (usize::from(from), usize::from(to));
-        if from >= MAX_SEGMENTS || to >= MAX_SEGMENTS {
+        if usize::from(to) >= MAX_SEGMENTS {
             return 0;
         }
-        self.tables.classes.get(from * MAX_SEGMENTS + to).copied().unwrap_or(0)
+        element(&self.tables.classes, usize::from(from) * MAX_SEGMENTS + usize::from(to)).unwrap_or(0)
     }
 
     #[inline(always)]
     fn set(&self, class: u16) -> PortSet {
-        if class == 0 || usize::from(class) >= MAX_CLASSES {
+        if class == 0 {
             return PortSet::default();
         }
-        self.tables.sets.get(usize::from(class)).copied().unwrap_or_default()
+        element(&self.tables.sets, usize::from(class)).unwrap_or_default()
     }
 
     #[inline(always)]
     fn range(&self, index: u32) -> Option<PortRange> {
-        if index as usize >= MAX_RANGES {
-            return None;
-        }
-        self.tables.ranges.get(index as usize).copied()
+        element(&self.tables.ranges, index as usize)
     }
+}
+
+/// An element of a table, or `None` out of range.
+// VERIFIER: the comparison must be made on the very register that is added to the pointer. `black_box` keeps the
+// compiler from comparing an earlier, narrower copy ("R4 max value is outside of the allowed memory range").
+#[inline(always)]
+fn element<T: Copy, const N: usize>(table: &[T; N], index: usize) -> Option<T> {
+    let index = core::hint::black_box(index);
+    if index >= N {
+        return None;
+    }
+    // SAFETY: checked above.
+    Some(unsafe { *table.get_unchecked(index) })
 }

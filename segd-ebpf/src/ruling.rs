@@ -1,7 +1,7 @@
 //! A packet's ruling: the decision, what becomes of it, and how it is counted and told.
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use segd_common::{
     counter::{Counter, CounterKey, stat},
     decide::{decide, outcome},
@@ -9,7 +9,8 @@ use segd_common::{
     packet::Packet,
     reason::Reason,
     segment,
-    service::Service,
+    service::{self, Service, TCP},
+    tables::MAX_RULES,
     verdict::{Outcome, Verdict},
     workload::Identity,
 };
@@ -83,6 +84,14 @@ impl Ruling {
         self.outcome = if reason.allows() { Outcome::Allowed as u8 } else { Outcome::Denied as u8 };
     }
 
+    /// Denies what did not parse, for a reason given as a number.
+    #[inline(always)]
+    pub fn unparsed(&mut self, reason: u32) {
+        self.reason = reason as u8;
+        self.rule = Verdict::NO_RULE;
+        self.outcome = Outcome::Denied as u8;
+    }
+
     /// Leaves the decision to the receiving socket.
     #[inline(always)]
     pub fn defer(&mut self) {
@@ -92,40 +101,51 @@ impl Ruling {
     }
 }
 
+/// An identity as a number.
 #[inline(always)]
-fn pack(identity: Identity) -> u32 {
-    u32::from(identity.flags) << 16 | u32::from(identity.segment)
+pub fn pack(identity: Identity) -> u64 {
+    u64::from(identity.flags) << 16 | u64::from(identity.segment)
 }
 
+/// The identity in the lower half of a number.
 #[inline(always)]
-fn unpack(packed: u32) -> Identity {
+pub fn unpack(packed: u64) -> Identity {
     Identity { segment: packed as u16, flags: (packed >> 16) as u16 }
 }
 
 /// Judges an initiation and notes the ruling.
 #[inline(always)]
 pub fn judge(policy: &Policy, ruling: &mut Ruling, from: Identity, to: Identity, service: Service) {
-    // VERIFIER: identities travel packed, an aggregate argument would go through memory twice.
-    judge_packed(policy, ruling, pack(from), pack(to), service);
-}
-
-#[inline(never)]
-fn judge_packed(policy: &Policy, ruling: &mut Ruling, from: u32, to: u32, service: Service) {
-    let (from, to) = (unpack(from), unpack(to));
-    let verdict = decide(policy, from, to, service);
+    let verdict = segd_judge(policy.slot, pack(from) | pack(to) << 32, service);
     ruling.from = from;
     ruling.to = to;
     ruling.service = service;
-    ruling.rule = verdict.rule;
-    ruling.reason = verdict.reason as u8;
-    ruling.outcome = outcome(policy, verdict, from, to) as u8;
+    ruling.rule = verdict as u32;
+    ruling.reason = (verdict >> 32) as u8;
+    ruling.outcome = (verdict >> 40) as u8;
+}
+
+/// The decision: `rule | reason << 32 | outcome << 40`; 0 is a denial.
+// VERIFIER: a global function of scalars is verified once, whoever calls it. As a static one it is verified again on
+// every path that leads to it, and no program stays below a million instructions.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_judge(slot: u32, sides: u64, service: u32) -> u64 {
+    let Some(policy) = Policy::in_slot(slot) else {
+        return 0;
+    };
+    let (from, to) = (unpack(sides), unpack(sides >> 32));
+    let verdict = decide(&policy, from, to, service);
+    let outcome = outcome(&policy, verdict, from, to);
+    u64::from(verdict.rule) | (verdict.reason as u64) << 32 | (outcome as u64) << 40
 }
 
 #[inline(always)]
 fn add(to: *mut u64, amount: u64) {
     // SAFETY: a word of a map element, 8-byte aligned. Atomic, because a program can be interrupted by another
-    // on the same CPU between load and store.
-    unsafe { AtomicU64::from_ptr(to) }.fetch_add(amount, Ordering::Relaxed);
+    // on the same CPU between load and store. The intrinsic, because `AtomicU64::fetch_add` is not offered to a
+    // target without compare-and-swap.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(to, amount) };
 }
 
 /// Adds to one of the plain counts.
@@ -137,13 +157,27 @@ pub fn stat(index: u32, amount: u64) {
 }
 
 /// Counts a packet under its ruling.
-#[inline(never)]
+#[inline(always)]
 pub fn count(ruling: &Ruling, bytes: u32) {
+    let key = u64::from(ruling.from.segment)
+        | u64::from(ruling.to.segment) << 16
+        | u64::from(ruling.outcome) << 32
+        | u64::from(ruling.reason) << 40;
+    // A UDP connect sends nothing; a TCP connect is a SYN that did not happen.
+    let packets = u32::from(ruling.hook != Hook::Connect as u8 || service::protocol(ruling.service) == TCP);
+    segd_count(key, bytes, u32::from(ruling.flags) << 1 | packets);
+}
+
+/// Adds to a counter. `how`: bit 0, a packet; above it the ruling's flags.
+// VERIFIER: global, as `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_count(key: u64, bytes: u32, how: u32) -> u32 {
     let key = CounterKey {
-        from: ruling.from.segment,
-        to: ruling.to.segment,
-        outcome: ruling.outcome,
-        reason: ruling.reason,
+        from: key as u16,
+        to: (key >> 16) as u16,
+        outcome: (key >> 32) as u8,
+        reason: (key >> 40) as u8,
         reserved: 0,
     };
     let counter = match COUNTERS.get_ptr_mut(key) {
@@ -151,38 +185,37 @@ pub fn count(ruling: &Ruling, bytes: u32) {
         None => {
             // A race with another CPU makes one of the inserts fail; the lookup after it decides.
             let _ = COUNTERS.insert(key, Counter::default(), 1);
-            COUNTERS.get_ptr_mut(key).or_else(|| COUNTERS_OTHER.get_ptr_mut(u32::from(ruling.outcome)))
+            COUNTERS.get_ptr_mut(key).or_else(|| COUNTERS_OTHER.get_ptr_mut(u32::from(key.outcome)))
         }
     };
     let Some(counter) = counter else {
-        return;
+        return 0;
     };
+    let flags = (how >> 1) as u8;
     // SAFETY: pointers to the fields of a map element.
     unsafe {
-        if ruling.hook != Hook::Connect as u8 || ruling.service >> 16 == 6 {
-            add(&raw mut (*counter).packets, 1);
-        }
+        add(&raw mut (*counter).packets, u64::from(how & 1));
         add(&raw mut (*counter).bytes, u64::from(bytes));
-        if ruling.flags & NEW_FLOW != 0 {
+        if flags & NEW_FLOW != 0 {
             add(&raw mut (*counter).flows, 1);
         }
-        if ruling.flags & REVOKED != 0 {
+        if flags & REVOKED != 0 {
             add(&raw mut (*counter).revoked, 1);
         }
     }
+    1
 }
 
 /// Counts the rule that decided, if one did.
 #[inline(always)]
 pub fn count_rule(policy: &Policy, ruling: &Ruling) {
-    if ruling.rule as usize >= segd_common::tables::MAX_RULES {
+    let rule = core::hint::black_box(ruling.rule as usize);
+    if rule >= MAX_RULES {
         return;
     }
-    if let Some(hits) = RULE_HITS.get_ptr_mut(policy.slot)
-        // SAFETY: an element of the map; the index was checked above and is checked again here.
-        && let Some(hit) = unsafe { (*hits).get_mut(ruling.rule as usize) }
-    {
-        add(&raw mut *hit, 1);
+    if let Some(hits) = RULE_HITS.get_ptr_mut(policy.slot) {
+        // SAFETY: checked above, on the value that is added (see policy.rs on `black_box`).
+        add(unsafe { hits.cast::<u64>().add(rule) }, 1);
     }
 }
 

@@ -7,7 +7,12 @@ use aya_ebpf::{
         bpf_skb_cgroup_id, bpf_skb_load_bytes,
     },
 };
-use segd_common::bytes::Bytes;
+use core::ptr::NonNull;
+use segd_common::{
+    bytes::Bytes,
+    packet::{PACKET_FRAGMENT, Packet, walk},
+    reason::Reason,
+};
 
 /// `ETH_P_IPV6`, as `__sk_buff.protocol` has it (network order).
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
@@ -19,8 +24,6 @@ pub const LOOPBACK: u32 = 1;
 pub mod state {
     /// SYN sent.
     pub const SYN_SENT: u32 = 2;
-    /// SYN received.
-    pub const SYN_RECV: u32 = 3;
     /// Listening.
     pub const LISTEN: u32 = 10;
 }
@@ -67,7 +70,7 @@ impl Skb {
         }
         // SAFETY: not null; the helper returns null for a socket that is not full.
         let full = unsafe { bpf_sk_fullsock(sk) };
-        if full.is_null() { None } else { Some(Socket { sk: full }) }
+        NonNull::new(full).map(|sk| Socket { sk })
     }
 
     /// The socket's cgroup, as it was when the socket was made.
@@ -99,6 +102,21 @@ impl Skb {
     }
 }
 
+/// Walks the packet. Returns a `Reason` as a number, or 0.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn parse(skb: Skb, packet: &mut Packet) -> u32 {
+    match walk(&skb, skb.is_v6(), packet) {
+        // The stack hands whole datagrams to both hooks: only a raw socket shows fragments here.
+        Ok(()) if packet.flags & PACKET_FRAGMENT != 0 => Reason::Fragment as u32,
+        Ok(()) => 0,
+        Err(reason) => {
+            packet.bytes = skb.bytes();
+            reason as u32
+        }
+    }
+}
+
 impl Bytes for Skb {
     #[inline(always)]
     fn total(&self) -> u32 {
@@ -118,8 +136,8 @@ impl Bytes for Skb {
 /// A full socket.
 #[derive(Clone, Copy)]
 pub struct Socket {
-    /// The kernel's.
-    pub sk: *mut bpf_sock,
+    /// The kernel's. Never null, so that `None` is a null pointer and not an unset register.
+    pub sk: NonNull<bpf_sock>,
 }
 
 impl Socket {
@@ -127,19 +145,19 @@ impl Socket {
     #[inline(always)]
     pub fn state(self) -> u32 {
         // SAFETY: a full socket; the verifier checks the field. Volatile: fused loads are refused.
-        unsafe { core::ptr::read_volatile(&raw const (*self.sk).state) }
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).state) }
     }
 
     #[inline(always)]
     fn kind(self) -> u32 {
         // SAFETY: as above.
-        unsafe { core::ptr::read_volatile(&raw const (*self.sk).type_) }
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).type_) }
     }
 
     #[inline(always)]
     fn protocol(self) -> u32 {
         // SAFETY: as above.
-        unsafe { core::ptr::read_volatile(&raw const (*self.sk).protocol) }
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).protocol) }
     }
 
     /// Whether it is a TCP socket, MPTCP's subflows included.

@@ -38,7 +38,7 @@ fn remembered(socket: Socket, create: bool) -> Option<&'static mut SocketState> 
     unsafe {
         let storage = bpf_sk_storage_get(
             (&raw const SOCKETS).cast_mut().cast(),
-            socket.sk.cast(),
+            socket.sk.as_ptr().cast(),
             core::ptr::null_mut(),
             flags,
         );
@@ -116,7 +116,7 @@ fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> I
 }
 
 /// Rules on a segment that a TCP socket sends.
-#[inline(never)]
+#[inline(always)]
 pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, socket: Socket, own: &Identity) {
     if socket.state() == state::LISTEN {
         accepting(policy, ruling, packet, skb, own);
@@ -196,7 +196,7 @@ fn passive_peer(
 }
 
 /// Rules on a segment that a TCP socket is about to receive.
-#[inline(never)]
+#[inline(always)]
 pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, socket: Socket, own: &Identity) {
     let now = socket.state();
     if now == state::LISTEN {

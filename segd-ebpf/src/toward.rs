@@ -4,7 +4,7 @@
 //! (several segments behind one address, a translated port), the judgement is left to its own hook.
 
 use segd_common::{
-    address::{self, LOCAL_HOST},
+    address::{self, Address, LOCAL_HOST},
     packet::Packet,
     segment::{self},
     service::{ICMP, ICMPV6, TCP, UDP},
@@ -15,53 +15,74 @@ use crate::{
     globals,
     identity::{self, UNKNOWN},
     policy::Policy,
-    ruling::{COUNT_HERE, PEER_LOCAL, Ruling, judge},
+    ruling::{COUNT_HERE, PEER_LOCAL, Ruling, judge, pack, unpack},
     skb::{LOOPBACK, Skb},
 };
 
 /// Where a destination is, seen from a namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Place {
+    /// On the network, or multicast.
+    Network,
     /// In the same namespace.
     Here,
     /// In another namespace of this host, where exactly one segment lives, or nobody claims its processes
     /// and the address itself is claimed.
-    Beside(Identity),
+    Beside,
     /// In another namespace where nobody can tell who receives.
-    Shared(Identity),
-    /// On the network, or multicast.
-    Network(Identity),
+    Shared,
 }
 
-/// Finds out where an address is. `through_loopback`: the packet is known to stay in its namespace.
+/// Finds out where an address is and, unless it is in the same namespace, who answers there.
+/// `through_loopback`: the packet is known to stay in its namespace.
 #[inline(always)]
-pub fn place(
-    policy: &Policy,
-    to: &address::Address,
-    namespace: u64,
-    own: Identity,
-    through_loopback: bool,
-) -> Place {
-    if address::is_multicast(to) {
-        return Place::Network(Identity::of(identity::of_address(policy, to)));
+pub fn place(policy: &Policy, to: &Address, namespace: u64, through_loopback: bool) -> (Place, Identity) {
+    if through_loopback {
+        return (Place::Here, UNKNOWN);
     }
-    if through_loopback || address::is_loopback(to) {
-        return Place::Here;
+    let (high, low) = address::halves(to);
+    let packed = segd_place(policy.slot, high, low, namespace);
+    let place = match (packed >> 32) as u8 {
+        1 => Place::Here,
+        2 => Place::Beside,
+        3 => Place::Shared,
+        _ => Place::Network,
+    };
+    (place, unpack(packed))
+}
+
+// VERIFIER: a global function of scalars, see `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_place(slot: u32, high: u64, low: u64, namespace: u64) -> u64 {
+    let Some(policy) = Policy::in_slot(slot) else {
+        return pack(UNKNOWN);
+    };
+    let (place, identity) = find(&policy, &address::of_halves(high, low), namespace);
+    (place as u64) << 32 | pack(identity)
+}
+
+#[inline(always)]
+fn find(policy: &Policy, to: &Address, namespace: u64) -> (Place, Identity) {
+    if address::is_multicast(to) {
+        return (Place::Network, Identity::of(identity::of_address(policy, to)));
+    }
+    if address::is_loopback(to) {
+        return (Place::Here, UNKNOWN);
     }
     let Some(local) = identity::local(to) else {
-        return Place::Network(Identity::of(identity::of_address(policy, to)));
+        return (Place::Network, Identity::of(identity::of_address(policy, to)));
     };
     if local.namespace == namespace {
-        return Place::Here;
+        return (Place::Here, UNKNOWN);
     }
     if local.namespace == 0 || local.flags & LOCAL_HOST != 0 {
-        return Place::Shared(Identity::of(segment::HOST));
+        return (Place::Shared, Identity::of(segment::HOST));
     }
     let (owner, single) = identity::owner(policy, local.namespace, UNKNOWN);
-    if single {
-        return Place::Beside(owner);
-    }
     let claimed = identity::claimed_by_address(policy, owner, to);
-    if claimed.segment != owner.segment { Place::Beside(claimed) } else { Place::Shared(owner) }
+    if single || claimed.segment != owner.segment { (Place::Beside, claimed) } else { (Place::Shared, owner) }
 }
 
 /// Judges a packet that leaves as an initiation.
@@ -74,7 +95,8 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
     ruling.from = own;
     ruling.service = service;
     let has_socket = packet.protocol == TCP || packet.protocol == UDP;
-    match place(policy, &packet.destination, namespace, own, skb.device() == LOOPBACK) {
+    let (place, to) = place(policy, &packet.destination, namespace, leaves_by_loopback(packet, skb));
+    match place {
         Place::Here => {
             ruling.flags |= PEER_LOCAL;
             if has_socket {
@@ -100,7 +122,7 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
             judge(policy, ruling, own, owner, service);
             ruling.flags |= COUNT_HERE;
         }
-        Place::Beside(to) => {
+        Place::Beside => {
             judge(policy, ruling, own, to, service);
             ruling.flags |= PEER_LOCAL;
             if echo {
@@ -109,14 +131,21 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
                 ruling.flags |= crate::ruling::RECEIVER_JUDGES;
             }
         }
-        Place::Shared(owner) => {
+        Place::Shared => {
             if echo {
-                judge(policy, ruling, own, owner, service);
+                judge(policy, ruling, own, to, service);
                 ruling.flags |= PEER_LOCAL | COUNT_HERE;
             } else {
                 ruling.defer();
             }
         }
-        Place::Network(to) => judge(policy, ruling, own, to, service),
+        Place::Network => judge(policy, ruling, own, to, service),
     }
+}
+
+/// Whether the packet is on its way to this namespace's own address. A multicast copy loops back too, but goes out
+/// as well.
+#[inline(always)]
+fn leaves_by_loopback(packet: &Packet, skb: Skb) -> bool {
+    skb.device() == LOOPBACK && !address::is_multicast(&packet.destination)
 }
