@@ -1,10 +1,12 @@
 //! Which cgroup is in which segment, and which segment lives in which network namespace.
 //!
-//! `selector` and `orphan` are pure; `cgroupfs`, `births`, `users` and `namespaces` look at the host. What the
-//! kernel does with a newborn is `segd_common::matching`; `docs/identity.md` tells the whole.
+//! `glob`, `selector` and `orphan` are pure; `users`, `cgroupfs`, `births` and `namespaces` look at the host. What
+//! the kernel does with a newborn is `segd_common::matching`; `docs/identity.md` tells the whole.
 
 pub mod error;
 pub mod glob;
-pub mod orphan;
 pub mod selector;
+pub mod orphan;
 pub mod users;
+pub mod cgroupfs;
+pub mod births;
