@@ -66,19 +66,36 @@ impl Births {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        let inotify = Arc::new(AsyncFd::with_interest(owned, Interest::READABLE)?);
+        // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives.
+        let inotify = Arc::new(unsafe { AsyncFd::register_with_interest(owned, Interest::READABLE) }?);
         let paths: Arc<Mutex<BTreeMap<i32, String>>> = Arc::default();
-        let read = tokio::spawn(read_events(Arc::clone(&inotify), Arc::clone(&paths), news.clone()));
+        let read = tokio::spawn(read_events(
+            Arc::clone(&inotify),
+            Arc::clone(&paths),
+            news.clone(),
+        ));
         let rescan = tokio::spawn(rescan(news.clone()));
         let watched = BTreeMap::new();
-        Ok(Births { root: root.path().to_owned(), inotify, watched, paths, news, tasks: [read, rescan] })
+        Ok(Births {
+            root: root.path().to_owned(),
+            inotify,
+            watched,
+            paths,
+            news,
+            tasks: [read, rescan],
+        })
     }
 
     /// Watches exactly these cgroups, by path from the root. What is new among them is reported once, because
     /// something may have been born before the watch began.
     pub fn watch(&mut self, cgroups: &BTreeSet<String>) {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<String> = self.watched.keys().filter(|path| !cgroups.contains(*path)).cloned().collect();
+        let gone: Vec<String> = self
+            .watched
+            .keys()
+            .filter(|path| !cgroups.contains(*path))
+            .cloned()
+            .collect();
         for path in gone {
             if let Some(watch) = self.watched.remove(&path) {
                 paths.remove(&watch);
@@ -192,7 +209,10 @@ mod tests {
     /// The next news that is no rescan.
     async fn next(news: &mut mpsc::Receiver<Birth>) -> Birth {
         let deadline = Duration::from_secs(4);
-        time::timeout(deadline, news.recv()).await.expect("news within the deadline").expect("the watch lives")
+        time::timeout(deadline, news.recv())
+            .await
+            .expect("news within the deadline")
+            .expect("the watch lives")
     }
 
     #[tokio::test]
@@ -202,7 +222,11 @@ mod tests {
         let mut births = Births::start(&scratch.root, sender).unwrap();
         let (a, b) = (scratch.make("a"), scratch.make("b"));
         births.watch(&BTreeSet::from([a.clone()]));
-        assert_eq!(next(&mut news).await, Birth::Below(a.clone()), "what is watched first is reported once");
+        assert_eq!(
+            next(&mut news).await,
+            Birth::Below(a.clone()),
+            "what is watched first is reported once"
+        );
         births.watch(&BTreeSet::from([a.clone()]));
         scratch.make("b/ignored");
         fs::write(scratch.root.directory(&a).join("cgroup.procs"), "").ok();

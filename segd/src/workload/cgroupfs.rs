@@ -170,7 +170,12 @@ impl Place {
             depth: 0,
             flags: 0,
         };
-        Ok(Place { cgroup, is_roots: is_roots(&metadata), directory: Some(directory), names: Vec::new().into_iter() })
+        Ok(Place {
+            cgroup,
+            is_roots: is_roots(&metadata),
+            directory: Some(directory),
+            names: Vec::new().into_iter(),
+        })
     }
 
     /// Opens a child; `None` if it is gone.
@@ -194,7 +199,12 @@ impl Place {
             flags: child_flags(self.cgroup.flags, self.is_roots, &Name::new(name)),
         };
         let names = Vec::new().into_iter();
-        Ok(Some(Place { cgroup, is_roots: is_roots(&metadata), directory: Some(directory), names }))
+        Ok(Some(Place {
+            cgroup,
+            is_roots: is_roots(&metadata),
+            directory: Some(directory),
+            names,
+        }))
     }
 
     /// Reads the children's names.
@@ -252,7 +262,10 @@ fn climb(directory: &File, parent: u64) -> io::Result<File> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
 }
 
 /// The way to an open directory that no rename or mount can change.
@@ -263,7 +276,9 @@ fn by_descriptor(directory: &File) -> PathBuf {
 /// Nothing, if what was to be read is gone.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
-        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => {
+            Ok(None)
+        }
         other => other.map(Some),
     }
 }
@@ -297,7 +312,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.first_chunk::<3>().filter(|digits| digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        let digits = tail
+            .first_chunk::<3>()
+            .filter(|digits| digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         match (first, digits) {
             (b'\\', Some([a, b, c])) => {
                 bytes.push((a & 3) << 6 | (b & 7) << 3 | (c & 7));

@@ -20,14 +20,19 @@ impl Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = format!("/segd-test-{}-{number}", std::process::id());
-        let made = CgroupRoot::find().map_err(|error| error.to_string()).and_then(|root| {
-            fs::create_dir(root.directory(&path)).map_err(|error| error.to_string())?;
-            Ok(Scratch { root, path })
-        });
+        let made = CgroupRoot::find()
+            .map_err(|error| error.to_string())
+            .and_then(|root| {
+                fs::create_dir(root.directory(&path)).map_err(|error| error.to_string())?;
+                Ok(Scratch { root, path })
+            });
         match made {
             Ok(scratch) => Some(scratch),
             Err(why) => {
-                assert!(std::env::var("SEGD_REQUIRE_KERNEL").is_err(), "the kernel is required: {why}");
+                assert!(
+                    std::env::var("SEGD_REQUIRE_KERNEL").is_err(),
+                    "the kernel is required: {why}"
+                );
                 eprintln!("skipped: needs root and cgroup2: {why}");
                 None
             }
@@ -74,7 +79,8 @@ fn finds_the_cgroup2_mount_on_hybrid_and_unified_hosts() {
         31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
         32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
     assert_eq!(mount_point(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-    let part = b"1 0 0:27 /a /mnt/a rw - cgroup2 none rw\n2 0 0:27 / /mnt/with\\040space rw - cgroup2 none rw\n";
+    let part =
+        b"1 0 0:27 /a /mnt/a rw - cgroup2 none rw\n2 0 0:27 / /mnt/with\\040space rw - cgroup2 none rw\n";
     assert_eq!(mount_point(part), Some(PathBuf::from("/mnt/with space")));
     assert_eq!(mount_point(b"1 0 0:27 / /cgroup2 rw - tmpfs cgroup2 rw\n"), None);
     assert_eq!(mount_point(b""), None);
@@ -84,8 +90,14 @@ fn finds_the_cgroup2_mount_on_hybrid_and_unified_hosts() {
 
 #[test]
 fn a_directory_elsewhere_is_no_cgroup_root() {
-    assert!(matches!(CgroupRoot::open(Path::new("/proc")), Err(WorkloadError::NotCgroup2(_))));
-    assert!(matches!(CgroupRoot::open(Path::new("/no/such/place")), Err(WorkloadError::Io { .. })));
+    assert!(matches!(
+        CgroupRoot::open(Path::new("/proc")),
+        Err(WorkloadError::NotCgroup2(_))
+    ));
+    assert!(matches!(
+        CgroupRoot::open(Path::new("/no/such/place")),
+        Err(WorkloadError::Io { .. })
+    ));
 }
 
 #[test]
@@ -97,18 +109,28 @@ fn a_walk_meets_parents_first_and_tells_whose_names_they_are() {
     std::os::unix::fs::chown(scratch.root.directory(&delegated), Some(1234), None).unwrap();
     scratch.make("d/e/f/g");
     scratch.make("o/p");
-    fs::set_permissions(scratch.root.directory(&open_to_all), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(
+        scratch.root.directory(&open_to_all),
+        fs::Permissions::from_mode(0o777),
+    )
+    .unwrap();
     let met = scratch.met();
     let flags = |path: &str| met.get(path).map(|cgroup| cgroup.flags);
     assert_eq!(flags("/a.slice"), Some(0));
     assert_eq!(flags("/a.slice/b.service"), Some(CGROUP_UNIT));
-    assert_eq!(flags("/a.slice/b.service/c.service"), Some(CGROUP_UNIT | CGROUP_IN_UNIT));
+    assert_eq!(
+        flags("/a.slice/b.service/c.service"),
+        Some(CGROUP_UNIT | CGROUP_IN_UNIT)
+    );
     assert_eq!(flags("/d/e"), Some(0), "root made it, whoever owns it now");
     assert_eq!(flags("/d/e/f"), Some(CGROUP_UNTRUSTED));
     assert_eq!(flags("/d/e/f/g"), Some(CGROUP_UNTRUSTED));
     assert_eq!(flags("/o/p"), Some(CGROUP_UNTRUSTED));
     let (parent, child) = (&met["/d"], &met["/d/e"]);
-    assert_eq!((child.parent, child.depth, child.owner_uid), (parent.id, parent.depth + 1, 1234));
+    assert_eq!(
+        (child.parent, child.depth, child.owner_uid),
+        (parent.id, parent.depth + 1, 1234)
+    );
     assert_eq!(child.name, b"e");
     assert_eq!(scratch.root.id(&delegated), Some(child.id));
     assert_eq!(scratch.root.id("/no/such/cgroup"), None);
@@ -127,7 +149,11 @@ fn a_child_made_during_the_visit_of_its_parent_is_met() {
     assert!(walked.is_ok());
     let tail = format!("{}/x/x/x", scratch.path);
     assert_eq!(met.first().map(String::as_str), Some("/"));
-    assert_eq!(met.last(), Some(&tail), "every visit came before its children were read");
+    assert_eq!(
+        met.last(),
+        Some(&tail),
+        "every visit came before its children were read"
+    );
 }
 
 #[test]
@@ -144,7 +170,12 @@ fn cgroups_that_vanish_during_a_walk_are_left_out() {
     });
     assert!(walked.is_ok());
     assert_eq!(met, 3);
-    assert!(scratch.root.walk_at(&format!("{}/gone/x", scratch.path), &mut |_| met += 1).is_ok());
+    assert!(
+        scratch
+            .root
+            .walk_at(&format!("{}/gone/x", scratch.path), &mut |_| met += 1)
+            .is_ok()
+    );
     assert_eq!(met, 5, "the ancestors that are left");
 }
 
