@@ -12,7 +12,7 @@
 use crate::{
     segment::{self, SegmentIndex},
     workload::{
-        AMBIGUOUS, BELOW_PENDING, CGROUP_IN_UNIT, CGROUP_UNIT, CGROUP_UNTRUSTED, CgroupSlot, Edge, Identity,
+        AMBIGUOUS, BELOW_PENDING, CGROUP_IN_UNIT, CGROUP_UNIT, CGROUP_UNTRUSTED, CgroupSlot, Edge,
         MAX_UNIT_PATTERNS, NAME_LEN, PENDING, STATE_NONE, STATE_UNIT, UNIT_AFFIX_LEN, UnitPattern,
     },
 };
@@ -25,21 +25,84 @@ pub trait Selectors {
     fn unit_pattern(&self, index: u32) -> Option<&UnitPattern>;
 }
 
-/// A cgroup's own name: the last component of its path.
+/// A cgroup's own name: the last component of its path. 200 bytes: in the kernel it lives in a map, not on the stack.
 #[derive(Clone, Copy, Debug)]
-pub struct Name<'a> {
+#[repr(C, align(8))]
+pub struct Name {
     /// Its bytes, zero-padded; cut off if it is longer.
-    pub bytes: &'a [u8; NAME_LEN],
+    bytes: [u8; NAME_LEN],
+    /// Its last bytes, zero-padded in front.
+    tail: [u8; UNIT_AFFIX_LEN],
     /// Its length; anything from [`NAME_LEN`] up says that `bytes` is not the whole name.
-    pub len: u32,
+    len: u32,
+    /// Explicit padding, zero.
+    reserved: u32,
 }
 
-impl Name<'_> {
+impl Default for Name {
+    fn default() -> Name {
+        Name {
+            bytes: [0; NAME_LEN],
+            tail: [0; UNIT_AFFIX_LEN],
+            len: 0,
+            reserved: 0,
+        }
+    }
+}
+
+impl Name {
+    /// The name of these bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Name {
+        let mut name = Name::default();
+        for (to, from) in name.bytes.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        name.seal(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        name
+    }
+
+    /// Where the bytes are written, all of them, zeros behind the name included; [`Name::seal`] comes after.
+    #[inline(always)]
+    pub fn buffer(&mut self) -> &mut [u8; NAME_LEN] {
+        &mut self.bytes
+    }
+
+    /// Says how long the name in the buffer is. A name that was cut off has at least [`NAME_LEN`] bytes.
+    #[inline(always)]
+    pub fn seal(&mut self, len: u32) {
+        self.len = len;
+        let mut i = 0;
+        while i < UNIT_AFFIX_LEN {
+            let from_end = (UNIT_AFFIX_LEN - i) as u32;
+            // VERIFIER: the mask is the bound check; what it folds back is in front of the name and blanked.
+            let at = len.wrapping_sub(from_end) as usize & (NAME_LEN - 1);
+            self.tail[i] = self.bytes[at] & ones_unless_less(len, from_end);
+            i += 1;
+        }
+    }
+
+    /// Its bytes, zero-padded; not all of them unless it is whole.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bytes(&self) -> &[u8; NAME_LEN] {
+        &self.bytes
+    }
+
     /// Whether all of the name is there to be compared, a zero at its end included.
     #[must_use]
     #[inline(always)]
     pub const fn is_whole(&self) -> bool {
         self.len < NAME_LEN as u32
+    }
+
+    /// Whether a whole name ends like that of a service or scope.
+    #[inline(always)]
+    fn is_unit(&self) -> bool {
+        let [.., a, b, c, d, e, f, g, h] = self.tail;
+        let scope = [c, d, e, f, g, h] == *b".scope";
+        let service = [a, b, c, d, e, f, g, h] == *b".service";
+        scope | service
     }
 }
 
@@ -59,7 +122,7 @@ pub struct Claim {
 /// The length of a child's path. A name that is not whole counts [`NAME_LEN`] bytes, here and in the kernel.
 #[must_use]
 #[inline(always)]
-pub fn child_path_len(parent_path_len: u16, name: &Name<'_>) -> u16 {
+pub fn child_path_len(parent_path_len: u16, name: &Name) -> u16 {
     let own = if name.is_whole() {
         name.len as u16
     } else {
@@ -74,7 +137,7 @@ pub fn child_path_len(parent_path_len: u16, name: &Name<'_>) -> u16 {
 /// may create directories in the parent.
 #[must_use]
 #[inline(always)]
-pub fn child_flags(parent_flags: u16, created_by_root: bool, name: &Name<'_>) -> u16 {
+pub fn child_flags(parent_flags: u16, created_by_root: bool, name: &Name) -> u16 {
     let mut flags = parent_flags & (CGROUP_IN_UNIT | CGROUP_UNTRUSTED);
     if parent_flags & CGROUP_UNIT != 0 {
         flags |= CGROUP_IN_UNIT;
@@ -83,7 +146,7 @@ pub fn child_flags(parent_flags: u16, created_by_root: bool, name: &Name<'_>) ->
         flags |= CGROUP_UNTRUSTED;
     }
     // How a name ends that is not whole is unknown; assuming a unit only takes rights away from what is below.
-    if !name.is_whole() || ends_with(name, b".service") || ends_with(name, b".scope") {
+    if !name.is_whole() || name.is_unit() {
         flags |= CGROUP_UNIT;
     }
     flags
@@ -100,49 +163,67 @@ pub fn classify<S: Selectors>(
     parent: &CgroupSlot,
     parent_path_len: u16,
     flags: u16,
-    name: &Name<'_>,
+    name: &Name,
 ) -> CgroupSlot {
-    if parent.revision == 0 {
-        return CgroupSlot::default();
-    }
-    let mut child = *parent;
-    child.state = STATE_NONE;
-    let path_len = child_path_len(parent_path_len, name);
-    let mut pending = parent.identity.flags & PENDING;
-    if parent.below & BELOW_PENDING != 0 {
-        pending = PENDING;
-    }
-    if name.is_whole()
-        && parent.state != STATE_NONE
-        && let Some(edge) = selectors.edge(parent.state, name.bytes)
-    {
-        child.state = edge.state;
-        child.below |= edge.below as u16 & BELOW_PENDING;
-        claim(&mut child, ended(&edge, path_len));
-    }
-    if flags & (CGROUP_IN_UNIT | CGROUP_UNTRUSTED) == 0 {
-        if name.is_whole()
-            && let Some(edge) = selectors.edge(STATE_UNIT, name.bytes)
-        {
-            claim(&mut child, ended(&edge, path_len));
-        }
-        pending |= claim_patterns(selectors, &mut child, parent_path_len, name);
-    }
-    child.identity.flags |= pending;
+    let mut child = CgroupSlot::default();
+    classify_into(&mut child, selectors, parent, parent_path_len, flags, name);
     child
 }
 
-/// Lets a selector claim a cgroup: the longest literal wins, a tie between segments is [`AMBIGUOUS`].
+/// [`classify`], into a place of the caller's.
+// VERIFIER: give it a place in a map: what is there is not tracked, so no outcome multiplies what follows. Patterns
+// come first, because whatever differs before a loop is followed through all its turns.
+#[inline(always)]
+pub fn classify_into<S: Selectors>(
+    child: &mut CgroupSlot,
+    selectors: &S,
+    parent: &CgroupSlot,
+    parent_path_len: u16,
+    flags: u16,
+    name: &Name,
+) {
+    *child = *parent;
+    if parent.revision == 0 {
+        *child = CgroupSlot::default();
+        return;
+    }
+    child.state = STATE_NONE;
+    child.identity.flags |= (parent.below & BELOW_PENDING) * (PENDING / BELOW_PENDING);
+    let by_unit = flags & (CGROUP_IN_UNIT | CGROUP_UNTRUSTED) == 0;
+    if by_unit {
+        for index in 0..MAX_UNIT_PATTERNS as u32 {
+            let Some(pattern) = selectors.unit_pattern(index) else {
+                break;
+            };
+            claim_pattern(child, pattern, name, parent_path_len);
+        }
+    }
+    if !name.is_whole() {
+        return;
+    }
+    let path_len = child_path_len(parent_path_len, name);
+    if by_unit && let Some(edge) = selectors.edge(STATE_UNIT, name.bytes()) {
+        claim(child, ended(&edge, path_len));
+    }
+    if parent.state != STATE_NONE
+        && let Some(edge) = selectors.edge(parent.state, name.bytes())
+    {
+        child.state = edge.state;
+        child.below |= edge.below as u16 & BELOW_PENDING;
+        claim(child, ended(&edge, path_len));
+    }
+}
+
+/// Lets a selector claim a cgroup: the longest literal wins, a tie between segments is [`AMBIGUOUS`]. What is
+/// [`PENDING`] stays so.
 #[inline(always)]
 pub fn claim(slot: &mut CgroupSlot, claim: Claim) {
     if claim.segment == segment::NONE {
         return;
     }
     if slot.selector == 0 || claim.literal > slot.literal {
-        slot.identity = Identity {
-            segment: claim.segment,
-            flags: claim.flags & AMBIGUOUS,
-        };
+        slot.identity.segment = claim.segment;
+        slot.identity.flags = slot.identity.flags & PENDING | claim.flags & AMBIGUOUS;
         slot.literal = claim.literal;
         slot.selector = claim.selector;
     } else if claim.literal == slot.literal {
@@ -164,90 +245,65 @@ fn ended(edge: &Edge, path_len: u16) -> Claim {
     }
 }
 
-/// Lets all matching unit patterns claim; returns [`PENDING`] if one says so or cannot be compared.
-#[inline(always)]
-fn claim_patterns<S: Selectors>(
-    selectors: &S,
-    child: &mut CgroupSlot,
-    parent_path_len: u16,
-    name: &Name<'_>,
-) -> u16 {
-    let mut pending = 0;
-    for index in 0..MAX_UNIT_PATTERNS as u32 {
-        let Some(pattern) = selectors.unit_pattern(index) else {
-            break;
-        };
-        if !name.is_whole() {
-            return PENDING;
-        }
-        if !pattern_matches(pattern, name) {
-            continue;
-        }
-        if pattern.segment == segment::NONE {
-            pending = PENDING;
-            continue;
-        }
+/// Lets a unit pattern claim if it matches; [`PENDING`] if it says so or cannot be compared.
+// VERIFIER: a function of its own with its result in memory: whatever happened, the loop goes on in one state.
+// Inlined, 5.15 and 6.18 follow every outcome of every pattern into the next: more than a million instructions.
+#[inline(never)]
+fn claim_pattern(child: &mut CgroupSlot, pattern: &UnitPattern, name: &Name, parent_path_len: u16) {
+    let matched = pattern_matches(pattern, name);
+    if !name.is_whole() || (matched && pattern.segment == segment::NONE) {
+        child.identity.flags |= PENDING;
+    } else if matched {
         let own = pattern.prefix_len.saturating_add(pattern.suffix_len);
         let literal = parent_path_len.saturating_add(1).saturating_add(own);
+        let (segment, selector) = (pattern.segment, pattern.selector);
         claim(
             child,
             Claim {
-                segment: pattern.segment,
+                segment,
                 flags: 0,
-                selector: pattern.selector,
+                selector,
                 literal,
             },
         );
     }
-    pending
 }
 
 /// Whether a whole name starts with the prefix and ends, behind it, with the suffix.
 #[inline(always)]
-fn pattern_matches(pattern: &UnitPattern, name: &Name<'_>) -> bool {
-    let prefix_len = u32::from(pattern.prefix_len);
-    let suffix_len = u32::from(pattern.suffix_len);
-    let affix = UNIT_AFFIX_LEN as u32;
-    if prefix_len > affix || suffix_len > affix || prefix_len + suffix_len > name.len {
+fn pattern_matches(pattern: &UnitPattern, name: &Name) -> bool {
+    if u32::from(pattern.prefix_len) + u32::from(pattern.suffix_len) > name.len {
         return false;
     }
+    let (head, _) = name.bytes.as_chunks::<8>();
+    let (tail, _) = name.tail.as_chunks::<8>();
+    let (prefix, _) = pattern.prefix.as_chunks::<8>();
+    let (suffix, _) = pattern.suffix.as_chunks::<8>();
     let mut difference = 0;
     let mut i = 0;
-    while i < UNIT_AFFIX_LEN {
-        difference |= (name.bytes[i] ^ pattern.prefix[i]) & counts(i, prefix_len);
+    while i < UNIT_AFFIX_LEN / 8 {
+        difference |= unlike(head[i], prefix[i]) | unlike(tail[i], suffix[i]);
         i += 1;
     }
-    difference |= tail_difference(name, suffix_len, &pattern.suffix);
     difference == 0
 }
 
-/// Whether a whole name ends with a short constant.
+/// Zero if the bytes are equal wherever the pattern's are not zero. No name holds a zero byte.
 #[inline(always)]
-fn ends_with<const N: usize>(name: &Name<'_>, suffix: &[u8; N]) -> bool {
-    name.len >= N as u32 && tail_difference(name, N as u32, suffix) == 0
+fn unlike(bytes: [u8; 8], pattern: [u8; 8]) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let pattern = u64::from_ne_bytes(pattern);
+    let not_zero = (((pattern & LOW) + LOW) | pattern) & !LOW;
+    (u64::from_ne_bytes(bytes) ^ pattern) & ((not_zero >> 7) * 0xff)
 }
 
-/// Zero if the last `len` bytes of a name are the first `len` of `suffix`. The caller checks that the name has them.
+/// Zero if `len < least`, else all ones, without a branch.
 #[inline(always)]
-fn tail_difference<const N: usize>(name: &Name<'_>, len: u32, suffix: &[u8; N]) -> u8 {
-    let start = name.len.wrapping_sub(len);
-    let mut difference = 0;
-    let mut i = 0;
-    while i < N {
-        // VERIFIER: the mask is the bound check; what it folds back does not count.
-        let at = start.wrapping_add(i as u32) as usize & (NAME_LEN - 1);
-        difference |= (name.bytes[at] ^ suffix[i]) & counts(i, len);
-        i += 1;
-    }
-    difference
+fn ones_unless_less(len: u32, least: u32) -> u8 {
+    !((i64::from(len) - i64::from(least)) >> 63) as u8
 }
 
-/// All ones for the first `len` positions, else zero, without a branch.
-#[inline(always)]
-fn counts(position: usize, len: u32) -> u8 {
-    ((position as i32).wrapping_sub(len as i32) >> 31) as u8
-}
-
+const _: () = assert!(size_of::<Name>() == 200);
 const _: () = assert!(NAME_LEN.is_power_of_two() && UNIT_AFFIX_LEN <= NAME_LEN);
 
 #[cfg(test)]
@@ -257,7 +313,7 @@ mod tests {
     use std::{collections::BTreeMap, vec::Vec};
 
     use super::*;
-    use crate::workload::{ORPHANED, STATE_ROOT};
+    use crate::workload::{Identity, ORPHANED, STATE_ROOT};
 
     #[derive(Default)]
     struct Table {
@@ -282,6 +338,14 @@ mod tests {
         bytes
     }
 
+    fn padded_in_front(text: &str) -> [u8; UNIT_AFFIX_LEN] {
+        let mut bytes = [0; UNIT_AFFIX_LEN];
+        for (to, from) in bytes.iter_mut().rev().zip(text.bytes().rev()) {
+            *to = from;
+        }
+        bytes
+    }
+
     fn pattern(prefix: &str, suffix: &str, segment: SegmentIndex) -> UnitPattern {
         UnitPattern {
             prefix_len: prefix.len() as u16,
@@ -290,7 +354,7 @@ mod tests {
             reserved: 0,
             selector: 9,
             prefix: padded(prefix),
-            suffix: padded(suffix),
+            suffix: padded_in_front(suffix),
         }
     }
 
@@ -314,17 +378,7 @@ mod tests {
     }
 
     fn child(table: &Table, parent: &CgroupSlot, parent_len: u16, flags: u16, name: &str) -> CgroupSlot {
-        let bytes = padded(name);
-        classify(
-            table,
-            parent,
-            parent_len,
-            flags,
-            &Name {
-                bytes: &bytes,
-                len: name.len() as u32,
-            },
-        )
+        classify(table, parent, parent_len, flags, &Name::new(name.as_bytes()))
     }
 
     fn unit(name: &str, segment: SegmentIndex) -> Table {
@@ -419,16 +473,8 @@ mod tests {
             (&long, &long[..63], &"p".repeat(126), false),
         ];
         for (prefix, suffix, name, expected) in cases {
-            let bytes = padded(name);
-            let name = Name {
-                bytes: &bytes,
-                len: name.len() as u32,
-            };
-            assert_eq!(
-                pattern_matches(&pattern(prefix, suffix, 5), &name),
-                expected,
-                "{prefix}*{suffix} {name:?}"
-            );
+            let matched = pattern_matches(&pattern(prefix, suffix, 5), &Name::new(name.as_bytes()));
+            assert_eq!(matched, expected, "{prefix}*{suffix} {name}");
         }
     }
 
@@ -562,17 +608,7 @@ mod tests {
 
     #[test]
     fn flags_pass_down_and_tell_units_by_their_suffix() {
-        let flags = |parent, root, name: &str| {
-            let bytes = padded(name);
-            child_flags(
-                parent,
-                root,
-                &Name {
-                    bytes: &bytes,
-                    len: name.len() as u32,
-                },
-            )
-        };
+        let flags = |parent, root, name: &str| child_flags(parent, root, &Name::new(name.as_bytes()));
         assert_eq!(flags(0, true, "system.slice"), 0);
         assert_eq!(flags(0, true, "nginx.service"), CGROUP_UNIT);
         assert_eq!(flags(0, true, "init.scope"), CGROUP_UNIT);

@@ -144,7 +144,7 @@ pub struct UnitPattern {
     pub selector: u32,
     /// What the name starts with, zero-padded.
     pub prefix: [u8; UNIT_AFFIX_LEN],
-    /// What the name ends with, zero-padded.
+    /// What the name ends with, zero-padded in front.
     pub suffix: [u8; UNIT_AFFIX_LEN],
 }
 
