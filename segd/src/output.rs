@@ -44,7 +44,11 @@ pub fn render<T: Serialize + Table>(format: Format, value: &T) -> anyhow::Result
 /// # Errors
 /// If it cannot be written as JSON.
 pub fn json<T: Serialize>(value: &T, pretty: bool) -> anyhow::Result<String> {
-    let mut text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) }?;
+    let mut text = if pretty {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    }?;
     text.push('\n');
     Ok(text)
 }
@@ -66,7 +70,9 @@ pub fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
 /// # Errors
 /// If it cannot be written in that format, or stdout fails.
 pub fn print<T: Serialize + Table>(format: Format, value: &T) -> anyhow::Result<()> {
-    stdout(&render(format, value)?).map(|_open| ()).map_err(Into::into)
+    stdout(&render(format, value)?)
+        .map(|_open| ())
+        .map_err(Into::into)
 }
 
 /// Writes text to stdout at once; `false` if the reader went away, which is no error.

@@ -19,9 +19,19 @@ fn has_no_contradiction_in_its_flags() {
 
 #[test]
 fn shows_an_example_for_every_visible_verb() {
-    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        assert!(help.contains(&format!("segd {}", command.get_name())), "`{}` has no example", command.get_name());
+    for command in Cli::command()
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+    {
+        let help = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        assert!(
+            help.contains(&format!("segd {}", command.get_name())),
+            "`{}` has no example",
+            command.get_name()
+        );
     }
 }
 
@@ -35,7 +45,10 @@ fn runs_with_the_defaults_of_the_contract() {
     assert_eq!(options.pin_dir.to_str(), Some("/sys/fs/bpf/segd"));
     assert_eq!(options.control.to_str(), Some("/run/segd/control.sock"));
     assert_eq!(options.control_group, None);
-    assert_eq!(options.metrics.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
+    assert_eq!(
+        options.metrics.map(|address| address.to_string()).as_deref(),
+        Some("127.0.0.1:9464")
+    );
     assert!(options.interfaces.is_empty());
     assert!(!options.node_name.is_empty());
 }
@@ -43,9 +56,30 @@ fn runs_with_the_defaults_of_the_contract() {
 #[test]
 fn takes_every_flag_of_run() {
     let options = options(&[
-        "--policy", "a", "b", "--policy", "c", "--mode", "audit", "--allow-empty", "--cgroup-root", "/cg",
-        "--pin-dir", "/pins", "--control", "/sock", "--control-group", "wheel", "--metrics", "none",
-        "--interface", "eth0", "--interface", "eth1", "--node-name", "n1",
+        "--policy",
+        "a",
+        "b",
+        "--policy",
+        "c",
+        "--mode",
+        "audit",
+        "--allow-empty",
+        "--cgroup-root",
+        "/cg",
+        "--pin-dir",
+        "/pins",
+        "--control",
+        "/sock",
+        "--control-group",
+        "wheel",
+        "--metrics",
+        "none",
+        "--interface",
+        "eth0",
+        "--interface",
+        "eth1",
+        "--node-name",
+        "n1",
     ]);
     assert_eq!(options.policy.len(), 3);
     assert_eq!(options.mode, Some(Mode::Audit));

@@ -76,22 +76,31 @@ impl FlowsArgs {
             Err(error) => return no_answer(&error),
         };
         loop {
-            match client.next() {
+            match client.receive() {
                 Ok(Some(Response::Flow(flow))) => {
                     let printed = line(self.output.output, &flow).and_then(|text| Ok(output::stdout(&text)?));
                     match printed {
                         Ok(true) => {}
                         Ok(false) => return ExitCode::from(YES),
-                        Err(error) => return output::fail(INTERNAL, &format!("cannot print: {error:#}"), None),
+                        Err(error) => {
+                            return output::fail(INTERNAL, &format!("cannot print: {error:#}"), None);
+                        }
                     }
                 }
                 Ok(Some(Response::Missed(count))) => {
-                    output::complain(&format!("{count} flows were left out: this client is too slow"), None);
+                    output::complain(
+                        &format!("{count} flows were left out: this client is too slow"),
+                        None,
+                    );
                 }
                 Ok(Some(Response::End)) => return ExitCode::from(YES),
                 Ok(Some(_)) => return no_answer(&client.surprise()),
                 Ok(None) => {
-                    return output::fail(super::CANNOT, "segd closed the connection: it may have stopped", None);
+                    return output::fail(
+                        super::CANNOT,
+                        "segd closed the connection: it may have stopped",
+                        None,
+                    );
                 }
                 Err(error) => return no_answer(&error),
             }

@@ -26,7 +26,9 @@ impl FromStr for MetricsArg {
         }
         text.parse()
             .map(|address| MetricsArg(Some(address)))
-            .map_err(|_| "expected an address and port like 127.0.0.1:9464 or [::1]:9464, or `none`".to_string())
+            .map_err(|_| {
+                "expected an address and port like 127.0.0.1:9464 or [::1]:9464, or `none`".to_string()
+            })
     }
 }
 

@@ -21,11 +21,11 @@ impl SegmentsArgs {
     /// Runs it.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let asked = Client::ask(&self.client.control, &Request::Segments).and_then(|mut client| {
-            match client.answer()? {
-                Response::Segments(rows) => Ok(rows),
-                _ => Err(client.surprise()),
-            }
+        let asked = Client::ask(&self.client.control, &Request::Segments).and_then(|mut client| match client
+            .answer(
+        )? {
+            Response::Segments(rows) => Ok(rows),
+            _ => Err(client.surprise()),
         });
         match asked {
             Ok(rows) => answer(self.output.output, &rows, YES),

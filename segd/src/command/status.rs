@@ -28,7 +28,11 @@ impl StatusArgs {
             }
         });
         match asked {
-            Ok(status) => answer(self.output.output, status.as_ref(), if status.enforcing { YES } else { NO }),
+            Ok(status) => answer(
+                self.output.output,
+                status.as_ref(),
+                if status.enforcing { YES } else { NO },
+            ),
             Err(error) => no_answer(&error),
         }
     }

@@ -105,7 +105,10 @@ mod tests {
 
     #[test]
     fn knows_when_a_process_was_born_and_that_it_ended() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep starts");
         let born = birth(child.id());
         assert!(born.is_some_and(|ticks| ticks > 0), "{born:?}");
         assert_eq!(birth(child.id()), born);

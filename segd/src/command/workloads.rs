@@ -21,12 +21,13 @@ impl WorkloadsArgs {
     /// Runs it.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let asked = Client::ask(&self.client.control, &Request::Workloads).and_then(|mut client| {
-            match client.answer()? {
-                Response::Workloads(rows) => Ok(rows),
-                _ => Err(client.surprise()),
-            }
-        });
+        let asked =
+            Client::ask(&self.client.control, &Request::Workloads).and_then(|mut client| {
+                match client.answer()? {
+                    Response::Workloads(rows) => Ok(rows),
+                    _ => Err(client.surprise()),
+                }
+            });
         match asked {
             Ok(rows) => answer(self.output.output, &rows, YES),
             Err(error) => no_answer(&error),

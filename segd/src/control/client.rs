@@ -75,8 +75,14 @@ impl ClientError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ClientError::Refused(Refusal { kind: RefusalKind::Invalid, .. }) => 2,
-            ClientError::Refused(Refusal { kind: RefusalKind::Internal, .. })
+            ClientError::Refused(Refusal {
+                kind: RefusalKind::Invalid,
+                ..
+            }) => 2,
+            ClientError::Refused(Refusal {
+                kind: RefusalKind::Internal,
+                ..
+            })
             | ClientError::NotUnderstood { .. } => 4,
             _ => 3,
         }
@@ -103,35 +109,52 @@ impl Client {
                 _ => ClientError::NotRunning { path, source },
             }
         })?;
-        let broken = |source| ClientError::Broken { path: path.to_path_buf(), source };
+        let broken = |source| ClientError::Broken {
+            path: path.to_path_buf(),
+            source,
+        };
         stream.set_read_timeout(Some(ANSWER_DEADLINE)).map_err(broken)?;
         stream.set_write_timeout(Some(ANSWER_DEADLINE)).map_err(broken)?;
-        let mut line = serde_json::to_vec(&Envelope { version: VERSION, body: request })
-            .map_err(|error| broken(error.into()))?;
+        let mut line = serde_json::to_vec(&Envelope {
+            version: VERSION,
+            body: request,
+        })
+        .map_err(|error| broken(error.into()))?;
         line.push(b'\n');
         match (&stream).write_all(&line) {
             // A daemon that refuses at once may have closed before it read; its words are still there.
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(broken(error)),
             _ => {}
         }
-        Ok(Client { reader: BufReader::new(stream), path: path.to_path_buf() })
+        Ok(Client {
+            reader: BufReader::new(stream),
+            path: path.to_path_buf(),
+        })
     }
 
     /// The next answer; `None` at the end of the connection. A refusal is an error.
     ///
     /// # Errors
     /// If the daemon says no, nothing comes in time, or it is not understood.
-    pub fn next(&mut self) -> Result<Option<Response>, ClientError> {
+    pub fn receive(&mut self) -> Result<Option<Response>, ClientError> {
         let mut line = Vec::new();
-        let read = (&mut self.reader).take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line);
+        let read = (&mut self.reader)
+            .take(MAX_ANSWER_BYTES)
+            .read_until(b'\n', &mut line);
         if let Err(source) = read {
-            return Err(ClientError::Broken { path: self.path.clone(), source });
+            return Err(ClientError::Broken {
+                path: self.path.clone(),
+                source,
+            });
         }
         if line.is_empty() {
             return Ok(None);
         }
-        let envelope: Envelope<Response> = serde_json::from_slice(&line)
-            .map_err(|error| ClientError::NotUnderstood { path: self.path.clone(), reason: error.to_string() })?;
+        let envelope: Envelope<Response> =
+            serde_json::from_slice(&line).map_err(|error| ClientError::NotUnderstood {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            })?;
         match envelope.body {
             Response::Refused(refusal) => Err(ClientError::Refused(refusal)),
             response => Ok(Some(response)),
@@ -141,9 +164,9 @@ impl Client {
     /// The one answer to a request that has one.
     ///
     /// # Errors
-    /// Like [`Client::next`], and if the daemon closes without an answer.
+    /// Like [`Client::receive`], and if the daemon closes without an answer.
     pub fn answer(&mut self) -> Result<Response, ClientError> {
-        self.next()?.ok_or_else(|| ClientError::Broken {
+        self.receive()?.ok_or_else(|| ClientError::Broken {
             path: self.path.clone(),
             source: std::io::ErrorKind::UnexpectedEof.into(),
         })
@@ -167,7 +190,10 @@ impl Client {
     /// An answer that does not belong to the question.
     #[must_use]
     pub fn surprise(&self) -> ClientError {
-        ClientError::NotUnderstood { path: self.path.clone(), reason: "it answers another question".to_string() }
+        ClientError::NotUnderstood {
+            path: self.path.clone(),
+            reason: "it answers another question".to_string(),
+        }
     }
 }
 

@@ -32,13 +32,16 @@ impl Access {
     #[must_use]
     pub fn new(group: Option<u32>) -> Access {
         // SAFETY: geteuid has no preconditions and cannot fail.
-        Access { own: unsafe { libc::geteuid() }, group }
+        let own = unsafe { libc::geteuid() };
+        Access { own, group }
     }
 
     /// What the peer of a connection may do. Credentials that cannot be read give no right.
     #[must_use]
     pub fn of(&self, stream: &UnixStream) -> Right {
-        let Ok(peer) = stream.peer_cred() else { return Right::None };
+        let Ok(peer) = stream.peer_cred() else {
+            return Right::None;
+        };
         let groups = supplementary(stream).unwrap_or_default();
         self.right(peer.uid(), peer.gid(), &groups)
     }
@@ -98,14 +101,19 @@ pub fn group_id(group: &str) -> io::Result<u32> {
     }
     let text = std::fs::read_to_string("/etc/group")?;
     find_group(&text, group).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("group `{group}` is not in /etc/group"))
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("group `{group}` is not in /etc/group"),
+        )
     })
 }
 
 fn find_group(text: &str, group: &str) -> Option<u32> {
     text.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        (fields.next() == Some(group))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
     })
 }
 
@@ -115,7 +123,10 @@ mod tests {
 
     #[test]
     fn gives_everything_to_root_and_questions_to_the_group() {
-        let access = Access { own: 990, group: Some(50) };
+        let access = Access {
+            own: 990,
+            group: Some(50),
+        };
         assert_eq!(access.right(0, 0, &[]), Right::Write);
         assert_eq!(access.right(990, 990, &[]), Right::Write);
         assert_eq!(access.right(1000, 50, &[]), Right::Read);

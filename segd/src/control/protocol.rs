@@ -21,7 +21,10 @@ pub struct Envelope<T> {
 impl<T> Envelope<T> {
     /// Wraps a message in this version.
     pub fn new(body: T) -> Envelope<T> {
-        Envelope { version: VERSION, body }
+        Envelope {
+            version: VERSION,
+            body,
+        }
     }
 }
 
@@ -127,7 +130,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without a help line.
     pub fn new(kind: RefusalKind, message: impl Into<String>) -> Refusal {
-        Refusal { kind, message: message.into(), help: None }
+        Refusal {
+            kind,
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// The same with a help line.

@@ -21,7 +21,9 @@ use tokio::{
 
 use super::{
     peer::{Access, Right},
-    protocol::{Envelope, FlowFilter, FlowQuery, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, Response, VERSION},
+    protocol::{
+        Envelope, FlowFilter, FlowQuery, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, Response, VERSION,
+    },
     types::{Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping, WorkloadRow},
 };
 
@@ -96,9 +98,16 @@ impl Server {
     /// If another daemon answers there, or the kernel refuses.
     pub async fn bind(path: &Path, group: Option<u32>) -> Result<Server, ServerError> {
         let io = |operation| {
-            move |source| ServerError::Io { operation, path: path.to_path_buf(), source }
+            move |source| ServerError::Io {
+                operation,
+                path: path.to_path_buf(),
+                source,
+            }
         };
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty() && !parent.exists())
+        {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o755)
@@ -117,7 +126,8 @@ impl Server {
         }
         let listener = UnixListener::bind(&fresh).map_err(io("binding"))?;
         let mode = if group.is_some() { 0o660 } else { 0o600 };
-        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(io("setting its mode"))?;
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode))
+            .map_err(io("setting its mode"))?;
         if group.is_some() {
             std::os::unix::fs::chown(&fresh, None, group).map_err(io("giving it to the group"))?;
         }
@@ -149,8 +159,11 @@ impl Server {
             };
             let right = self.access.of(&stream);
             if right == Right::None {
-                refuse(&stream, Refusal::new(RefusalKind::Forbidden, "only root may talk to segd")
-                    .help("run it as root, or let a group in with `segd run --control-group`"));
+                refuse(
+                    &stream,
+                    Refusal::new(RefusalKind::Forbidden, "only root may talk to segd")
+                        .help("run it as root, or let a group in with `segd run --control-group`"),
+                );
                 continue;
             }
             let shared = match right {
@@ -189,13 +202,18 @@ impl Drop for Server {
 
 /// Fails unless the path is free or a socket that nobody serves.
 async fn refuse_if_taken(path: &Path) -> Result<(), ServerError> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !metadata.file_type().is_socket() {
         return Err(ServerError::NotASocket(path.to_path_buf()));
     }
     match timeout(Duration::from_secs(2), UnixStream::connect(path)).await {
         Ok(Err(error))
-            if matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound) =>
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound
+            ) =>
         {
             Ok(())
         }
@@ -214,7 +232,11 @@ fn refuse(stream: &UnixStream, refusal: Refusal) {
 }
 
 fn line(response: &Response) -> Vec<u8> {
-    let mut line = serde_json::to_vec(&Envelope { version: VERSION, body: response }).unwrap_or_default();
+    let mut line = serde_json::to_vec(&Envelope {
+        version: VERSION,
+        body: response,
+    })
+    .unwrap_or_default();
     line.push(b'\n');
     line
 }
@@ -253,7 +275,9 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
             Ok(reloaded) => Response::Reloaded(reloaded),
             Err(refusal) => Response::Refused(refusal),
         },
-        Request::Stop => Response::Stopping(Stopping { pid: std::process::id() }),
+        Request::Stop => Response::Stopping(Stopping {
+            pid: std::process::id(),
+        }),
         Request::Flows(query) => {
             let _ = flows(&mut reader.into_inner().into_inner(), &mut write, query, handler).await;
             return;
@@ -282,11 +306,16 @@ async fn receive<R: tokio::io::AsyncBufRead + Unpin>(reader: &mut R) -> Result<O
             "the request has no end".to_string()
         }));
     }
-    let envelope: Envelope<serde_json::Value> =
-        serde_json::from_slice(&line).map_err(|error| invalid(format!("the request is not understood: {error}")))?;
+    let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&line)
+        .map_err(|error| invalid(format!("the request is not understood: {error}")))?;
     if envelope.version != VERSION {
-        return Err(invalid(format!("protocol version {} is not spoken here", envelope.version))
-            .help(format!("the daemon speaks version {VERSION}; use the segd that is running")));
+        return Err(invalid(format!(
+            "protocol version {} is not spoken here",
+            envelope.version
+        ))
+        .help(format!(
+            "the daemon speaks version {VERSION}; use the segd that is running"
+        )));
     }
     serde_json::from_value(envelope.body)
         .map(Some)
@@ -300,27 +329,45 @@ where
     W: tokio::io::AsyncWrite + Unpin,
     H: Handler,
 {
-    let (recorded, mut coming) = handler.flows(query.last, &query.filter);
+    let (recorded, coming) = handler.flows(query.last, &query.filter);
     for flow in recorded {
         send(write, &Response::Flow(Box::new(flow.as_ref().clone()))).await?;
     }
+    if query.follow {
+        follow(read, write, &query.filter, coming).await?;
+    }
+    send(write, &Response::End).await
+}
+
+/// Sends new flows until the daemon or the client ends.
+async fn follow<R, W>(
+    read: &mut R,
+    write: &mut W,
+    filter: &FlowFilter,
+    mut coming: broadcast::Receiver<Arc<FlowRecord>>,
+) -> std::io::Result<()>
+where
+    R: tokio::io::AsyncRead + Unpin,
+    W: tokio::io::AsyncWrite + Unpin,
+{
     let mut byte = [0u8; 1];
-    while query.follow {
+    loop {
         let next = tokio::select! {
             next = coming.recv() => next,
             // Nothing more belongs to a request: an end, an error or another byte all mean goodbye.
-            _ = read.read(&mut byte) => return Ok(()),
+            _ = read.read(&mut byte) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
         };
         match next {
-            Ok(flow) if query.filter.matches(&flow) => {
+            Ok(flow) if filter.matches(&flow) => {
                 send(write, &Response::Flow(Box::new(flow.as_ref().clone()))).await?;
             }
             Ok(_) => {}
-            Err(broadcast::error::RecvError::Lagged(missed)) => send(write, &Response::Missed(missed)).await?,
-            Err(broadcast::error::RecvError::Closed) => break,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                send(write, &Response::Missed(missed)).await?
+            }
+            Err(broadcast::error::RecvError::Closed) => return Ok(()),
         }
     }
-    send(write, &Response::End).await
 }
 
 async fn send<W: tokio::io::AsyncWrite + Unpin>(write: &mut W, response: &Response) -> std::io::Result<()> {

@@ -35,7 +35,10 @@ impl Table for Status {
             ("Workloads", self.workloads.to_string()),
             ("Events lost", self.events_lost.to_string()),
             ("Node", self.node.clone()),
-            ("Daemon", format!("segd {}, pid {}, since {}", self.version, self.pid, self.started)),
+            (
+                "Daemon",
+                format!("segd {}, pid {}, since {}", self.version, self.pid, self.started),
+            ),
         ] {
             text.push_str(&format!("{:<13}{}\n", format!("{name}:"), clean(&value)));
         }
@@ -82,7 +85,11 @@ impl Table for Vec<SegmentRow> {
         let rows: Vec<_> = self
             .iter()
             .map(|row| {
-                let labels: Vec<_> = row.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                let labels: Vec<_> = row
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
                 vec![
                     row.name.clone(),
                     row.id.clone(),
@@ -95,7 +102,19 @@ impl Table for Vec<SegmentRow> {
                 ]
             })
             .collect();
-        columns(&["SEGMENT", "ID", "MODE", "INTRA", "WORKLOADS", "ADDRESSES", "LABELS", "DEFINED"], &rows)
+        columns(
+            &[
+                "SEGMENT",
+                "ID",
+                "MODE",
+                "INTRA",
+                "WORKLOADS",
+                "ADDRESSES",
+                "LABELS",
+                "DEFINED",
+            ],
+            &rows,
+        )
     }
 }
 
@@ -120,7 +139,10 @@ impl Table for Vec<WorkloadRow> {
                 ]
             })
             .collect();
-        columns(&["CGROUP", "ID", "SEGMENT", "STATE", "SELECTOR", "DEFINED"], &rows)
+        columns(
+            &["CGROUP", "ID", "SEGMENT", "STATE", "SELECTOR", "DEFINED"],
+            &rows,
+        )
     }
 }
 
@@ -172,7 +194,10 @@ impl FlowRecord {
 
 impl Table for Explanation {
     fn table(&self) -> String {
-        let mut line = format!("{}: {} -> {} {}: {}", self.verdict, self.from, self.to, self.port, self.reason);
+        let mut line = format!(
+            "{}: {} -> {} {}: {}",
+            self.verdict, self.from, self.to, self.port, self.reason
+        );
         if let Some(rule) = &self.rule {
             line.push_str(&format!(": {rule}"));
         }

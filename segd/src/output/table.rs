@@ -8,10 +8,15 @@ use comfy_table::{ContentArrangement, Table, presets};
 #[must_use]
 pub fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row.iter().map(|cell| if cell.is_empty() { "-".into() } else { clean(cell) }));
+        table.add_row(
+            row.iter()
+                .map(|cell| if cell.is_empty() { "-".into() } else { clean(cell) }),
+        );
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

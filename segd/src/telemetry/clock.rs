@@ -19,11 +19,16 @@ impl EventClock {
             EventClock::Boot => libc::CLOCK_BOOTTIME,
             EventClock::Monotonic => libc::CLOCK_MONOTONIC,
         };
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // SAFETY: `time` is a valid place for one timespec for the whole call.
         unsafe { libc::clock_gettime(clock, &raw mut time) };
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
     }
 
     /// The calendar time of an event, by its age: a step of the calendar clock does not accumulate.
@@ -58,7 +63,12 @@ mod tests {
     fn dates_an_event_by_its_age() {
         let clock = EventClock::Boot;
         let event = clock.now_ns().saturating_sub(2_000_000_000);
-        let age = SystemTime::now().duration_since(clock.calendar(event)).expect("it is past");
-        assert!(age >= Duration::from_secs(2) - Duration::from_millis(1) && age < Duration::from_secs(10), "{age:?}");
+        let age = SystemTime::now()
+            .duration_since(clock.calendar(event))
+            .expect("it is past");
+        assert!(
+            age >= Duration::from_secs(2) - Duration::from_millis(1) && age < Duration::from_secs(10),
+            "{age:?}"
+        );
     }
 }

@@ -32,15 +32,25 @@ struct Bucket {
 
 impl Bucket {
     fn full(burst: u32, now: Instant) -> Bucket {
-        Bucket { left: burst, since: now }
+        Bucket {
+            left: burst,
+            since: now,
+        }
     }
 
     fn refill(&mut self, burst: u32, every: Duration, now: Instant) {
         let gained = now.saturating_duration_since(self.since).as_nanos() / every.as_nanos();
         if gained > 0 {
-            self.left = burst.min(self.left.saturating_add(u32::try_from(gained).unwrap_or(u32::MAX)));
-            let whole = u32::try_from(gained).ok().and_then(|gained| every.checked_mul(gained));
-            self.since = whole.and_then(|whole| self.since.checked_add(whole)).unwrap_or(now);
+            self.left = burst.min(
+                self.left
+                    .saturating_add(u32::try_from(gained).unwrap_or(u32::MAX)),
+            );
+            let whole = u32::try_from(gained)
+                .ok()
+                .and_then(|gained| every.checked_mul(gained));
+            self.since = whole
+                .and_then(|whole| self.since.checked_add(whole))
+                .unwrap_or(now);
         }
     }
 }
@@ -63,12 +73,19 @@ impl Limiter {
     /// A limiter with full buckets.
     #[must_use]
     pub fn new(now: Instant) -> Limiter {
-        Limiter { causes: HashMap::new(), total: Bucket::full(TOTAL_BURST, now) }
+        Limiter {
+            causes: HashMap::new(),
+            total: Bucket::full(TOTAL_BURST, now),
+        }
     }
 
     /// Whether to write a line for a denial now: `Some` with how many of its kind were suppressed before.
     pub fn offer(&mut self, cause: Cause, now: Instant) -> Option<u64> {
-        let cause = if self.causes.len() >= MAX_CAUSES && !self.causes.contains_key(&cause) { OTHER } else { cause };
+        let cause = if self.causes.len() >= MAX_CAUSES && !self.causes.contains_key(&cause) {
+            OTHER
+        } else {
+            cause
+        };
         let entry = self.causes.entry(cause).or_insert_with(|| Entry {
             bucket: Bucket::full(BURST, now),
             suppressed: 0,
@@ -97,10 +114,12 @@ impl Limiter {
             .collect();
         summaries.sort_unstable();
         // A bucket that has refilled meanwhile is as good as a new one.
-        self.causes.retain(|_, entry| !idle(entry) || {
-            entry.suppressed = 0;
-            entry.bucket.refill(BURST, REFILL, now);
-            entry.bucket.left < BURST
+        self.causes.retain(|_, entry| {
+            !idle(entry) || {
+                entry.suppressed = 0;
+                entry.bucket.refill(BURST, REFILL, now);
+                entry.bucket.left < BURST
+            }
         });
         summaries
     }
@@ -119,7 +138,11 @@ mod tests {
         let mut limiter = Limiter::new(start);
         let lines = (0..100).filter(|_| limiter.offer(A, start).is_some()).count();
         assert_eq!(lines, BURST as usize);
-        assert_eq!(limiter.offer(B, start), Some(0), "another cause has its own bucket");
+        assert_eq!(
+            limiter.offer(B, start),
+            Some(0),
+            "another cause has its own bucket"
+        );
         assert_eq!(limiter.offer(A, start + REFILL), Some(95));
         assert_eq!(limiter.offer(A, start + REFILL), None);
     }
@@ -140,10 +163,14 @@ mod tests {
     fn bounds_the_lines_of_all_causes_together() {
         let start = Instant::now();
         let mut limiter = Limiter::new(start);
-        let lines = (0..1000u16).filter(|n| limiter.offer((*n, 1, 16, 0), start).is_some()).count();
+        let lines = (0..1000u16)
+            .filter(|n| limiter.offer((*n, 1, 16, 0), start).is_some())
+            .count();
         assert_eq!(lines, TOTAL_BURST as usize);
         let later = start + Duration::from_secs(1);
-        let lines = (0..1000u16).filter(|n| limiter.offer((*n, 1, 16, 0), later).is_some()).count();
+        let lines = (0..1000u16)
+            .filter(|n| limiter.offer((*n, 1, 16, 0), later).is_some())
+            .count();
         assert_eq!(lines, 10);
     }
 

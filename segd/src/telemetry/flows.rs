@@ -109,8 +109,14 @@ impl FlowLog {
         filter: &FlowFilter,
     ) -> (Vec<Arc<FlowRecord>>, broadcast::Receiver<Arc<FlowRecord>>) {
         let inner = self.inner();
-        let mut flows: Vec<_> =
-            inner.kept.iter().rev().filter(|flow| filter.matches(flow)).take(last).map(Arc::clone).collect();
+        let mut flows: Vec<_> = inner
+            .kept
+            .iter()
+            .rev()
+            .filter(|flow| filter.matches(flow))
+            .take(last)
+            .map(Arc::clone)
+            .collect();
         flows.reverse();
         (flows, self.sender.subscribe())
     }
@@ -137,7 +143,12 @@ impl FlowLog {
 }
 
 impl Inner {
-    fn translate(&self, clock: EventClock, event: &FlowEvent, path: impl Fn(u64) -> Option<String>) -> FlowRecord {
+    fn translate(
+        &self,
+        clock: EventClock,
+        event: &FlowEvent,
+        path: impl Fn(u64) -> Option<String>,
+    ) -> FlowRecord {
         let number = service::protocol(event.service);
         let has_ports = service::has_ports(number);
         let icmp = matches!(number, service::ICMP | service::ICMPV6);
@@ -148,7 +159,9 @@ impl Inner {
             from: self.names.name(event.from).to_string(),
             to: self.names.name(event.to).to_string(),
             verdict: Outcome::from_number(event.outcome).label().into(),
-            reason: Reason::from_number(event.reason).map_or("unknown", Reason::label).into(),
+            reason: Reason::from_number(event.reason)
+                .map_or("unknown", Reason::label)
+                .into(),
             rule: rule.as_ref().map(|(label, _)| label.clone()),
             location: rule.map(|(_, location)| location),
             protocol: protocol(number),
@@ -162,7 +175,9 @@ impl Inner {
             revision: event.revision,
             cgroup: (event.cgroup != 0).then(|| path(event.cgroup)).flatten(),
             cgroup_id: event.cgroup,
-            peer_cgroup: (event.peer_cgroup != 0).then(|| path(event.peer_cgroup)).flatten(),
+            peer_cgroup: (event.peer_cgroup != 0)
+                .then(|| path(event.peer_cgroup))
+                .flatten(),
             peer_cgroup_id: event.peer_cgroup,
             bytes: event.bytes,
             revoked: event.flags & EVENT_REVOKED != 0,
@@ -174,7 +189,10 @@ impl Inner {
         if event.rule == Verdict::NO_RULE {
             return None;
         }
-        let (_, tables) = self.revisions.iter().find(|(revision, _)| *revision == event.revision)?;
+        let (_, tables) = self
+            .revisions
+            .iter()
+            .find(|(revision, _)| *revision == event.revision)?;
         let rule = tables.rules.get(usize::try_from(event.rule).ok()?)?;
         Some((rule.label.clone(), rule.location.to_string()))
     }
@@ -184,10 +202,16 @@ impl Inner {
             return;
         }
         let cause = (event.from, event.to, event.reason, event.outcome);
-        let Some(suppressed) = self.limiter.offer(cause, Instant::now()) else { return };
+        let Some(suppressed) = self.limiter.offer(cause, Instant::now()) else {
+            return;
+        };
         let line = flow.table();
         // The log has its own time.
-        let line = line.trim_end().strip_prefix(flow.time.as_str()).unwrap_or(&line).trim_start();
+        let line = line
+            .trim_end()
+            .strip_prefix(flow.time.as_str())
+            .unwrap_or(&line)
+            .trim_start();
         let cgroup = crate::output::clean(flow.cgroup.as_deref().unwrap_or("-"));
         if suppressed > 0 {
             tracing::warn!("{line}  cgroup {cgroup}; {suppressed} more suppressed");
@@ -213,7 +237,10 @@ fn protocol(number: u8) -> Word {
 /// An address; a v4-mapped one as IPv4.
 fn address(bytes: segd_common::address::Address) -> String {
     let address = Ipv6Addr::from(bytes);
-    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4).to_string()
+    address
+        .to_ipv4_mapped()
+        .map_or(IpAddr::V6(address), IpAddr::V4)
+        .to_string()
 }
 
 #[cfg(test)]

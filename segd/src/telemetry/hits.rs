@@ -30,10 +30,19 @@ impl RuleHits {
     ///
     /// Call it for both slots at a scrape, and for the slot about to be cleared before it is. A count that
     /// fell was cleared and counts from zero.
-    pub fn absorb<'a>(&mut self, slot: u32, revision: u32, labels: impl IntoIterator<Item = &'a str>, hits: &[u64]) {
+    pub fn absorb<'a>(
+        &mut self,
+        slot: u32,
+        revision: u32,
+        labels: impl IntoIterator<Item = &'a str>,
+        hits: &[u64],
+    ) {
         let seen = &mut self.slots[(slot & 1) as usize];
         if seen.revision != revision {
-            *seen = Seen { revision, hits: Vec::new() };
+            *seen = Seen {
+                revision,
+                hits: Vec::new(),
+            };
         }
         for (index, (label, &now)) in labels.into_iter().zip(hits).enumerate() {
             let before = seen.hits.get(index).copied().unwrap_or(0);
@@ -53,7 +62,10 @@ impl RuleHits {
     /// Totals by label, sorted by label. A rule never hit is there with 0.
     #[must_use]
     pub fn totals(&self) -> Vec<(String, u64)> {
-        self.totals.iter().map(|(label, total)| (label.clone(), *total)).collect()
+        self.totals
+            .iter()
+            .map(|(label, total)| (label.clone(), *total))
+            .collect()
     }
 }
 
@@ -62,7 +74,10 @@ mod tests {
     use super::*;
 
     fn total(hits: &RuleHits, label: &str) -> u64 {
-        hits.totals().into_iter().find(|(known, _)| known == label).map_or(0, |(_, total)| total)
+        hits.totals()
+            .into_iter()
+            .find(|(known, _)| known == label)
+            .map_or(0, |(_, total)| total)
     }
 
     #[test]
@@ -74,7 +89,11 @@ mod tests {
         hits.absorb(0, 1, ["a", "b"], &[4, 6]);
         assert_eq!((total(&hits, "a"), total(&hits, "b")), (4, 8));
         hits.absorb(0, 3, ["b", "a"], &[1, 1]);
-        assert_eq!((total(&hits, "a"), total(&hits, "b")), (5, 9), "a cleared slot starts from zero");
+        assert_eq!(
+            (total(&hits, "a"), total(&hits, "b")),
+            (5, 9),
+            "a cleared slot starts from zero"
+        );
     }
 
     #[test]

@@ -62,10 +62,12 @@ pub enum HttpError {
 /// # Errors
 /// If somebody else listens there, or the kernel refuses.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => HttpError::InUse(address),
-        _ => HttpError::Bind { address, source },
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => HttpError::InUse(address),
+            _ => HttpError::Bind { address, source },
+        })
 }
 
 /// Serves until the future is dropped.
@@ -76,7 +78,9 @@ pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -97,7 +101,9 @@ pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
 async fn connection<S: Source>(stream: TcpStream, source: Arc<S>, metrics: Arc<Mutex<Metrics>>) {
     let service = service_fn(|request: Request<Incoming>| {
         let (source, metrics) = (Arc::clone(&source), Arc::clone(&metrics));
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &*source, &metrics).await) }
+        async move {
+            Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &*source, &metrics).await)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -117,11 +123,17 @@ async fn answer<S: Source>(
     const JSON: &str = "application/json";
     const TEXT: &str = "text/plain; charset=utf-8";
     if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
-        return page(StatusCode::NOT_FOUND, TEXT, "not found: /metrics, /healthz and /readyz are here\n".into());
+        return page(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "not found: /metrics, /healthz and /readyz are here\n".into(),
+        );
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match path {
@@ -134,8 +146,16 @@ async fn answer<S: Source>(
         }
         "/readyz" => {
             let readiness = source.readiness().await;
-            let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            page(status, JSON, crate::output::json(&readiness, false).unwrap_or_default())
+            let status = if readiness.ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            page(
+                status,
+                JSON,
+                crate::output::json(&readiness, false).unwrap_or_default(),
+            )
         }
         _ => page(StatusCode::OK, JSON, "{\"alive\":true}\n".into()),
     }
@@ -144,8 +164,12 @@ async fn answer<S: Source>(
 fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

@@ -42,7 +42,11 @@ impl Metrics {
     /// A renderer that tells so many pairs and rules apart.
     #[must_use]
     pub fn with_limit(limit: usize) -> Metrics {
-        Metrics { limit, pairs: BTreeSet::new(), rules: HashSet::new() }
+        Metrics {
+            limit,
+            pairs: BTreeSet::new(),
+            rules: HashSet::new(),
+        }
     }
 
     /// The text of a scrape.
@@ -53,19 +57,29 @@ impl Metrics {
         let mut page = Page::default();
         self.packets(snapshot, &mut page)?;
         self.rules(snapshot, &mut page)?;
-        page.gauge("segd_policy_revision", "The policy revision in force; 0 if there is none.", snapshot.revision)?;
+        page.gauge(
+            "segd_policy_revision",
+            "The policy revision in force; 0 if there is none.",
+            snapshot.revision,
+        )?;
         page.family(
             MetricType::COUNTER,
             "segd_policy_reload_total",
             "Readings of the policy, the first included, by result.",
-            [("success", snapshot.reload_success), ("failure", snapshot.reload_failure)]
-                .map(|(result, count)| (vec![("result", result)], count)),
+            [
+                ("success", snapshot.reload_success),
+                ("failure", snapshot.reload_failure),
+            ]
+            .map(|(result, count)| (vec![("result", result)], count)),
         )?;
         page.family(
             MetricType::GAUGE,
             "segd_workloads",
             "Workloads (cgroups) by segment.",
-            snapshot.workloads.iter().map(|(segment, count)| (vec![("segment", segment.as_str())], *count)),
+            snapshot
+                .workloads
+                .iter()
+                .map(|(segment, count)| (vec![("segment", segment.as_str())], *count)),
         )?;
         page.family(
             MetricType::COUNTER,
@@ -77,13 +91,19 @@ impl Metrics {
             MetricType::GAUGE,
             "segd_map_entries",
             "Entries in use of a kernel table.",
-            snapshot.maps.iter().map(|(map, entries, _)| (vec![("map", map.as_str())], *entries)),
+            snapshot
+                .maps
+                .iter()
+                .map(|(map, entries, _)| (vec![("map", map.as_str())], *entries)),
         )?;
         page.family(
             MetricType::GAUGE,
             "segd_map_capacity",
             "Entries a kernel table can hold.",
-            snapshot.maps.iter().map(|(map, _, capacity)| (vec![("map", map.as_str())], *capacity)),
+            snapshot
+                .maps
+                .iter()
+                .map(|(map, _, capacity)| (vec![("map", map.as_str())], *capacity)),
         )?;
         page.gauge(
             "segd_enforcing",
@@ -95,7 +115,10 @@ impl Metrics {
             MetricType::GAUGE,
             "segd_build_info",
             "The running segd; always 1.",
-            [(vec![("abi", abi.as_str()), ("version", env!("CARGO_PKG_VERSION"))], 1)],
+            [(
+                vec![("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())],
+                1,
+            )],
         )?;
         Ok(page.text)
     }
@@ -106,21 +129,33 @@ impl Metrics {
             if self.pairs.len() >= self.limit {
                 break;
             }
-            self.pairs.insert((name(key.from).to_string(), name(key.to).to_string()));
+            self.pairs
+                .insert((name(key.from).to_string(), name(key.to).to_string()));
         }
-        let shown: BTreeSet<(&str, &str)> = self.pairs.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        let shown: BTreeSet<(&str, &str)> = self
+            .pairs
+            .iter()
+            .map(|(from, to)| (from.as_str(), to.as_str()))
+            .collect();
         let mut series: BTreeMap<Series<'_>, Counter> = BTreeMap::new();
         let mut revoked: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         for (key, counter) in &snapshot.counters {
             let pair = (name(key.from), name(key.to));
-            let (from, to) = if shown.contains(&pair) { pair } else { (OTHER, OTHER) };
+            let (from, to) = if shown.contains(&pair) {
+                pair
+            } else {
+                (OTHER, OTHER)
+            };
             let verdict = Outcome::from_number(key.outcome).label();
             let reason = Reason::from_number(key.reason).map_or("unknown", Reason::label);
             sum(series.entry((from, to, verdict, reason)).or_default(), counter);
             *revoked.entry((from, to)).or_default() += counter.revoked;
         }
         if snapshot.other != Counter::default() {
-            sum(series.entry((OTHER, OTHER, OTHER, OTHER)).or_default(), &snapshot.other);
+            sum(
+                series.entry((OTHER, OTHER, OTHER, OTHER)).or_default(),
+                &snapshot.other,
+            );
             *revoked.entry((OTHER, OTHER)).or_default() += snapshot.other.revoked;
         }
         for (metric, help, value) in [
@@ -129,8 +164,14 @@ impl Metrics {
                 "Packets judged, by initiating segment, other side, verdict and reason.",
                 (|counter| counter.packets) as fn(&Counter) -> u64,
             ),
-            ("segd_bytes_total", "Bytes judged, from the IP header on.", |counter| counter.bytes),
-            ("segd_flows_total", "Flows judged: first packets.", |counter| counter.flows),
+            (
+                "segd_bytes_total",
+                "Bytes judged, from the IP header on.",
+                |counter| counter.bytes,
+            ),
+            ("segd_flows_total", "Flows judged: first packets.", |counter| {
+                counter.flows
+            }),
         ] {
             page.family(
                 MetricType::COUNTER,
@@ -138,7 +179,12 @@ impl Metrics {
                 help,
                 series.iter().map(|((from, to, verdict, reason), counter)| {
                     (
-                        vec![("from", *from), ("reason", *reason), ("to", *to), ("verdict", *verdict)],
+                        vec![
+                            ("from", *from),
+                            ("to", *to),
+                            ("verdict", *verdict),
+                            ("reason", *reason),
+                        ],
                         value(counter),
                     )
                 }),
@@ -148,7 +194,9 @@ impl Metrics {
             MetricType::COUNTER,
             "segd_sessions_revoked_total",
             "Established sessions that lost their right under a newer policy revision.",
-            revoked.iter().map(|((from, to), count)| (vec![("from", *from), ("to", *to)], *count)),
+            revoked
+                .iter()
+                .map(|((from, to), count)| (vec![("from", *from), ("to", *to)], *count)),
         )
     }
 
@@ -163,7 +211,11 @@ impl Metrics {
         }
         let mut hits: BTreeMap<&str, u64> = BTreeMap::new();
         for (label, count) in &snapshot.rule_hits {
-            let label = if self.rules.contains(label) { label.as_str() } else { OTHER };
+            let label = if self.rules.contains(label) {
+                label.as_str()
+            } else {
+                OTHER
+            };
             *hits.entry(label).or_default() += count;
         }
         page.family(
@@ -201,9 +253,16 @@ impl Page {
         help: &str,
         series: impl IntoIterator<Item = (Vec<(&'static str, &'a str)>, u64)>,
     ) -> anyhow::Result<()> {
-        let metrics: Vec<Metric> = series.into_iter().map(|(labels, value)| metric(kind, labels, value)).collect();
+        let metrics: Vec<Metric> = series
+            .into_iter()
+            .map(|(labels, value)| metric(kind, labels, value))
+            .collect();
         if metrics.is_empty() {
-            let word = if kind == MetricType::COUNTER { "counter" } else { "gauge" };
+            let word = if kind == MetricType::COUNTER {
+                "counter"
+            } else {
+                "gauge"
+            };
             writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {word}")?;
             return Ok(());
         }

@@ -40,7 +40,11 @@ pub fn name(names: &[String], index: SegmentIndex) -> &str {
         segment::HOST => "host",
         segment::WORLD => "world",
         segment::PROBE => "probe",
-        _ => names.get(usize::from(index)).map(String::as_str).filter(|name| !name.is_empty()).unwrap_or("other"),
+        _ => names
+            .get(usize::from(index))
+            .map(String::as_str)
+            .filter(|name| !name.is_empty())
+            .unwrap_or("other"),
     }
 }
 
@@ -54,9 +58,15 @@ mod tests {
         let mut names = Names::default();
         names.adopt(&list(["", "host", "world", "", "web", "db"]));
         names.adopt(&list(["", "host", "world", "", "", "db"]));
-        assert_eq!((names.name(4), names.name(5), names.name(6)), ("web", "db", "other"));
+        assert_eq!(
+            (names.name(4), names.name(5), names.name(6)),
+            ("web", "db", "other")
+        );
         names.adopt(&list(["", "host", "world", "", "cache", "db"]));
         assert_eq!(names.name(4), "cache");
-        assert_eq!((names.name(0), names.name(1), names.name(2), names.name(3)), ("unknown", "host", "world", "probe"));
+        assert_eq!(
+            (names.name(0), names.name(1), names.name(2), names.name(3)),
+            ("unknown", "host", "world", "probe")
+        );
     }
 }

@@ -8,7 +8,11 @@ fn tables(label: &str) -> Arc<CompiledTables> {
         names: ["", "host", "world", "", "web", "db"].map(String::from).to_vec(),
         rules: vec![RuleInfo {
             label: label.to_string(),
-            location: Location { file: "p.yaml".into(), line: 12, column: 3 },
+            location: Location {
+                file: "p.yaml".into(),
+                line: 12,
+                column: 3,
+            },
         }],
         ..Default::default()
     })
@@ -44,7 +48,12 @@ fn log() -> FlowLog {
 }
 
 fn newest(log: &FlowLog) -> FlowRecord {
-    log.follow(1, &FlowFilter::default()).0.first().expect("a flow is kept").as_ref().clone()
+    log.follow(1, &FlowFilter::default())
+        .0
+        .first()
+        .expect("a flow is kept")
+        .as_ref()
+        .clone()
 }
 
 #[test]
@@ -53,9 +62,18 @@ fn tells_a_denied_flow_in_the_policys_words() {
     log.record(&event(), |id| (id == 42).then(|| "/shop/web".to_string()));
     let flow = newest(&log);
     assert_eq!((flow.from.as_str(), flow.to.as_str()), ("web", "db"));
-    assert_eq!((flow.verdict.as_ref(), flow.reason.as_ref(), flow.hook.as_ref()), ("denied", "no-rule", "ingress"));
-    assert_eq!((flow.source.as_str(), flow.source_port), ("10.0.0.1", Some(40000)));
-    assert_eq!((flow.destination.as_str(), flow.destination_port), ("10.0.0.2", Some(5432)));
+    assert_eq!(
+        (flow.verdict.as_ref(), flow.reason.as_ref(), flow.hook.as_ref()),
+        ("denied", "no-rule", "ingress")
+    );
+    assert_eq!(
+        (flow.source.as_str(), flow.source_port),
+        ("10.0.0.1", Some(40000))
+    );
+    assert_eq!(
+        (flow.destination.as_str(), flow.destination_port),
+        ("10.0.0.2", Some(5432))
+    );
     assert_eq!(flow.service(), "tcp/5432");
     assert_eq!(flow.cgroup.as_deref(), Some("/shop/web"));
     assert_eq!((flow.rule, flow.peer_cgroup), (None, None));
@@ -68,30 +86,76 @@ fn names_the_rule_of_the_revision_that_judged() {
     log.record(&FlowEvent { rule: 0, ..event() }, |_| None);
     assert_eq!(newest(&log).rule.as_deref(), Some("shop/allow[0]"));
     assert_eq!(newest(&log).location.as_deref(), Some("p.yaml:12"));
-    log.record(&FlowEvent { rule: 0, revision: 2, ..event() }, |_| None);
+    log.record(
+        &FlowEvent {
+            rule: 0,
+            revision: 2,
+            ..event()
+        },
+        |_| None,
+    );
     assert_eq!(newest(&log).rule.as_deref(), Some("shop/allow[7]"));
     log.adopt(3, tables("x"));
-    log.record(&FlowEvent { rule: 0, revision: 1, ..event() }, |_| None);
-    assert_eq!(newest(&log).rule, None, "a forgotten revision names no rule rather than a wrong one");
-    log.record(&FlowEvent { rule: 9, revision: 3, ..event() }, |_| None);
+    log.record(
+        &FlowEvent {
+            rule: 0,
+            revision: 1,
+            ..event()
+        },
+        |_| None,
+    );
+    assert_eq!(
+        newest(&log).rule,
+        None,
+        "a forgotten revision names no rule rather than a wrong one"
+    );
+    log.record(
+        &FlowEvent {
+            rule: 9,
+            revision: 3,
+            ..event()
+        },
+        |_| None,
+    );
     assert_eq!(newest(&log).rule, None);
 }
 
 #[test]
 fn shows_icmp_types_and_bare_protocols_without_ports() {
     let log = log();
-    log.record(&FlowEvent { service: service::icmp(service::ICMPV6, 128, 0), ..event() }, |_| None);
+    log.record(
+        &FlowEvent {
+            service: service::icmp(service::ICMPV6, 128, 0),
+            ..event()
+        },
+        |_| None,
+    );
     let flow = newest(&log);
     assert_eq!(flow.service(), "icmpv6/128/0");
-    assert_eq!((flow.source_port, flow.destination_port, flow.icmp_type), (None, None, Some(128)));
-    log.record(&FlowEvent { service: service::bare(47), ..event() }, |_| None);
+    assert_eq!(
+        (flow.source_port, flow.destination_port, flow.icmp_type),
+        (None, None, Some(128))
+    );
+    log.record(
+        &FlowEvent {
+            service: service::bare(47),
+            ..event()
+        },
+        |_| None,
+    );
     assert_eq!(newest(&log).service(), "ip/47");
 }
 
 #[test]
 fn leaves_out_its_own_probe() {
     let log = log();
-    log.record(&FlowEvent { reason: Reason::Probe as u8, ..event() }, |_| None);
+    log.record(
+        &FlowEvent {
+            reason: Reason::Probe as u8,
+            ..event()
+        },
+        |_| None,
+    );
     assert!(log.follow(9, &FlowFilter::default()).0.is_empty());
 }
 
@@ -99,12 +163,26 @@ fn leaves_out_its_own_probe() {
 fn keeps_the_newest_and_filters_before_it_counts() {
     let log = log();
     for n in 0..KEPT + 10 {
-        let outcome = if n % 2 == 0 { Outcome::Denied } else { Outcome::Allowed };
-        log.record(&FlowEvent { outcome: outcome as u8, revision: n as u32, ..event() }, |_| None);
+        let outcome = if n % 2 == 0 {
+            Outcome::Denied
+        } else {
+            Outcome::Allowed
+        };
+        log.record(
+            &FlowEvent {
+                outcome: outcome as u8,
+                revision: n as u32,
+                ..event()
+            },
+            |_| None,
+        );
     }
     let all = log.follow(usize::MAX, &FlowFilter::default()).0;
     assert_eq!((all.len(), all[0].revision), (KEPT, 10));
-    let filter = FlowFilter { verdict: vec!["allowed".into()], ..Default::default() };
+    let filter = FlowFilter {
+        verdict: vec!["allowed".into()],
+        ..Default::default()
+    };
     let some = log.follow(3, &filter).0;
     let revisions: Vec<_> = some.iter().map(|flow| flow.revision as usize).collect();
     assert_eq!(revisions, [KEPT + 5, KEPT + 7, KEPT + 9]);
@@ -114,6 +192,12 @@ fn keeps_the_newest_and_filters_before_it_counts() {
 fn passes_new_flows_to_followers() {
     let log = log();
     let (_, mut coming) = log.follow(0, &FlowFilter::default());
-    log.record(&FlowEvent { flags: EVENT_REVOKED, ..event() }, |_| None);
+    log.record(
+        &FlowEvent {
+            flags: EVENT_REVOKED,
+            ..event()
+        },
+        |_| None,
+    );
     assert!(coming.try_recv().expect("it came").revoked);
 }
