@@ -54,7 +54,7 @@ pub fn no_answer(error: &ClientError) -> ExitCode {
 
 /// Prints an answer and gives the exit code.
 #[must_use]
-pub fn answer<T: serde::Serialize + Table>(format: Format, value: &T, code: u8) -> ExitCode {
+pub fn answer<T: Table>(format: Format, value: &T, code: u8) -> ExitCode {
     match crate::output::print(format, value) {
         Ok(()) => ExitCode::from(code),
         Err(error) => crate::output::fail(INTERNAL, &format!("cannot print: {error:#}"), None),

@@ -31,7 +31,7 @@ pub enum Format {
 ///
 /// # Errors
 /// If it cannot be written in that format.
-pub fn render<T: Serialize + Table>(format: Format, value: &T) -> anyhow::Result<String> {
+pub fn render<T: Table>(format: Format, value: &T) -> anyhow::Result<String> {
     match format {
         Format::Table => Ok(value.table()),
         Format::Json => json(value, true),
@@ -69,7 +69,7 @@ pub fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If it cannot be written in that format, or stdout fails.
-pub fn print<T: Serialize + Table>(format: Format, value: &T) -> anyhow::Result<()> {
+pub fn print<T: Table>(format: Format, value: &T) -> anyhow::Result<()> {
     stdout(&render(format, value)?)
         .map(|_open| ())
         .map_err(Into::into)

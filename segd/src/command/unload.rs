@@ -33,29 +33,30 @@ impl UnloadArgs {
     /// Runs it.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        // The rescue must work whatever the daemon does: one that cannot be asked is no obstacle.
-        match stop(&self.client.control) {
+        // The rescue must work whatever the daemon does: one that cannot be stopped is said, and no obstacle.
+        let stopped = match stop(&self.client.control) {
             Ok(Some(pid)) => {
                 let _ = output::stdout(&format!("stopped segd, pid {pid}\n"));
+                YES
             }
-            Ok(None) => {}
-            Err(error) => output::complain(
-                &format!("segd could not be stopped: {error}"),
-                Some("a daemon that still runs will load its programs again; stop it and repeat"),
-            ),
-        }
+            Ok(None) => YES,
+            Err(error) => {
+                let help = "a daemon that still runs may load its programs again; stop it and repeat";
+                output::complain(&format!("segd could not be stopped: {error}"), Some(help));
+                CANNOT
+            }
+        };
         match crate::datapath::unload(&self.pin_dir) {
-            Ok(report) if report.removed.is_empty() => {
-                let _ = output::stdout(&format!("nothing to unload in {}\n", self.pin_dir.display()));
-                ExitCode::from(YES)
-            }
             Ok(report) => {
                 let mut text = String::new();
                 for what in &report.removed {
                     text.push_str(&format!("removed {}\n", output::clean(what)));
                 }
+                if report.removed.is_empty() {
+                    text.push_str(&format!("nothing to unload in {}\n", self.pin_dir.display()));
+                }
                 let _ = output::stdout(&text);
-                ExitCode::from(YES)
+                ExitCode::from(stopped)
             }
             Err(error) => output::fail(CANNOT, &format!("{error:#}"), None),
         }

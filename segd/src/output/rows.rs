@@ -4,7 +4,7 @@ use super::table::{clean, columns};
 use crate::control::types::{Explanation, FlowRecord, MapUse, SegmentRow, Status, WorkloadRow};
 
 /// Something that can be printed for people.
-pub trait Table {
+pub trait Table: serde::Serialize {
     /// The text, with its last newline.
     fn table(&self) -> String;
 }
@@ -40,7 +40,8 @@ impl Table for Status {
                 format!("segd {}, pid {}, since {}", self.version, self.pid, self.started),
             ),
         ] {
-            text.push_str(&format!("{:<13}{}\n", format!("{name}:"), clean(&value)));
+            let value = if value.is_empty() { "-" } else { &value };
+            text.push_str(&format!("{:<13}{}\n", format!("{name}:"), clean(value)));
         }
         for warning in &self.warnings {
             text.push_str(&format!("{:<13}{}\n", "Warning:", clean(warning)));
@@ -149,11 +150,6 @@ impl Table for Vec<WorkloadRow> {
 impl Table for FlowRecord {
     /// One line, so that a stream of flows needs no column widths.
     fn table(&self) -> String {
-        let end = |address: &str, port: Option<u16>| match port {
-            Some(port) if address.contains(':') => format!("[{address}]:{port}"),
-            Some(port) => format!("{address}:{port}"),
-            None => address.to_string(),
-        };
         let mut line = format!(
             "{}  {:<7}  {} -> {}  {}  {} -> {}  {}",
             self.time,
@@ -161,8 +157,8 @@ impl Table for FlowRecord {
             self.from,
             self.to,
             self.service(),
-            end(&self.source, self.source_port),
-            end(&self.destination, self.destination_port),
+            endpoint(&self.source, self.source_port),
+            endpoint(&self.destination, self.destination_port),
             self.reason,
         );
         if let Some(rule) = &self.rule {
@@ -181,6 +177,31 @@ impl Table for FlowRecord {
 }
 
 impl FlowRecord {
+    /// What happened in one sentence, for the log. Safe on a terminal.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut line = format!(
+            "{} {} -> {} {} ({} -> {}): {}",
+            self.verdict,
+            self.from,
+            self.to,
+            self.service(),
+            endpoint(&self.source, self.source_port),
+            endpoint(&self.destination, self.destination_port),
+            self.reason,
+        );
+        if let Some(location) = &self.location {
+            line.push_str(&format!(" at {location}"));
+        }
+        if self.revoked {
+            line.push_str(", session revoked");
+        }
+        if let Some(cgroup) = &self.cgroup {
+            line.push_str(&format!(", cgroup {cgroup}"));
+        }
+        clean(&line).into_owned()
+    }
+
     /// The service as a policy writes it: `tcp/5432`, `icmp/8/0`, `ip/47`.
     #[must_use]
     pub fn service(&self) -> String {
@@ -189,6 +210,15 @@ impl FlowRecord {
             (None, Some(kind), Some(code)) => format!("{}/{kind}/{code}", self.protocol),
             _ => self.protocol.to_string(),
         }
+    }
+}
+
+/// An address with its port, as URLs write it.
+fn endpoint(address: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+        None => address.to_string(),
     }
 }
 

@@ -25,7 +25,6 @@ use crate::{
         protocol::FlowFilter,
         types::{FlowRecord, Word},
     },
-    output::Table as _,
     policy::compiled::CompiledTables,
 };
 
@@ -205,18 +204,11 @@ impl Inner {
         let Some(suppressed) = self.limiter.offer(cause, Instant::now()) else {
             return;
         };
-        let line = flow.table();
-        // The log has its own time.
-        let line = line
-            .trim_end()
-            .strip_prefix(flow.time.as_str())
-            .unwrap_or(&line)
-            .trim_start();
-        let cgroup = crate::output::clean(flow.cgroup.as_deref().unwrap_or("-"));
+        let line = flow.sentence();
         if suppressed > 0 {
-            tracing::warn!("{line}  cgroup {cgroup}; {suppressed} more suppressed");
+            tracing::warn!("{line}; {suppressed} more suppressed");
         } else {
-            tracing::warn!("{line}  cgroup {cgroup}");
+            tracing::warn!("{line}");
         }
     }
 }
