@@ -13,7 +13,7 @@ use crate::{
     segment::{self, SegmentIndex},
     workload::{
         AMBIGUOUS, BELOW_PENDING, CGROUP_IN_UNIT, CGROUP_UNIT, CGROUP_UNTRUSTED, CgroupSlot, Edge,
-        MAX_UNIT_PATTERNS, NAME_LEN, PENDING, STATE_NONE, STATE_UNIT, UNIT_AFFIX_LEN, UnitPattern,
+        MAX_UNIT_PATTERNS, NAME_LEN, PENDING, STATE_NONE, STATE_UNIT, UNIT_AFFIX_LEN, UnitPattern, WHOLE_LEN,
     },
 };
 
@@ -33,7 +33,7 @@ pub struct Name {
     bytes: [u8; NAME_LEN],
     /// Its last bytes, zero-padded in front.
     tail: [u8; UNIT_AFFIX_LEN],
-    /// Its length; anything from [`NAME_LEN`] up says that `bytes` is not the whole name.
+    /// Its length; anything above [`WHOLE_LEN`] says that `bytes` may not be the whole name.
     len: u32,
     /// Explicit padding, zero.
     reserved: u32,
@@ -68,7 +68,7 @@ impl Name {
         &mut self.bytes
     }
 
-    /// Says how long the name in the buffer is. A name that was cut off has at least [`NAME_LEN`] bytes.
+    /// Says how long the name in the buffer is. If it fills the buffer but for a zero, it may have been cut off.
     #[inline(always)]
     pub fn seal(&mut self, len: u32) {
         self.len = len;
@@ -89,11 +89,11 @@ impl Name {
         &self.bytes
     }
 
-    /// Whether all of the name is there to be compared, a zero at its end included.
+    /// Whether all of the name is there to be compared.
     #[must_use]
     #[inline(always)]
     pub const fn is_whole(&self) -> bool {
-        self.len < NAME_LEN as u32
+        self.len <= WHOLE_LEN as u32
     }
 
     /// Whether a whole name ends like that of a service or scope.
@@ -573,7 +573,7 @@ mod tests {
 
     #[test]
     fn a_name_too_long_is_pending_where_a_pattern_could_match_it() {
-        let name = std::format!("{}.service", "n".repeat(NAME_LEN - 8));
+        let name = std::format!("{}.service", "n".repeat(WHOLE_LEN - 7));
         let mut table = unit("nginx.service", 5);
         assert_eq!(
             child(&table, &root(), 0, 0, &name).identity,

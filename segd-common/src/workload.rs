@@ -7,8 +7,10 @@ use crate::segment::SegmentIndex;
 
 /// How many cgroups can be tagged.
 pub const MAX_CGROUPS: u32 = 128 * 1024;
-/// The longest path component that the kernel compares, in bytes, a zero at its end included.
+/// Room for a path component, in bytes, a zero at its end included.
 pub const NAME_LEN: usize = 128;
+/// The longest path component that is compared: one byte less than fits, so that a name that was cut off shows.
+pub const WHOLE_LEN: usize = NAME_LEN - 2;
 /// How many path states and unit names all selectors of a policy may need.
 pub const MAX_EDGES: u32 = 32 * 1024;
 /// How many `prefix*suffix` unit selectors a policy may have.

@@ -11,7 +11,7 @@ use segd_common::{
     segment::{HOST, SegmentIndex},
     workload::{
         AMBIGUOUS, BELOW_PENDING, CGROUP_IN_UNIT, CGROUP_UNTRUSTED, CgroupSlot, Edge, Identity, MAX_EDGES,
-        NAME_LEN, PENDING, STATE_NONE, STATE_ROOT, STATE_UNIT, UnitPattern,
+        NAME_LEN, PENDING, STATE_NONE, STATE_ROOT, STATE_UNIT, UnitPattern, WHOLE_LEN,
     },
 };
 
@@ -220,7 +220,7 @@ impl SelectorTables {
             .count();
         let path = path.get(..path.len() - deep).unwrap_or_default();
         let literal = path.iter().map(|component| 1 + literal_len(component)).sum();
-        let in_kernel = |component: &&String| !component.contains('*') && component.len() < NAME_LEN;
+        let in_kernel = |component: &&String| !component.contains('*') && component.len() <= WHOLE_LEN;
         let literal_path: Vec<&String> = path.iter().take_while(in_kernel).collect();
         let complete = literal_path.len() == path.len();
         let Some((last, directories)) = literal_path.split_last() else {
@@ -282,7 +282,7 @@ impl SelectorTables {
     }
 
     fn add_unit(&mut self, unit: &str, segment: SegmentIndex, selector: u32) {
-        if !unit.contains('*') && unit.len() < NAME_LEN {
+        if !unit.contains('*') && unit.len() <= WHOLE_LEN {
             end_at(
                 self.edges
                     .entry((STATE_UNIT, padded(unit.as_bytes())))

@@ -116,7 +116,15 @@ mod oracle {
     }
 
     fn text_len(path: &[Step]) -> usize {
-        path.iter().map(|(name, _)| 1 + name.len().min(NAME_LEN)).sum()
+        path.iter()
+            .map(|(name, _)| {
+                1 + if name.len() > WHOLE_LEN {
+                    NAME_LEN
+                } else {
+                    name.len()
+                }
+            })
+            .sum()
     }
 
     fn written(text: &str) -> usize {
@@ -143,7 +151,7 @@ mod oracle {
         };
         let ((name, _), above) = path.split_last()?;
         let unit_above = above.iter().any(|(name, _)| {
-            name.ends_with(".service") || name.ends_with(".scope") || name.len() >= NAME_LEN
+            name.ends_with(".service") || name.ends_with(".scope") || name.len() > WHOLE_LEN
         });
         if unit_above || path.iter().any(|(_, by_root)| !by_root) {
             return None;
@@ -202,8 +210,8 @@ const NAMES: [&str; 12] = [
 fn names() -> impl Strategy<Value = String> {
     prop_oneof![
         20 => prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned),
-        1 => Just("l".repeat(NAME_LEN - 1)),
-        1 => Just(format!("{}.service", "l".repeat(NAME_LEN))),
+        1 => Just("l".repeat(WHOLE_LEN)),
+        1 => Just(format!("{}.service", "l".repeat(WHOLE_LEN - 7))),
     ]
 }
 
@@ -256,10 +264,10 @@ proptest! {
         selectors in prop::collection::vec((segments(), literal_kinds()), 0..8),
         path in steps(),
     ) {
-        let short: Vec<Step> = path.into_iter().filter(|(name, _)| name.len() < NAME_LEN).collect();
+        let short: Vec<Step> = path.into_iter().filter(|(name, _)| name.len() <= WHOLE_LEN).collect();
         let selectors: Vec<_> = selectors
             .into_iter()
-            .filter(|(_, kind)| !kind.to_string().contains(&"l".repeat(NAME_LEN)))
+            .filter(|(_, kind)| !kind.to_string().contains(&"l".repeat(WHOLE_LEN - 7)))
             .collect();
         let identity = born(&compile(&selectors), &flagged(&short), 0);
         prop_assert!(agrees(identity, oracle::classify(&selectors, &short)), "{identity:?}");
