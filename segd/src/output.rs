@@ -13,22 +13,3 @@ pub enum Format {
     /// The same shape as JSON.
     Yaml,
 }
-
-impl Format {
-    /// An answer in this format. `table` draws it for people.
-    ///
-    /// # Errors
-    ///
-    /// If the answer cannot be written in the format, which would be a fault of segd.
-    pub fn print<T: serde::Serialize>(
-        self,
-        answer: &T,
-        table: impl FnOnce(&T) -> String,
-    ) -> anyhow::Result<String> {
-        Ok(match self {
-            Format::Table => table(answer),
-            Format::Json => serde_json::to_string_pretty(answer)? + "\n",
-            Format::Yaml => serde_yaml::to_string(answer)?,
-        })
-    }
-}

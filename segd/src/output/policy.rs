@@ -2,12 +2,30 @@
 
 use serde::Serialize;
 
+use super::Format;
 use crate::policy::{
     diagnostic::{Diagnostic, Label, Places, Span},
-    explain::{Explanation, NearMiss, RuleRef},
+    explain::Explanation,
     model::{Action, Policy, Source},
     port,
 };
+
+/// An answer in a format; `table` draws it for people.
+///
+/// # Errors
+///
+/// If it cannot be written in the format, which would be a fault of segd.
+pub fn print<T: Serialize>(
+    format: Format,
+    answer: &T,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<String> {
+    Ok(match format {
+        Format::Table => table(answer),
+        Format::Json => serde_json::to_string_pretty(answer)? + "\n",
+        Format::Yaml => serde_yaml::to_string(answer)?,
+    })
+}
 
 /// The answer of `segd policy check`.
 #[derive(Clone, Debug, Serialize)]
@@ -93,36 +111,29 @@ pub struct Explained {
     pub verdict: &'static str,
     /// The reason's word.
     pub reason: &'static str,
-    /// The reason's number.
-    pub reason_number: u8,
     /// The reason in a sentence.
     pub sentence: String,
-    /// The rule that decided.
-    pub rule: Option<Rule>,
+    /// The label of the rule that decided.
+    pub rule: Option<String>,
+    /// Where it stands, `file:line`.
+    pub location: Option<String>,
+    /// What stands there.
+    pub text: Option<String>,
+    /// Its `reason:`.
+    pub because: Option<String>,
     /// The rule that almost allowed it.
     pub nearest: Option<Nearest>,
-}
-
-/// A rule.
-#[derive(Clone, Debug, Serialize)]
-pub struct Rule {
-    /// Its label in metrics.
-    pub label: String,
-    /// Where it stands.
-    #[serde(flatten)]
-    pub place: Place,
-    /// What the user wrote.
-    pub text: String,
-    /// `reason:`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
 }
 
 /// A rule that almost allowed it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Nearest {
-    /// The rule.
-    pub rule: Rule,
+    /// Its label.
+    pub rule: String,
+    /// Where it stands, `file:line`.
+    pub location: String,
+    /// What stands there.
+    pub text: String,
     /// What would have to be different.
     pub difference: String,
 }
@@ -174,43 +185,26 @@ pub fn findings(diagnostics: &[Diagnostic], sources: &[Source]) -> Vec<Finding> 
     diagnostics.iter().map(finding).collect()
 }
 
-impl From<&RuleRef> for Rule {
-    fn from(rule: &RuleRef) -> Rule {
-        let location = rule.location.clone();
-        Rule {
-            label: rule.label.clone(),
-            place: Place {
-                file: location.file,
-                line: location.line,
-                column: location.column,
-            },
-            text: rule.text.clone(),
-            reason: rule.reason.clone(),
-        }
-    }
-}
-
-impl From<&NearMiss> for Nearest {
-    fn from(near: &NearMiss) -> Nearest {
-        Nearest {
-            rule: Rule::from(&near.rule),
-            difference: near.difference.clone(),
-        }
-    }
-}
-
 impl From<&Explanation> for Explained {
     fn from(explanation: &Explanation) -> Explained {
+        let rule = explanation.rule.as_ref();
         Explained {
             from: explanation.from.clone(),
             to: explanation.to.clone(),
             port: port::display(explanation.service),
             verdict: explanation.outcome.label(),
             reason: explanation.reason.label(),
-            reason_number: explanation.reason as u8,
             sentence: explanation.sentence.clone(),
-            rule: explanation.rule.as_ref().map(Rule::from),
-            nearest: explanation.nearest.as_ref().map(Nearest::from),
+            rule: rule.map(|rule| rule.label.clone()),
+            location: rule.map(|rule| rule.location.to_string()),
+            text: rule.map(|rule| rule.text.clone()),
+            because: rule.and_then(|rule| rule.reason.clone()),
+            nearest: explanation.nearest.as_ref().map(|near| Nearest {
+                rule: near.rule.label.clone(),
+                location: near.rule.location.to_string(),
+                text: near.rule.text.clone(),
+                difference: near.difference.clone(),
+            }),
         }
     }
 }
@@ -220,29 +214,22 @@ impl Explained {
     #[must_use]
     pub fn table(&self) -> String {
         let mut out = format!("{}: {} -> {} {}\n", self.verdict, self.from, self.to, self.port);
-        out.push_str(&format!("  reason: {} ({})\n", self.sentence, self.reason));
-        if let Some(rule) = &self.rule {
-            out.push_str(&format!("  rule:   {}\n", rule.one_line()));
-            if let Some(reason) = &rule.reason {
-                out.push_str(&format!("  why:    {reason}\n"));
-            }
+        let mut line = |name: &str, text: &str| out.push_str(&format!("  {name:8} {text}\n"));
+        line("reason", &format!("{}: {}", self.reason, self.sentence));
+        if let (Some(rule), Some(location), Some(text)) = (&self.rule, &self.location, &self.text) {
+            line("rule", &format!("{rule} at {location}"));
+            line("", text);
+        }
+        if let Some(because) = &self.because {
+            line("because", because);
         }
         if let Some(near) = &self.nearest {
-            out.push_str(&format!(
-                "  near:   {}\n          {}\n",
-                near.rule.one_line(),
-                near.difference
-            ));
+            line(
+                "nearest",
+                &format!("{} at {}: {}", near.rule, near.location, near.difference),
+            );
+            line("", &near.text);
         }
         out
-    }
-}
-
-impl Rule {
-    fn one_line(&self) -> String {
-        format!(
-            "{} at {}:{}\n          {}",
-            self.label, self.place.file, self.place.line, self.text
-        )
     }
 }

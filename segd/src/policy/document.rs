@@ -116,8 +116,8 @@ pub enum Ports {
     Every,
     /// These.
     Listed(Vec<Text>),
-    /// Something that has been reported; the rule cannot be used.
-    Unreadable,
+    /// Something that has been reported, and perhaps these; the rule cannot be used.
+    Unreadable(Vec<Text>),
 }
 
 /// One end of a rule, as written.

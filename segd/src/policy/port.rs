@@ -132,13 +132,13 @@ fn range(text: &str, protocol: u8, rest: &str) -> Result<Interval, Problem> {
     };
     let port = |value: u32| match u16::try_from(value) {
         Ok(0) | Err(_) => Err(Problem::new(
-            format!("`{text}`: {value} is not a port"),
+            format!("`{text}` is not a port"),
             "ports are 1 to 65535",
         )),
         Ok(port) => Ok(service::port(protocol, port)),
     };
-    let word = text.split('/').next().unwrap_or_default();
     if low > high {
+        let word = text.split('/').next().unwrap_or_default();
         let help = format!("write `{word}/{high}-{low}`");
         return Err(Problem::new(format!("`{text}` runs backwards"), help));
     }
@@ -226,7 +226,13 @@ fn no_udplite(text: &str) -> Problem {
 
 /// A number in its one spelling.
 fn number(text: &str, digits: &str) -> Result<u32, Problem> {
-    let decimal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if digits.is_empty() {
+        return Err(Problem::new(
+            format!("`{text}`: a number is missing"),
+            "write it like `tcp/443` or `tcp/1-1023`",
+        ));
+    }
+    let decimal = digits.bytes().all(|byte| byte.is_ascii_digit());
     if !decimal {
         let message = format!("`{text}`: `{digits}` is not a number");
         return Err(Problem::new(

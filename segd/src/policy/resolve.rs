@@ -137,7 +137,10 @@ impl<'s> Resolver<'s> {
     /// The segments that are given up. They must be gone, or the document contradicts itself.
     fn release(&mut self, documents: &[Document]) {
         for Text { value, span } in documents.iter().flat_map(|document| &document.release) {
-            if let Err((code, problem)) = name::segment(value) {
+            if name::BUILT_IN.contains(&value.as_str()) {
+                let message = format!("`{value}` is built in and cannot be released");
+                self.report(Diagnostic::error(Code::ReservedName, *span, message));
+            } else if let Err((code, problem)) = name::segment(value) {
                 self.report(problem.at(code, *span));
             } else if let Some(defined) = self.segment_spans.get(value) {
                 let message = format!("`{value}` is released, but it is defined");

@@ -6,7 +6,7 @@ use super::{INVALID, YES, answer, complain, style};
 use crate::{
     output::{
         Format,
-        policy::{Check as Answer, Summary, findings},
+        policy::{Check as Answer, Summary, findings, print},
     },
     policy::compile::{CompileError, compile},
     policy::compiled::SegmentIndexes,
@@ -47,7 +47,7 @@ impl Check {
             if self.output == Format::Table {
                 complain(&format!("error: {error}\n"));
             }
-            return answer(self.output.print(&answer_value, |_| String::new()), INVALID);
+            return answer(print(self.output, &answer_value, |_| String::new()), INVALID);
         }
         let value = Answer {
             valid: true,
@@ -58,7 +58,7 @@ impl Check {
         if self.output == Format::Table {
             complain(&loaded.render_warnings(style()));
         }
-        answer(self.output.print(&value, table), YES)
+        answer(print(self.output, &value, table), YES)
     }
 
     fn invalid(&self, error: &LoadError) -> ExitCode {
@@ -84,7 +84,7 @@ impl Check {
                 complain(&format!("\ninvalid: {}\n", counted(diagnostics.len(), "error")));
             }
         }
-        answer(self.output.print(&value, |_| String::new()), INVALID)
+        answer(print(self.output, &value, |_| String::new()), INVALID)
     }
 }
 

@@ -6,7 +6,10 @@ use segd_common::verdict::Outcome;
 
 use super::{INVALID, NO, YES, answer, complain, style};
 use crate::{
-    output::{Format, policy::Explained},
+    output::{
+        Format,
+        policy::{Explained, print},
+    },
     policy::{compile::compile, compiled::SegmentIndexes, explain::explain, port},
     source,
 };
@@ -76,8 +79,7 @@ impl Explain {
                     YES
                 };
                 answer(
-                    self.output
-                        .print(&Explained::from(&explanation), Explained::table),
+                    print(self.output, &Explained::from(&explanation), Explained::table),
                     code,
                 )
             }

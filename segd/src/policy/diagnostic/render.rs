@@ -1,6 +1,6 @@
 //! Draws diagnostics: `file:line:column`, the source line, the marked place, what to do.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
@@ -56,7 +56,7 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Group<'a> {
         };
     }
     for help in &diagnostic.help {
-        group = group.element(Level::HELP.message(help.as_str()));
+        group = group.element(Level::HELP.message(clean(help)));
     }
     group
 }
@@ -115,11 +115,26 @@ fn draw<'a>(
         let (start, end) = on_one_line(source, *span);
         let mut annotation = kind.span(start..end);
         if let Some(label) = label {
-            annotation = annotation.label(*label);
+            annotation = annotation.label(clean(label));
         }
         snippet = snippet.annotation(annotation);
     }
     Some(Drawn::Lines(snippet))
+}
+
+/// What the user wrote must not steer the terminal: control characters are spelled out.
+fn clean(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let spelled = |c: char| {
+        if c.is_control() {
+            c.escape_unicode().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    Cow::Owned(text.chars().map(spelled).collect())
 }
 
 /// The line in which a span starts.

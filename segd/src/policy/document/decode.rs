@@ -1,14 +1,17 @@
 //! From the tree to the document: every unknown field, every wrong type, all at once.
 
+mod rule;
+mod shape;
+
 use super::{
-    API_VERSION, Document, KIND, Matcher, MatcherKind, Peers, PeersKind, Ports, RuleEntry, SegmentEntry,
-    Text,
-    tree::{Node, TextStyle, Value},
+    API_VERSION, Document, KIND, Matcher, MatcherKind, SegmentEntry, Text,
+    tree::{Node, Value},
 };
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     model::{Action, Mode},
 };
+use shape::{describe, is_text, shortened};
 
 /// Reads the documents of one file. A document of another kind is reported and left out.
 pub fn documents(nodes: &[Node], out: &mut Vec<Diagnostic>) -> Vec<Document> {
@@ -22,32 +25,6 @@ pub fn documents(nodes: &[Node], out: &mut Vec<Diagnostic>) -> Vec<Document> {
 struct Decoder<'o> {
     out: &'o mut Vec<Diagnostic>,
 }
-
-/// The fields of a mapping that are known, each with its value.
-struct Fields<'n> {
-    span: Span,
-    entries: Vec<(&'static str, &'n Node, &'n Node)>,
-}
-
-impl<'n> Fields<'n> {
-    /// The value of a field.
-    fn value(&self, name: &str) -> Option<&'n Node> {
-        self.entries
-            .iter()
-            .find(|(known, ..)| *known == name)
-            .map(|(_, _, value)| *value)
-    }
-}
-
-/// A field that a later version will have, and what to do until then.
-const LATER: [(&str, &str); 3] = [
-    (
-        "tests",
-        "take the block out; `segd policy explain` answers the same questions one by one",
-    ),
-    ("until", "take the rule out when its time is over"),
-    ("when", "a rule holds always; take the condition out"),
-];
 
 impl Decoder<'_> {
     fn report(&mut self, diagnostic: Diagnostic) {
@@ -84,7 +61,7 @@ impl Decoder<'_> {
             None => Diagnostic::error(Code::MissingField, span, format!("`{field}` is missing")),
             Some((_, value)) if is_text(value, expected) => return true,
             Some((_, value)) => {
-                let message = format!("{} is not a {field} that segd reads", describe(value));
+                let message = format!("{} is not the `{field}` that segd reads", describe(value));
                 Diagnostic::error(Code::Kind, value.span, message)
             }
         };
@@ -122,7 +99,9 @@ impl Decoder<'_> {
             && let Some(defaults) = self.fields(defaults, "`defaults`", &["host"])
             && let Some(host) = self.required(&defaults, "host")
         {
-            document.enforce_host = self.choice(host, "the host's default", &["enforce"]).is_some();
+            document.enforce_host = self
+                .choice(host, "a default for the host", &["enforce"])
+                .is_some();
         }
         if let Some(release) = fields.value("release")
             && let Some(names) = self.list(release, "a list of segment names")
@@ -164,7 +143,7 @@ impl Decoder<'_> {
             segment.mode = self.mode(mode);
         }
         if let Some(intra) = fields.value("intra") {
-            segment.intra = self.choice(intra, "`intra`", &["allow", "deny"]) != Some("deny");
+            segment.intra = self.choice(intra, "a value of `intra`", &["allow", "deny"]) != Some("deny");
         }
         if let Some(matchers) = fields.value("match")
             && let Some(matchers) = self.list(matchers, "a list of matchers")
@@ -190,6 +169,21 @@ impl Decoder<'_> {
 
     fn matcher(&mut self, node: &Node) -> Option<Matcher> {
         const KINDS: [&str; 4] = ["cgroup", "systemd", "user", "cidr"];
+        if let Value::Text { text, .. } = &node.value {
+            let field = if text.starts_with('/') {
+                "cgroup"
+            } else {
+                "systemd"
+            };
+            let message = format!(
+                "a matcher says what it matches; this is only `{}`",
+                shortened(text)
+            );
+            let diagnostic = Diagnostic::error(Code::WrongType, node.span, message);
+            self.report(diagnostic.help(format!("write `{field}: {}`", shortened(text))));
+            return None;
+        }
+        let before = self.out.len();
         let fields = self.fields(
             node,
             "a matcher",
@@ -202,6 +196,8 @@ impl Decoder<'_> {
             .collect();
         let (name, key, value) = match kinds.as_slice() {
             [only] => **only,
+            // A field of another name has been reported.
+            [] if self.out.len() > before => return None,
             [] => {
                 let message = "a matcher says nothing that could match";
                 let help = "give it one of `cgroup`, `systemd`, `user`, `cidr`";
@@ -267,312 +263,4 @@ impl Decoder<'_> {
             }
         }
     }
-
-    fn rule(&mut self, node: &Node, action: Action, index: usize) -> Option<RuleEntry> {
-        let word = if action == Action::Allow { "allow" } else { "deny" };
-        let what = format!("{word} rule {index}");
-        let fields = self.fields(node, &what, &["from", "to", "ports", "reason"])?;
-        let from = self.required(&fields, "from").and_then(|node| self.peers(node));
-        let to = self.required(&fields, "to").and_then(|node| self.peers(node));
-        let ports = match fields.value("ports") {
-            Some(ports) => self.ports(ports).map_or(Ports::Unreadable, Ports::Listed),
-            None if action == Action::Deny => Ports::Every,
-            None => {
-                let message = format!("{what} has no `ports`");
-                let help = "name them, as in `ports: [tcp/443]`; `ports: [any]` opens every port";
-                self.report(Diagnostic::error(Code::MissingField, fields.span, message).help(help));
-                Ports::Unreadable
-            }
-        };
-        let reason = fields
-            .value("reason")
-            .and_then(|node| self.text(node, "a reason"))
-            .map(|text| text.value);
-        let extent = Span {
-            end: node.end,
-            ..fields.span
-        };
-        Some(RuleEntry {
-            span: fields.span,
-            extent,
-            action,
-            index,
-            from,
-            to,
-            ports,
-            reason,
-        })
-    }
-
-    fn ports(&mut self, node: &Node) -> Option<Vec<Text>> {
-        if let Value::Text { text, .. } | Value::Number(text) = &node.value {
-            let message = "`ports` is a list";
-            let help = format!("write `ports: [{text}]`");
-            self.report(Diagnostic::error(Code::WrongType, node.span, message).help(help));
-            return None;
-        }
-        let items = self.list(node, "a list of ports")?;
-        if items.is_empty() {
-            let message = "`ports` is empty: the rule matches nothing";
-            let help = "write `[any]` for every port, or take the rule out";
-            self.report(Diagnostic::error(Code::InvalidPort, node.span, message).help(help));
-            return None;
-        }
-        let mut ports = Vec::new();
-        for item in items {
-            if let Value::Number(spelled) = &item.value {
-                let message = format!("`{spelled}` is a number, not a port with its protocol");
-                let help = format!("write `tcp/{spelled}` or `udp/{spelled}`");
-                let diagnostic = Diagnostic::error(Code::InvalidPort, item.span, message);
-                let decimal = spelled.bytes().all(|byte| byte.is_ascii_digit()) && !spelled.starts_with('0');
-                let help = if decimal {
-                    help
-                } else {
-                    "a port is written like `tcp/443`".to_owned()
-                };
-                self.report(diagnostic.help(help));
-            } else {
-                ports.extend(self.text(item, "a port"));
-            }
-        }
-        (ports.len() == items.len()).then_some(ports)
-    }
-
-    fn peers(&mut self, node: &Node) -> Option<Peers> {
-        let kind = match &node.value {
-            Value::Map(_) => PeersKind::Labels(self.labels(node)?),
-            Value::List(items) => {
-                let names: Vec<Text> = items
-                    .iter()
-                    .filter_map(|item| {
-                        if matches!(item.value, Value::Map(_)) {
-                            let message = "labels stand in a list of names";
-                            let help = "a side of a rule is a name, a list of names, or labels; \
-                                        write one rule for the names and one for the labels";
-                            self.report(Diagnostic::error(Code::WrongType, item.span, message).help(help));
-                            return None;
-                        }
-                        self.text(item, "a segment name")
-                    })
-                    .collect();
-                if names.len() != items.len() {
-                    return None;
-                }
-                PeersKind::Names(names)
-            }
-            _ => PeersKind::Names(vec![self.text(node, "a segment name")?]),
-        };
-        Some(Peers {
-            span: node.span,
-            kind,
-        })
-    }
-
-    /// The text of a scalar that every YAML reader takes for the same text.
-    fn text(&mut self, node: &Node, what: &str) -> Option<Text> {
-        let (code, message, help) = match &node.value {
-            Value::Text {
-                text,
-                style: TextStyle::Plain,
-            } if is_odd(text) => (
-                Code::AmbiguousScalar,
-                format!("`{text}` is a boolean or nothing to some YAML readers; {what} is expected"),
-                Some(format!("write \"{text}\" if you mean the text")),
-            ),
-            Value::Text {
-                text,
-                style: TextStyle::Plain | TextStyle::Quoted,
-            } => {
-                return Some(Text {
-                    value: text.clone(),
-                    span: node.span,
-                });
-            }
-            Value::Text { .. } => (
-                Code::AmbiguousScalar,
-                format!("{what} is expected on one line, without a tag"),
-                Some("write it plainly, or in quotes".to_owned()),
-            ),
-            Value::Bool => (
-                Code::AmbiguousScalar,
-                format!("{what} is expected, this is a boolean"),
-                Some("put it in quotes if you mean the text".to_owned()),
-            ),
-            Value::Number(spelled) => (
-                Code::AmbiguousScalar,
-                format!("{what} is expected, `{spelled}` is a number"),
-                Some(format!("write \"{spelled}\" if you mean the text")),
-            ),
-            Value::Null => (
-                Code::WrongType,
-                format!("{what} is expected, there is nothing"),
-                None,
-            ),
-            Value::List(_) => (
-                Code::WrongType,
-                format!("{what} is expected, this is a list"),
-                None,
-            ),
-            Value::Map(_) => (
-                Code::WrongType,
-                format!("{what} is expected, this is a mapping"),
-                None,
-            ),
-        };
-        let mut diagnostic = Diagnostic::error(code, node.span, message);
-        diagnostic.help.extend(help);
-        self.report(diagnostic);
-        None
-    }
-
-    /// One of a few words.
-    fn choice(&mut self, node: &Node, what: &str, choices: &[&'static str]) -> Option<&'static str> {
-        let text = self.text(node, what)?;
-        let found = choices.iter().find(|choice| **choice == text.value);
-        if found.is_none() {
-            let message = format!("`{}` is not {what}", text.value);
-            let quoted: Vec<String> = choices.iter().map(|choice| format!("`{choice}`")).collect();
-            let diagnostic = Diagnostic::error(Code::InvalidValue, node.span, message);
-            self.report(diagnostic.help(format!("write {}", quoted.join(" or "))));
-        }
-        found.copied()
-    }
-
-    fn list<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [Node]> {
-        match &node.value {
-            Value::List(items) => Some(items),
-            other => {
-                let help = matches!(other, Value::Null).then_some("write `[]` or take the field out");
-                self.wrong_type(node, what, help);
-                None
-            }
-        }
-    }
-
-    fn entries<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [(Node, Node)]> {
-        match &node.value {
-            Value::Map(entries) => Some(entries),
-            other => {
-                let help = matches!(other, Value::Null).then_some("write `{}` or take the field out");
-                self.wrong_type(node, what, help);
-                None
-            }
-        }
-    }
-
-    fn wrong_type(&mut self, node: &Node, what: &str, help: Option<&str>) {
-        let message = format!("{what} is expected, {}", kind_of(node));
-        let message = match what.split_once(' ') {
-            Some(("labels" | "segments", _)) | None => message.replace(" is expected", " are expected"),
-            _ => message,
-        };
-        let mut diagnostic = Diagnostic::error(Code::WrongType, node.span, message);
-        diagnostic.help.extend(help.map(str::to_owned));
-        self.report(diagnostic);
-    }
-
-    /// The entries whose key has not been seen before; the others are reported with both places.
-    fn unique<'n>(&mut self, entries: &'n [(Node, Node)]) -> Vec<(&'n Node, &'n Node)> {
-        let mut seen = std::collections::BTreeMap::new();
-        let mut unique = Vec::new();
-        for (key, value) in entries {
-            if let Value::Text { text, .. } = &key.value
-                && let Some(first) = seen.insert(text.as_str(), key.span)
-            {
-                let message = format!("`{text}` stands twice in one mapping");
-                let diagnostic = Diagnostic::error(Code::DuplicateKey, key.span, message);
-                self.report(diagnostic.related(first, "first here"));
-                seen.insert(text, first);
-                continue;
-            }
-            unique.push((key, value));
-        }
-        unique
-    }
-
-    /// The known fields of a mapping; everything else in it is an error.
-    fn fields<'n>(&mut self, node: &'n Node, what: &str, known: &[&'static str]) -> Option<Fields<'n>> {
-        let entries = self.entries(node, "a mapping")?;
-        let mut fields = Fields {
-            span: node.span,
-            entries: Vec::new(),
-        };
-        for (key, value) in self.unique(entries) {
-            let name = match &key.value {
-                Value::Text { text, .. } => text.as_str(),
-                _ => {
-                    let message = format!("a field of {what} is expected, {}", kind_of(key));
-                    self.report(Diagnostic::error(Code::UnknownField, key.span, message));
-                    continue;
-                }
-            };
-            if let Some(field) = known.iter().find(|field| **field == name) {
-                fields.entries.push((field, key, value));
-            } else if let Some((_, help)) = LATER.iter().find(|(later, _)| *later == name) {
-                let message = format!("`{name}` is not supported yet");
-                self.report(Diagnostic::error(Code::Unsupported, key.span, message).help(*help));
-            } else {
-                let message = format!("{what} has no field `{name}`");
-                let mut diagnostic = Diagnostic::error(Code::UnknownField, key.span, message)
-                    .suggest(name, known.iter().copied());
-                if diagnostic.help.is_empty() {
-                    let quoted: Vec<String> = known.iter().map(|field| format!("`{field}`")).collect();
-                    diagnostic = diagnostic.help(format!("it has {}", quoted.join(", ")));
-                }
-                self.report(diagnostic);
-            }
-        }
-        Some(fields)
-    }
-
-    fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n Node> {
-        let value = fields.value(name);
-        if value.is_none() {
-            let message = format!("`{name}` is missing");
-            self.report(Diagnostic::error(Code::MissingField, fields.span, message));
-        }
-        value
-    }
-}
-
-/// What a node is, to end a sentence with.
-fn kind_of(node: &Node) -> String {
-    match &node.value {
-        Value::Null => "there is nothing".to_owned(),
-        Value::Bool => "this is a boolean".to_owned(),
-        Value::Number(spelled) => format!("this is the number `{spelled}`"),
-        Value::Text { text, .. } => format!("this is the text `{}`", shortened(text)),
-        Value::List(_) => "this is a list".to_owned(),
-        Value::Map(_) => "this is a mapping".to_owned(),
-    }
-}
-
-/// What a node says, to begin a sentence with.
-fn describe(node: &Node) -> String {
-    match &node.value {
-        Value::Text { text, .. } | Value::Number(text) => format!("`{}`", shortened(text)),
-        _ => "this".to_owned(),
-    }
-}
-
-/// At most a line's worth of a text.
-fn shortened(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    match line.char_indices().nth(60) {
-        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
-        None => line.to_owned(),
-    }
-}
-
-fn is_text(node: &Node, expected: &str) -> bool {
-    matches!(&node.value, Value::Text { text, .. } if text == expected)
-}
-
-/// Words that YAML 1.1 takes for a boolean or for nothing.
-fn is_odd(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
-    matches!(
-        lower.as_str(),
-        "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null" | "~" | ""
-    )
 }

@@ -179,8 +179,17 @@ fn plain(message: &str) -> String {
     let message = message
         .trim_end_matches(" by configured policy")
         .trim_end_matches(" by the configured policy");
-    if message.starts_with("recursive references") {
-        return "an alias stands inside its own anchor".to_owned();
+    let ours = [
+        ("recursive references", "an alias stands inside its own anchor"),
+        ("alias replay limit", "aliases expand to too much"),
+        ("recursion limit", "lists and mappings are nested too deep"),
+        ("budget", "the file is too large"),
+    ];
+    if let Some((_, ours)) = ours
+        .iter()
+        .find(|(start, _)| message.to_ascii_lowercase().contains(start))
+    {
+        return (*ours).to_owned();
     }
     let one_line: Vec<&str> = message.split_whitespace().collect();
     one_line.join(" ")
@@ -189,9 +198,13 @@ fn plain(message: &str) -> String {
 /// What to do about the complaints people meet most.
 fn remedy(message: &str) -> Option<&'static str> {
     let lower = message.to_ascii_lowercase();
-    let known: [(&str, &str); 6] = [
+    let known: [(&str, &str); 7] = [
         ("tab", "indent with spaces"),
         ("merge key", "write the fields out; `<<` is not read"),
+        (
+            "alias replay limit",
+            "write out what the aliases stand for, or use fewer",
+        ),
         ("tag", "remove the tag; a policy needs none"),
         ("recursi", "a policy nests at most 32 levels deep"),
         (

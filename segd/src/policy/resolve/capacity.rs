@@ -8,7 +8,7 @@ use segd_common::{
     workload::{MAX_EDGES, MAX_UNIT_PATTERNS},
 };
 
-use super::Resolver;
+use super::{Claim, Resolver};
 use crate::policy::{
     diagnostic::{Code, Diagnostic},
     model::SelectorKind,
@@ -17,7 +17,8 @@ use crate::policy::{
 impl Resolver<'_> {
     pub(super) fn capacity(&mut self) {
         let mut steps: BTreeSet<&[String]> = BTreeSet::new();
-        let (mut units, mut patterns) = (0, 0);
+        let mut units = 0;
+        let mut patterns: Vec<&Claim> = Vec::new();
         for claim in &self.claims {
             match &claim.selector.kind {
                 SelectorKind::Cgroup(components) => {
@@ -26,10 +27,10 @@ impl Resolver<'_> {
                 SelectorKind::Systemd(unit) => {
                     // The socket unit of a service takes a place of its own.
                     let names = if unit.ends_with(".service") { 2 } else { 1 };
-                    match unit.matches('*').count() {
-                        0 => units += names,
-                        1 => patterns += names,
-                        _ => {}
+                    if unit.contains('*') {
+                        patterns.extend(std::iter::repeat_n(claim, names));
+                    } else {
+                        units += names;
                     }
                 }
                 SelectorKind::UserName(_) | SelectorKind::UserId(_) => units += 1,
@@ -37,6 +38,8 @@ impl Resolver<'_> {
             }
         }
         let edges = steps.len() + units;
+        let slow = patterns.get(MAX_UNIT_PATTERNS).map(|claim| claim.span);
+        let patterns = patterns.len();
         let segments = self.policy.segments.len();
         let rules = self.policy.rules.len();
         self.at_most("segments", segments, MAX_SEGMENTS - usize::from(FIRST_SEGMENT));
@@ -46,11 +49,18 @@ impl Resolver<'_> {
             edges,
             MAX_EDGES as usize,
         );
-        self.at_most(
-            "unit names with a `*` (a service counts twice, for its socket)",
-            patterns,
-            MAX_UNIT_PATTERNS,
-        );
+        if let Some(span) = slow {
+            let message = format!(
+                "{patterns} unit names with a `*` are matched (a service counts twice, for its socket); \
+                 the kernel matches {MAX_UNIT_PATTERNS}"
+            );
+            let diagnostic = Diagnostic::warning(Code::SlowSelector, span, message);
+            self.report(
+                diagnostic.help(
+                    "new units that the rest could match are denied until the daemon has looked at them",
+                ),
+            );
+        }
     }
 
     fn at_most(&mut self, what: &str, needed: usize, available: usize) {

@@ -31,6 +31,9 @@ pub fn segment(name: &str) -> Result<(), (Code, Problem)> {
 /// A name near the wrong one that would do, or the rule.
 fn proposal(name: &str) -> String {
     let rule = "a name is a letter `a` to `z`, then at most 62 of `a` to `z`, `0` to `9`, `-`";
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.is_ascii() {
+        return rule.to_owned();
+    }
     let fixed: String = name
         .to_ascii_lowercase()
         .chars()

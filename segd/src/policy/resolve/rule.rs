@@ -40,7 +40,10 @@ impl Resolver<'_> {
         let services = match &entry.ports {
             Ports::Every => Some(vec![(0, service::MAX)]),
             Ports::Listed(ports) => self.services(ports),
-            Ports::Unreadable => None,
+            Ports::Unreadable(ports) => {
+                let _ = self.services(ports);
+                None
+            }
         };
         Some(Rule {
             location: self.places.locate(entry.span),
