@@ -14,5 +14,6 @@ pub mod prefixes;
 pub mod compiled;
 pub mod compile;
 pub mod explain;
+pub mod oracle;
 #[cfg(test)]
 mod testing;

@@ -100,6 +100,17 @@ impl CompiledTables {
     }
 }
 
+/// Room for one revision: 3 MiB that are no policy.
+#[must_use]
+pub fn zeroed_tables() -> Box<PolicyTables> {
+    let mut room = Box::<PolicyTables>::new_uninit();
+    // SAFETY: the pointer is valid for one value, and every field is an integer, for which zero is a value.
+    unsafe {
+        room.as_mut_ptr().write_bytes(0, 1);
+        room.assume_init()
+    }
+}
+
 /// Copies what is there and clears the rest. The compiler has refused what does not fit.
 fn copy<T: Copy + Default>(out: &mut [T], from: &[T]) {
     for (index, slot) in out.iter_mut().enumerate() {
