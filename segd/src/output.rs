@@ -15,6 +15,8 @@ use serde::Serialize;
 pub use rows::Table;
 pub use table::{clean, columns};
 
+pub mod policy;
+
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
