@@ -4,6 +4,7 @@ mod house;
 mod kernel;
 mod layers;
 mod source;
+mod unit;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ pub fn run() -> Result<ExitCode> {
     let mut findings = layers::check(&tree)?;
     findings.extend(kernel::check(&tree)?);
     findings.extend(house::check(&tree)?);
+    findings.extend(unit::check()?);
     findings.sort();
     for Finding { path, line, what } in &findings {
         println!("{path}:{line}: {what}");
