@@ -3,6 +3,8 @@
 //! Depends on none of segd's crates, so that it builds on a bare machine before anything else does.
 
 mod command;
+mod demo;
+mod fixture;
 mod lock;
 mod setup;
 mod test;
@@ -27,6 +29,8 @@ enum Task {
     Setup(setup::Options),
     /// Set up, build, and run every test, the ones against the real kernel too.
     Test(test::Options),
+    /// Show segd's main job on nginx, redis, curl and ping.
+    Demo(demo::Options),
     /// Check the invariants of DESIGN.md section 4 that can be read off the source.
     Tidy,
 }
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup(options) => setup::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Demo(options) => demo::run(&options),
         Task::Tidy => tidy::run(),
     };
     match result {

@@ -12,6 +12,7 @@ mod tools;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+pub use host::cgroup2_root;
 
 use crate::workspace;
 
@@ -107,7 +108,7 @@ fn missing(scope: Scope) -> Result<Vec<Missing>> {
         ),
         (Scope::Ci, Missing::CargoDeny, tools::cargo_deny_present()?),
         (Scope::Demo, Missing::BpfFs, host::bpffs_mounted()?),
-        (Scope::Demo, Missing::Cgroup2, host::cgroup2_mounted()?),
+        (Scope::Demo, Missing::Cgroup2, cgroup2_root()?.is_some()),
     ];
     missing.extend(
         checks

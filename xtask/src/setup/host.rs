@@ -18,9 +18,12 @@ pub fn bpffs_mounted() -> Result<bool> {
         .any(|mount| mount.kind == "bpf" && mount.at == Path::new(BPFFS)))
 }
 
-/// Whether the unified hierarchy is mounted anywhere.
-pub fn cgroup2_mounted() -> Result<bool> {
-    Ok(mounts()?.iter().any(|mount| mount.kind == "cgroup2"))
+/// Where the unified hierarchy is mounted, if it is.
+pub fn cgroup2_root() -> Result<Option<PathBuf>> {
+    Ok(mounts()?
+        .into_iter()
+        .find(|mount| mount.kind == "cgroup2")
+        .map(|mount| mount.at))
 }
 
 /// Mounts bpffs; it is gone after a boot, which is what a pin's life should be.
