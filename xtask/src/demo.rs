@@ -2,6 +2,7 @@
 //! happened. Exit code 0 only if they agree everywhere.
 
 mod attempt;
+mod service;
 mod session;
 mod stage;
 
@@ -79,9 +80,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             "segd",
         ]))?;
     }
-    let _lock = HostLock::take()?;
+    let lock = HostLock::take()?;
     interrupt::watch();
-    let tally = play(options)?;
+    let tally = play(options, &lock)?;
     println!(
         "\n{} of {} agreed",
         tally.agreed,
@@ -97,18 +98,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn play(options: &Options) -> Result<Tally> {
+fn play(options: &Options, lock: &HostLock) -> Result<Tally> {
     let mut tally = Tally::default();
-    let scratch = Scratch::new("segd-demo")?;
+    let scratch = Scratch::new("segd-demo", lock)?;
     heading("the stage: nginx and redis-server, one cgroup each");
     let stage = Stage::new(&scratch)?;
-    tell_stage(&stage);
+    print!("{}", indent(&stage.describe()));
     let attempts = Attempt::all(&stage);
 
     heading("without segd: everything gets through");
-    everything_passes(&attempts, &scratch, &mut tally)?;
+    everything_passes(&attempts, &stage, &mut tally)?;
     if options.without_segd {
-        sessions_without_segd(&stage, &scratch)?;
+        sessions_without_segd(&stage)?;
         return Ok(tally);
     }
 
@@ -127,12 +128,12 @@ fn play(options: &Options) -> Result<Tally> {
     for attempt in &attempts {
         interrupt::check()?;
         let expected = Expected::ask(&policy_dir, attempt.from, attempt.to, &attempt.port)?;
-        let seen = attempt.run(&scratch)?;
+        let seen = attempt.run(&stage)?;
         tally.add(attempt, &expected, &seen);
     }
 
     heading("one rule is taken out of the file while sessions are open");
-    revoke(&stage, &scratch, &daemon, &policy, &mut tally)?;
+    revoke(&stage, &daemon, &policy, &mut tally)?;
 
     heading("what segd tells about it");
     for question in [&["status"][..], &["workloads"]] {
@@ -144,7 +145,7 @@ fn play(options: &Options) -> Result<Tally> {
 
     heading("segd unload: everything gets through again");
     daemon.unload()?;
-    everything_passes(&attempts, &scratch, &mut tally)?;
+    everything_passes(&attempts, &stage, &mut tally)?;
     Ok(tally)
 }
 
@@ -222,12 +223,12 @@ impl Tally {
 }
 
 /// Nothing can be said about what is denied unless it works when it is not.
-fn everything_passes(attempts: &[Attempt], scratch: &Scratch, tally: &mut Tally) -> Result<()> {
+fn everything_passes(attempts: &[Attempt], stage: &Stage, tally: &mut Tally) -> Result<()> {
     let start = Instant::now();
     let before = tally.disagreed.len();
     for attempt in attempts {
         interrupt::check()?;
-        let seen = attempt.run(scratch)?;
+        let seen = attempt.run(stage)?;
         if seen.answered && seen.arrived != Some(false) {
             tally.agreed += 1;
         } else {
@@ -257,7 +258,7 @@ fn everything_passes(attempts: &[Attempt], scratch: &Scratch, tally: &mut Tally)
     Ok(())
 }
 
-fn revoke(stage: &Stage, scratch: &Scratch, daemon: &Daemon, policy: &Path, tally: &mut Tally) -> Result<()> {
+fn revoke(stage: &Stage, daemon: &Daemon, policy: &Path, tally: &mut Tally) -> Result<()> {
     let mut session = RedisSession::open(&stage.places.web)?;
     for words in ["set cart 3-apples", "get cart"] {
         let answer = session
@@ -286,9 +287,9 @@ fn revoke(stage: &Stage, scratch: &Scratch, daemon: &Daemon, policy: &Path, tall
     download.must_be_running()?;
 
     let expected = Expected::ask(policy, "web", "db", "tcp/6379")?;
-    let calls = stage::redis_calls(scratch, "db", "get")?;
+    let calls = stage.service("db")?.calls("get")?;
     let answer = session.say("get cart")?;
-    let arrived = stage::redis_calls(scratch, "db", "get")? > calls;
+    let arrived = stage.service("db")?.calls("get")? > calls;
     let cut = !arrived && !answer.as_deref().is_some_and(|answer| answer.contains("apples"));
     println!("   tried     web's redis-cli, on the connection that was allowed when it began: get cart");
     println!("   policy    {}", expected.text());
@@ -321,7 +322,7 @@ fn revoke(stage: &Stage, scratch: &Scratch, daemon: &Daemon, policy: &Path, tall
 }
 
 /// The sessions, to see that they work where nobody cuts them.
-fn sessions_without_segd(stage: &Stage, scratch: &Scratch) -> Result<()> {
+fn sessions_without_segd(stage: &Stage) -> Result<()> {
     let mut session = RedisSession::open(&stage.places.web)?;
     let mut download = Download::start(&stage.places.shopper)?;
     println!(
@@ -332,25 +333,10 @@ fn sessions_without_segd(stage: &Stage, scratch: &Scratch) -> Result<()> {
     download.must_be_running()?;
     println!(
         "   {} calls, whole download: {}",
-        stage::redis_calls(scratch, "db", "get")?,
+        stage.service("db")?.calls("get")?,
         download.finish()?
     );
     Ok(())
-}
-
-fn tell_stage(stage: &Stage) {
-    let [web, db] = [stage::WEB, stage::DB].map(|[v4, v6]| format!("{v4} {v6}"));
-    println!("   web      nginx         {web}  in its own network namespace");
-    println!("   db       redis-server  {db}  in its own network namespace");
-    println!("   shopper  curl, redis-cli, ping  in its own network namespace, and on the host");
-    println!("   rogue    the same programs      in its own network namespace, in web's, and on the host");
-    let loopback = if stage.loopback6 {
-        "127.0.0.1 ::1"
-    } else {
-        "127.0.0.1 (this host has no ::1: not tried)"
-    };
-    println!("   api      nginx         {loopback} port {}", stage.api_port);
-    println!("   vault    redis-server  {loopback} port {}", stage.vault_port);
 }
 
 fn selected(metrics: &str) -> String {

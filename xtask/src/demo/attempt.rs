@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use super::stage::{self, Stage, in_url};
 use crate::{
     command::{command, line},
-    fixture::{process::Place, scratch::Scratch},
+    fixture::process::Place,
 };
 
 /// How long a client waits for an answer, in seconds.
@@ -170,8 +170,8 @@ impl Attempt {
     }
 
     /// Does it.
-    pub fn run(&self, scratch: &Scratch) -> Result<Seen> {
-        let before = self.arrivals(scratch)?;
+    pub fn run(&self, stage: &Stage) -> Result<Seen> {
+        let before = self.arrivals(stage)?;
         let mut client = match &self.tool {
             Tool::Curl(url) => {
                 let show = [
@@ -197,7 +197,7 @@ impl Attempt {
             .with_context(|| format!("cannot start `{}`", line(&client)))?;
         let took = start.elapsed();
         let answered = output.status.success() && self.is_answer(&output);
-        let arrived = match (before, self.arrivals(scratch)?) {
+        let arrived = match (before, self.arrivals(stage)?) {
             (Some(before), Some(after)) => Some(after > before),
             _ => None,
         };
@@ -243,10 +243,9 @@ impl Attempt {
     }
 
     /// What the service has counted so far; `None` where the kernel itself answers.
-    fn arrivals(&self, scratch: &Scratch) -> Result<Option<u64>> {
+    fn arrivals(&self, stage: &Stage) -> Result<Option<u64>> {
         match self.tool {
-            Tool::Curl(_) => Ok(Some(stage::nginx_requests(scratch, self.to)? as u64)),
-            Tool::Redis { .. } => stage::redis_connections(scratch, self.to).map(Some),
+            Tool::Curl(_) | Tool::Redis { .. } => stage.service(self.to)?.connections().map(Some),
             Tool::Ping(_) => Ok(None),
         }
     }

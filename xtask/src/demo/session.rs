@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::stage::{self, DOWNLOAD, DOWNLOAD_BYTES};
+use super::{
+    service::{DOWNLOAD, DOWNLOAD_BYTES},
+    stage,
+};
 use crate::{
     command::command,
     fixture::{
