@@ -2,6 +2,7 @@
 //!
 //! Depends on none of segd's crates, so that it builds on a bare machine before anything else does.
 
+mod bench;
 mod command;
 mod demo;
 mod fixture;
@@ -31,6 +32,12 @@ enum Task {
     Test(test::Options),
     /// Show segd's main job on nginx, redis, curl and ping.
     Demo(demo::Options),
+    /// Measure the running daemon.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Watch one verdict; what `bench reload` starts.
+    #[command(hide = true)]
+    Probe(bench::probe::Options),
     /// Check the invariants of DESIGN.md section 4 that can be read off the source.
     Tidy,
 }
@@ -40,6 +47,8 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(bench) => bench::run(&bench),
+        Task::Probe(options) => bench::probe::run(&options),
         Task::Tidy => tidy::run(),
     };
     match result {

@@ -1,10 +1,9 @@
 //! Sessions that are open while the policy changes under them.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     process::{ChildStdin, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use crate::{
     command::command,
     fixture::{
         interrupt::wait_for,
-        process::{Place, Process},
+        process::{Place, Process, lines},
     },
 };
 
@@ -42,15 +41,7 @@ impl RedisSession {
             .stderr(Stdio::null());
         let mut process = Process::spawn(&mut client, place)?;
         let commands = process.child.stdin.take().context("no stdin")?;
-        let output = BufReader::new(process.child.stdout.take().context("no stdout")?);
-        let (send, answers) = mpsc::channel();
-        // It ends with redis-cli's output.
-        thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| send.send(line))
-        });
+        let answers = lines(&mut process.child)?;
         Ok(RedisSession {
             _process: process,
             commands,
@@ -109,11 +100,9 @@ impl Download {
         wait_for("the download ends", Duration::from_secs(60), || {
             self.process.ended()
         })?;
-        let mut said = String::new();
-        let output = self.process.child.stdout.take().context("no stdout")?;
-        BufReader::new(output)
-            .read_line(&mut said)
-            .context("cannot read what curl says")?;
+        let said = lines(&mut self.process.child)?
+            .recv_timeout(PATIENCE)
+            .context("curl does not tell")?;
         Ok(said.trim() == format!("200 {DOWNLOAD_BYTES}"))
     }
 }
