@@ -88,24 +88,27 @@ fn sites() -> Result<Vec<String>> {
 }
 
 fn fetch(scratch: &Path, site: &str, version: &str) -> Result<()> {
-    let list = scratch.join("sources.list");
-    fs::write(&list, format!("deb [signed-by={KEYRING}] {site} {SUITE} main\n"))
-        .with_context(|| format!("cannot write {}", list.display()))?;
+    let write = |name: &str, text: String| {
+        let path = scratch.join(name);
+        fs::write(&path, text)
+            .with_context(|| format!("cannot write {}", path.display()))
+            .map(|()| path)
+    };
     let dir = scratch.display();
-    let settings = [
-        format!("Dir::Etc::sourcelist={dir}/sources.list"),
-        String::from("Dir::Etc::sourceparts=/dev/null"),
-        format!("Dir::State::Lists={dir}/state/lists"),
-        format!("Dir::Cache::archives={dir}/cache/archives"),
-        format!("Dir::Cache::pkgcache={dir}/cache/pkgcache.bin"),
-        format!("Dir::Cache::srcpkgcache={dir}/cache/srcpkgcache.bin"),
-    ];
+    write(
+        "sources.list",
+        format!("deb [signed-by={KEYRING}] {site} {SUITE} main\n"),
+    )?;
+    let config = write(
+        "apt.conf",
+        format!(
+            "Dir::Etc::sourcelist \"{dir}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+             Dir::State::Lists \"{dir}/state/lists\";\nDir::Cache \"{dir}/cache\";\n"
+        ),
+    )?;
     let private = |args: &[&str]| {
-        let mut apt = apt::apt_get(&[]);
-        for setting in &settings {
-            apt.args(["-o", setting]);
-        }
-        apt.args(args).current_dir(scratch);
+        let mut apt = apt::apt_get(args);
+        apt.env("APT_CONFIG", &config).current_dir(scratch);
         apt
     };
     apt::run_when_unlocked(&mut private(&["update", "-qq"]))?;
