@@ -12,7 +12,7 @@ use segd_common::{
 };
 
 use crate::{
-    identity::{self, handover_key, shorten},
+    identity::{self, Side, handover_key, shorten},
     maps::HANDOVERS,
     skb::Socket,
     tcp::accepted,
@@ -53,7 +53,7 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
     }
     // SAFETY: the hook's own context.
     let namespace = unsafe { aya_ebpf::helpers::bpf_get_netns_cookie(ops.cast()) };
-    let mut key = handover_key(&arrived, namespace);
+    let mut key = handover_key(&arrived, namespace, Side::Source);
     let found = HANDOVERS.get_ptr(key).or_else(|| {
         shorten(&mut key);
         HANDOVERS.get_ptr(key)

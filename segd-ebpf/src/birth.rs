@@ -18,21 +18,35 @@ use segd_common::{
 use crate::{
     globals,
     identity::peek,
-    maps::{CGROUPS, CGROUPS_FULL, EDGES, UNIT_PATTERNS},
+    maps::{BIRTH, CGROUPS, CGROUPS_FULL, EDGES, UNIT_PATTERNS},
     ruling::stat as add_stat,
 };
+
+/// What one birth needs, and the stack has no room for.
+// One for all: births are serialised by cgroup_mutex, which is held over the tracepoint.
+#[repr(C)]
+pub struct Scratch {
+    name: Name,
+    key: EdgeKey,
+    child: CgroupEntry,
+}
 
 /// One policy slot's selectors.
 struct Slot {
     slot: u32,
+    key: *mut EdgeKey,
 }
 
 impl Selectors for Slot {
     #[inline(always)]
     fn edge(&self, state: u32, name: &[u8; NAME_LEN]) -> Option<Edge> {
-        let key = EdgeKey { slot: self.slot, state, name: *name };
-        // SAFETY: copied out.
-        EDGES.get_ptr(key).map(|edge| unsafe { *edge })
+        // SAFETY: the scratch's key, which nothing else refers to.
+        unsafe {
+            (*self.key).slot = self.slot;
+            (*self.key).state = state;
+            (*self.key).name = *name;
+            EDGES.get_ptr(&*self.key).map(|edge| *edge)
+        }
     }
 
     #[inline(always)]
@@ -69,26 +83,28 @@ pub fn born(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: copied out.
     let parent: &CgroupEntry = unsafe { &*parent };
 
-    let mut bytes = [0; NAME_LEN];
+    let scratch = BIRTH.get_ptr_mut(0)?;
+    // SAFETY: the map's one element; births are serialised.
+    let Scratch { name, key, child } = unsafe { &mut *scratch };
     let node = peek(cgroup + globals::cgroup_kn())?;
     let at = peek(node + globals::kn_name())?;
+    let buffer = name.buffer();
+    buffer.fill(0);
     // SAFETY: the helper checks the address and ends the string.
-    let read = unsafe { bpf_probe_read_kernel_str_bytes(at as *const u8, &mut bytes) }.ok()?.len();
+    let read = unsafe { bpf_probe_read_kernel_str_bytes(at as *const u8, buffer) }.ok()?.len();
     // A name that fills the buffer was cut: it is longer than any the tables hold.
-    let len = if read + 1 >= NAME_LEN { NAME_LEN as u32 } else { read as u32 };
-    let name = Name { bytes: &bytes, len };
+    name.seal(if read + 1 >= NAME_LEN { NAME_LEN as u32 } else { read as u32 });
 
     let root = bpf_get_current_uid_gid() as u32 == 0;
-    let flags = matching::child_flags(parent.flags, root, &name);
-    let mut child = CgroupEntry {
-        parent: parent_id,
-        path_len: parent.path_len.saturating_add(1).saturating_add(len as u16),
-        flags,
-        ..CgroupEntry::default()
-    };
-    child.slots[0] = matching::classify(&Slot { slot: 0 }, &parent.slots[0], parent.path_len, flags, &name);
-    child.slots[1] = matching::classify(&Slot { slot: 1 }, &parent.slots[1], parent.path_len, flags, &name);
-    if CGROUPS.insert(id, child, 1).is_err() && CGROUPS.get_ptr(id).is_none() {
+    let flags = matching::child_flags(parent.flags, root, name);
+    child.parent = parent_id;
+    child.path_len = matching::child_path_len(parent.path_len, name);
+    child.flags = flags;
+    child.reserved = 0;
+    let (first, second) = (Slot { slot: 0, key }, Slot { slot: 1, key });
+    child.slots[0] = matching::classify(&first, &parent.slots[0], parent.path_len, flags, name);
+    child.slots[1] = matching::classify(&second, &parent.slots[1], parent.path_len, flags, name);
+    if CGROUPS.insert(id, &*child, 1).is_err() && CGROUPS.get_ptr(id).is_none() {
         add_stat(stat::CGROUPS_LOST, 1);
         if let Some(full) = CGROUPS_FULL.get_ptr_mut(0) {
             // SAFETY: a slot of an array map.

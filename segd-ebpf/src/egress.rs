@@ -6,19 +6,19 @@ use segd_common::{
     reason::Reason,
     segment,
     service::{ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
-    verdict::Outcome,
     workload::Identity,
 };
 use segd_common::event::Hook;
 
 use crate::{
-    globals, identity,
+    globals,
+    identity::{self, Side},
     maps::{FLOWS, HANDOVERS},
     policy::Policy,
-    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, settle},
-    skb::{Skb, Socket, parse},
+    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, pack, settle, unpack},
+    skb::{Skb, parse},
     tcp as stream,
-    toward::judge_departure,
+    toward::{judge_departure, locate},
 };
 
 /// Rules on one packet that leaves: whether it passes.
@@ -51,6 +51,7 @@ pub fn egress(skb: Skb) -> bool {
         if is_control(&packet, own, raw) {
             ruling.fixed(Reason::Control);
         } else {
+            locate(&policy, &mut ruling, &packet, skb);
             depart(&policy, &mut ruling, &packet, skb, &own);
         }
     }
@@ -90,28 +91,17 @@ pub fn is_dhcp(local: u16, peer: u16) -> bool {
     matches!((local, peer), (68, 67) | (546, 547))
 }
 
-#[inline(never)]
+#[inline(always)]
 fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
-    let socket = skb.socket();
-    if packet.protocol == TCP
-        && let Some(socket) = socket
-        && socket.is_tcp()
-    {
-        stream::departs(policy, ruling, packet, skb, socket, own);
+    if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
+        stream::departs(policy, ruling, packet, skb, own);
     } else {
-        datagram_departs(policy, ruling, packet, skb, own, socket);
+        datagram_departs(policy, ruling, packet, skb, own);
     }
 }
 
-#[inline(always)]
-fn datagram_departs(
-    policy: &Policy,
-    ruling: &mut Ruling,
-    packet: &Packet,
-    skb: Skb,
-    own: &Identity,
-    socket: Option<Socket>,
-) {
+#[inline(never)]
+fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let key = flow_key(packet, skb, false);
     let known = FLOWS.get_ptr_mut(key);
     judge_departure(policy, ruling, packet, skb, own);
@@ -121,7 +111,7 @@ fn datagram_departs(
         // SAFETY: an element of the map.
         answer(policy, ruling, packet, unsafe { &*flow }, own);
     }
-    if ruling.passes() && publish(policy, ruling, packet, skb, own, socket) {
+    if ruling.passes() && publish(ruling, packet, skb, own) {
         remember(known, &key, policy, ruling, FLOW_LOCAL_ASKED);
     }
 }
@@ -207,10 +197,10 @@ fn publish_packed(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     let raw = own >> 32 != 0;
     let handover = Handover {
         cgroup,
-        identity: Identity { segment: own as u16, flags: (own >> 16) as u16 },
+        identity: unpack(own),
         reserved: 0,
     };
-    let mut key = identity::handover_key(packet, skb.namespace());
+    let mut key = identity::handover_key(packet, skb.namespace(), Side::Source);
     if let Some(known) = HANDOVERS.get_ptr(key) {
         // SAFETY: copied out.
         let known = unsafe { (*known).cgroup };
@@ -232,20 +222,11 @@ fn publish_packed(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
 
 /// Publishes the sender of a packet that passes; a forged one no longer passes.
 #[inline(always)]
-pub fn publish(
-    _policy: &Policy,
-    ruling: &mut Ruling,
-    packet: &Packet,
-    skb: Skb,
-    own: &Identity,
-    socket: Option<Socket>,
-) -> bool {
-    let raw = socket.is_none_or(|socket| socket.is_raw());
-    let packed = u64::from(raw) << 32 | u64::from(own.flags) << 16 | u64::from(own.segment);
-    if publish_packed(packet, skb, ruling.cgroup, packed) {
+pub fn publish(ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) -> bool {
+    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
+    if publish_packed(packet, skb, ruling.cgroup, u64::from(raw) << 32 | pack(*own)) {
         return true;
     }
     ruling.fixed(Reason::Spoofed);
-    ruling.outcome = Outcome::Denied as u8;
     false
 }

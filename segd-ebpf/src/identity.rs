@@ -8,7 +8,7 @@ use aya_ebpf::{
 use core::ffi::c_void;
 use segd_common::{
     address::{self, Address, LOCAL_HOST, Local, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
-    flow::{Handover, HandoverKey},
+    flow::HandoverKey,
     packet::Packet,
     segment::{self, FIRST_SEGMENT, SegmentIndex},
     service::TCP,
@@ -166,19 +166,36 @@ extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
     single | pack(Identity::of(owner))
 }
 
-/// The full and the short key of a sender's tuple.
+/// Which way a packet is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// As it is: who sent it.
+    Source,
+    /// Mirrored: who would send its reply.
+    Destination,
+}
+
+/// The full key of a sender's tuple.
 #[inline(always)]
-pub fn handover_key(packet: &Packet, namespace: u64) -> HandoverKey {
+pub fn handover_key(packet: &Packet, namespace: u64, side: Side) -> HandoverKey {
     let repeats = address::is_loopback(&packet.source) || address::is_loopback(&packet.destination);
-    HandoverKey {
-        source: packet.source,
-        destination: packet.destination,
-        namespace: if repeats { namespace } else { 0 },
-        source_port: packet.source_port,
-        destination_port: packet.destination_port,
-        protocol: packet.protocol,
-        reserved: [0; 3],
+    let namespace = if repeats { namespace } else { 0 };
+    let mut key = HandoverKey { namespace, protocol: packet.protocol, ..HandoverKey::default() };
+    match side {
+        Side::Source => {
+            key.source = packet.source;
+            key.destination = packet.destination;
+            key.source_port = packet.source_port;
+            key.destination_port = packet.destination_port;
+        }
+        Side::Destination => {
+            key.source = packet.destination;
+            key.destination = packet.source;
+            key.source_port = packet.destination_port;
+            key.destination_port = packet.source_port;
+        }
     }
+    key
 }
 
 /// Drops the destination from a key: this form survives DNAT.
@@ -188,33 +205,36 @@ pub fn shorten(key: &mut HandoverKey) {
     key.destination_port = 0;
 }
 
-/// The sender of a packet that arrived: its identity, and its cgroup if it is on this host.
-#[inline(never)]
-pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, cgroup: &mut u64) -> Identity {
-    let mut key = handover_key(packet, skb.namespace());
-    if let Some(identity) = handed_over(policy, &key, &packet.source, cgroup) {
-        return identity;
-    }
-    shorten(&mut key);
-    if let Some(identity) = handed_over(policy, &key, &packet.source, cgroup) {
-        return identity;
-    }
-    *cgroup = 0;
-    if skb.device() == crate::skb::LOOPBACK || is_local(&packet.source) {
-        return UNKNOWN;
-    }
-    Identity::of(of_address(policy, &packet.source))
+/// The sender of a packet, or of its reply: its identity, and its cgroup if it is on this host.
+#[inline(always)]
+pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, side: Side, cgroup: &mut u64) -> Identity {
+    let mut key = handover_key(packet, skb.namespace(), side);
+    let at_loopback = skb.device() == crate::skb::LOOPBACK;
+    sender(policy, &mut key, at_loopback, cgroup)
 }
 
-#[inline(always)]
-fn handed_over(policy: &Policy, key: &HandoverKey, source: &Address, cgroup: &mut u64) -> Option<Identity> {
-    let entry = HANDOVERS.get_ptr(key)?;
+#[inline(never)]
+fn sender(policy: &Policy, key: &mut HandoverKey, at_loopback: bool, cgroup: &mut u64) -> Identity {
+    let found = match HANDOVERS.get_ptr(&*key) {
+        Some(found) => Some(found),
+        None => {
+            shorten(key);
+            HANDOVERS.get_ptr(&*key)
+        }
+    };
+    let Some(entry) = found else {
+        *cgroup = 0;
+        if at_loopback || is_local(&key.source) {
+            return UNKNOWN;
+        }
+        return Identity::of(of_address(policy, &key.source));
+    };
     // SAFETY: copied out; an LRU element may be reused, then the copy is some other sender's true identity,
     // and only of a tuple that no longer has one.
-    let entry: Handover = unsafe { *entry };
-    *cgroup = entry.cgroup;
-    let identity = of_cgroup(policy, entry.cgroup).unwrap_or(entry.identity);
-    Some(claimed_by_address(policy, identity, source))
+    let (id, identity) = unsafe { ((*entry).cgroup, (*entry).identity) };
+    *cgroup = id;
+    let identity = of_cgroup(policy, id).unwrap_or(identity);
+    claimed_by_address(policy, identity, &key.source)
 }
 
 /// What a lookup of the receiving socket answers.

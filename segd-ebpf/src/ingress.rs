@@ -12,7 +12,8 @@ use segd_common::{
 
 use crate::{
     egress::{flow_key, is_dhcp, no_policy, remember},
-    globals, identity,
+    globals,
+    identity::{self, Side},
     maps::FLOWS,
     policy::Policy,
     ruling::{COPY, REVERSED, Ruling, judge, settle},
@@ -66,20 +67,26 @@ fn is_dhcp_answer(packet: &Packet, own: Identity) -> bool {
         && is_dhcp(packet.destination_port, packet.source_port)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn arrive(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
+        stream::arrives(policy, ruling, packet, skb, own);
+    } else {
+        datagram_arrives(policy, ruling, packet, skb, own);
+    }
+}
+
+#[inline(never)]
+fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
         // Nobody to judge for.
         return ruling.fixed(Reason::Unknown);
     };
-    if packet.protocol == TCP && socket.is_tcp() {
-        return stream::arrives(policy, ruling, packet, skb, socket, own);
-    }
     // A raw socket for a protocol that has receivers of its own gets a copy; the packet itself is judged there.
     if socket.is_raw() && (has_ports(packet.protocol) || packet.protocol == ICMP || packet.protocol == ICMPV6) {
         ruling.flags |= COPY;
     }
-    let peer = identity::of_sender(policy, packet, skb, &mut ruling.peer_cgroup);
+    let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
     let key = flow_key(packet, skb, true);
     let known = FLOWS.get_ptr_mut(key);
     if packet.is_echo_reply() {

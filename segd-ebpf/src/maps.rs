@@ -89,3 +89,7 @@ pub static EVENT_WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 
 /// Not 0 once a newborn cgroup did not fit into `CGROUPS`.
 #[map]
 pub static CGROUPS_FULL: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Room for one birth. Belongs to one load, not pinned.
+#[map]
+pub static BIRTH: Array<crate::birth::Scratch> = Array::with_max_entries(1, 0);

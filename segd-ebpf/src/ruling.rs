@@ -59,6 +59,12 @@ pub struct Ruling {
     pub flags: u8,
     /// A `Hook`.
     pub hook: u8,
+    /// A `Place`: where the destination is.
+    pub place: u32,
+    /// The cgroup of the socket that will receive, where it was found; else 0.
+    pub receiver: u64,
+    /// Who answers at the destination, if not a socket in the same namespace.
+    pub there: Identity,
     /// Explicit padding.
     pub reserved: u32,
 }

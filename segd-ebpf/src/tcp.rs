@@ -19,7 +19,7 @@ use segd_common::{
 
 use crate::{
     egress::publish,
-    identity::{self, UNKNOWN},
+    identity::{self, Side, UNKNOWN},
     maps::SOCKETS,
     policy::Policy,
     ruling::{
@@ -116,12 +116,15 @@ fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> I
 }
 
 /// Rules on a segment that a TCP socket sends.
-#[inline(always)]
-pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, socket: Socket, own: &Identity) {
+#[inline(never)]
+pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    let Some(socket) = skb.socket() else {
+        return ruling.fixed(Reason::Unknown);
+    };
     if socket.state() == state::LISTEN {
         accepting(policy, ruling, packet, skb, own);
         if ruling.passes() {
-            publish(policy, ruling, packet, skb, own, Some(socket));
+            publish(ruling, packet, skb, own);
         }
         return;
     }
@@ -150,7 +153,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         }
     } else {
         ruling.flags |= REVERSED;
-        let peer = passive_peer(policy, ruling, memory, &mirrored(packet), skb);
+        let peer = passive_peer(policy, ruling, memory, packet, skb, Side::Destination);
         judge(policy, ruling, peer, *own, packet.reverse_service());
         if ruling.peer_cgroup != 0 {
             ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
@@ -159,48 +162,52 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     note(policy, ruling, memory, own);
     if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
         memory.flags |= STATE_PUBLISHED;
-        publish(policy, ruling, packet, skb, own, Some(socket));
+        publish(ruling, packet, skb, own);
     }
 }
 
 /// A listener's answer to a SYN: judged as the SYN it answers.
 #[inline(always)]
 fn accepting(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
-    let asked = mirrored(packet);
-    let peer = identity::of_sender(policy, &asked, skb, &mut ruling.peer_cgroup);
-    judge(policy, ruling, peer, *own, asked.service);
+    let peer = identity::of_sender(policy, packet, skb, Side::Destination, &mut ruling.peer_cgroup);
+    judge(policy, ruling, peer, *own, packet.reverse_service());
     ruling.flags |= REVERSED;
     if ruling.peer_cgroup != 0 {
         ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
     }
 }
 
-/// The peer of an accepted connection. `arrived` is the packet as the peer sends them.
+/// The peer of an accepted connection: on which side of the packet it stands.
 #[inline(always)]
 fn passive_peer(
     policy: &Policy,
     ruling: &mut Ruling,
     memory: &mut SocketState,
-    arrived: &Packet,
+    packet: &Packet,
     skb: Skb,
+    side: Side,
 ) -> Identity {
     if memory.peer_cgroup != 0 {
         ruling.peer_cgroup = memory.peer_cgroup;
-        return peer_now(policy, memory, &arrived.source);
+        let peer = if side == Side::Source { &packet.source } else { &packet.destination };
+        return peer_now(policy, memory, peer);
     }
     let mut cgroup = 0;
-    let peer = identity::of_sender(policy, arrived, skb, &mut cgroup);
+    let peer = identity::of_sender(policy, packet, skb, side, &mut cgroup);
     ruling.peer_cgroup = cgroup;
     memory.peer_cgroup = cgroup;
     peer
 }
 
 /// Rules on a segment that a TCP socket is about to receive.
-#[inline(always)]
-pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, socket: Socket, own: &Identity) {
+#[inline(never)]
+pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    let Some(socket) = skb.socket() else {
+        return ruling.fixed(Reason::Unknown);
+    };
     let now = socket.state();
     if now == state::LISTEN {
-        let peer = identity::of_sender(policy, packet, skb, &mut ruling.peer_cgroup);
+        let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
         judge(policy, ruling, peer, *own, packet.service);
         if packet.is_syn() {
             ruling.flags |= NEW_FLOW;
@@ -218,7 +225,7 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         ruling.flags |= REVERSED;
         answered(policy, ruling, memory, packet, skb, own);
     } else {
-        let peer = passive_peer(policy, ruling, memory, packet, skb);
+        let peer = passive_peer(policy, ruling, memory, packet, skb, Side::Source);
         judge(policy, ruling, peer, *own, packet.service);
     }
     if ruling.peer_cgroup != 0 {
@@ -243,7 +250,7 @@ fn answered(
         peer = peer_now(policy, memory, &packet.source);
     } else if memory.flags & STATE_PEER_JUDGES == 0 {
         let mut cgroup = 0;
-        peer = identity::of_sender(policy, packet, skb, &mut cgroup);
+        peer = identity::of_sender(policy, packet, skb, Side::Source, &mut cgroup);
         ruling.peer_cgroup = cgroup;
         memory.peer_cgroup = cgroup;
         if peer.segment == segment::NONE {

@@ -12,10 +12,9 @@ use segd_common::{
 };
 
 use crate::{
-    globals,
     identity::{self, UNKNOWN},
     policy::Policy,
-    ruling::{COUNT_HERE, PEER_LOCAL, Ruling, judge, pack, unpack},
+    ruling::{COUNT_HERE, PEER_LOCAL, RECEIVER_JUDGES, Ruling, judge, pack, unpack},
     skb::{LOOPBACK, Skb},
 };
 
@@ -81,66 +80,75 @@ fn find(policy: &Policy, to: &Address, namespace: u64) -> (Place, Identity) {
         return (Place::Shared, Identity::of(segment::HOST));
     }
     let (owner, single) = identity::owner(policy, local.namespace, UNKNOWN);
-    let claimed = identity::claimed_by_address(policy, owner, to);
-    if single || claimed.segment != owner.segment { (Place::Beside, claimed) } else { (Place::Shared, owner) }
+    if single || owner.segment != segment::HOST {
+        return (if single { Place::Beside } else { Place::Shared }, owner);
+    }
+    // As `claimed_by_address`, for an address that is known to lie in another namespace.
+    let claimed = identity::of_address(policy, to);
+    if claimed >= segment::FIRST_SEGMENT {
+        (Place::Beside, Identity::of(claimed))
+    } else {
+        (Place::Shared, owner)
+    }
 }
 
-/// Judges a packet that leaves as an initiation.
+/// Finds out where a packet goes, and notes it in the ruling.
+// VERIFIER: before the judgement and not inside it, for the sake of the stack.
 #[inline(never)]
+pub fn locate(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb) {
+    let (place, there) =
+        place(policy, &packet.destination, skb.namespace(), leaves_by_loopback(packet, skb));
+    ruling.place = place as u32;
+    ruling.there = there;
+    if place == Place::Here && has_socket(packet) {
+        ruling.receiver = identity::receiver(skb, packet);
+    }
+}
+
+#[inline(always)]
+fn has_socket(packet: &Packet) -> bool {
+    packet.protocol == TCP || packet.protocol == UDP
+}
+
+/// Judges a packet that leaves as an initiation, after [`locate`].
+#[inline(always)]
 pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let own = *own;
-    let namespace = skb.namespace();
     let service = packet.service;
-    let echo = packet.is_echo();
     ruling.from = own;
     ruling.service = service;
-    let has_socket = packet.protocol == TCP || packet.protocol == UDP;
-    let (place, to) = place(policy, &packet.destination, namespace, leaves_by_loopback(packet, skb));
-    match place {
-        Place::Here => {
-            ruling.flags |= PEER_LOCAL;
-            if has_socket {
-                let cgroup = identity::receiver(skb, packet);
-                if cgroup != 0 {
-                    ruling.peer_cgroup = cgroup;
-                    let mut to = identity::of_cgroup(policy, cgroup).unwrap_or(UNKNOWN);
-                    if to.segment == segment::NONE && to.flags == 0 {
-                        // Not in the table: its own hook walks its ancestors.
-                        return ruling.defer();
-                    }
-                    if namespace != globals::host_namespace() {
-                        to = identity::claimed_by_address(policy, to, &packet.destination);
-                    }
-                    judge(policy, ruling, own, to, service);
-                    ruling.flags |= crate::ruling::RECEIVER_JUDGES;
-                    return;
-                }
-            } else if packet.protocol != ICMP && packet.protocol != ICMPV6 {
-                return ruling.defer();
-            }
-            let (owner, _) = identity::owner(policy, namespace, own);
-            judge(policy, ruling, own, owner, service);
-            ruling.flags |= COUNT_HERE;
-        }
-        Place::Beside => {
-            judge(policy, ruling, own, to, service);
-            ruling.flags |= PEER_LOCAL;
-            if echo {
-                ruling.flags |= COUNT_HERE;
-            } else {
-                ruling.flags |= crate::ruling::RECEIVER_JUDGES;
-            }
-        }
-        Place::Shared => {
-            if echo {
-                judge(policy, ruling, own, to, service);
-                ruling.flags |= PEER_LOCAL | COUNT_HERE;
-            } else {
-                ruling.defer();
-            }
-        }
-        Place::Network => judge(policy, ruling, own, to, service),
+    let there = ruling.there;
+    let place = ruling.place;
+    if place == Place::Network as u32 {
+        return judge(policy, ruling, own, there, service);
     }
+    ruling.flags |= PEER_LOCAL;
+    if place != Place::Here as u32 {
+        if packet.is_echo() {
+            ruling.flags |= COUNT_HERE;
+        } else if place == Place::Shared as u32 {
+            return ruling.defer();
+        } else {
+            ruling.flags |= RECEIVER_JUDGES;
+        }
+        return judge(policy, ruling, own, there, service);
+    }
+    if ruling.receiver != 0 {
+        ruling.peer_cgroup = ruling.receiver;
+        ruling.flags |= RECEIVER_JUDGES;
+        let Some(to) = identity::of_cgroup(policy, ruling.receiver) else {
+            // Not in the table: its own hook walks its ancestors.
+            return ruling.defer();
+        };
+        let to = identity::claimed_by_address(policy, to, &packet.destination);
+        return judge(policy, ruling, own, to, service);
+    }
+    if !has_socket(packet) && packet.protocol != ICMP && packet.protocol != ICMPV6 {
+        return ruling.defer();
+    }
+    let (owner, _) = identity::owner(policy, skb.namespace(), own);
+    ruling.flags |= COUNT_HERE;
+    judge(policy, ruling, own, owner, service);
 }
 
 /// Whether the packet is on its way to this namespace's own address. A multicast copy loops back too, but goes out

@@ -16,9 +16,8 @@ pub mod places;
 pub mod counters;
 pub mod events;
 
-use std::path::PathBuf;
-
 pub use object::Datapath;
+pub use pins::unload;
 
 /// Why the kernel side could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +68,6 @@ impl Error {
 /// What `segd unload` removed.
 #[derive(Clone, Debug, Default)]
 pub struct UnloadReport {
-    /// The pins that are gone.
-    pub removed: Vec<PathBuf>,
+    /// The pins that are gone, a line each.
+    pub removed: Vec<String>,
 }

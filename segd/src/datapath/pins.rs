@@ -94,7 +94,7 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
 
-fn remove_tree(dir: &Path, removed: &mut Vec<PathBuf>) -> io::Result<()> {
+fn remove_tree(dir: &Path, removed: &mut Vec<String>) -> io::Result<()> {
     let mut names: Vec<_> = fs::read_dir(dir)?.collect::<Result<_, _>>()?;
     // Hooks go before what they read.
     names.sort_by_key(|entry| entry.file_name());
@@ -103,7 +103,7 @@ fn remove_tree(dir: &Path, removed: &mut Vec<PathBuf>) -> io::Result<()> {
             remove_tree(&entry.path(), removed)?;
         } else {
             fs::remove_file(entry.path())?;
-            removed.push(entry.path());
+            removed.push(entry.path().display().to_string());
         }
     }
     fs::remove_dir(dir)
