@@ -271,3 +271,6 @@ impl Fnv {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
