@@ -2,6 +2,7 @@
 //!
 //! `tests/broken/NAME.yaml` (or a directory `NAME`) is checked against `NAME.stderr`.
 //! `SEGD_UPDATE_EXPECT=1` writes what is said now; read the difference before you commit it.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     fs,

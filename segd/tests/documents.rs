@@ -1,4 +1,5 @@
 //! The reference says what the program does: every reason, every error class, and its example is a policy.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{fs, path::Path};
 

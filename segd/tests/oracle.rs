@@ -1,4 +1,5 @@
 //! Random policies, judged twice: by the oracle and by the compiled tables. The answers must be the same.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
 //! The samples that people copy: each is right, says nothing doubtful, and means what its comments promise.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     collections::BTreeSet,

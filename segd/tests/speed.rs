@@ -2,6 +2,7 @@
 //!
 //! `cargo test --release -p segd --test speed -- --nocapture` prints the times. The bounds are generous
 //! enough for an unoptimised build on a busy machine.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     collections::BTreeSet,
