@@ -19,7 +19,6 @@ use session::{Download, RedisSession};
 use stage::Stage;
 
 use crate::{
-    command,
     fixture::{
         daemon::{Daemon, answer, segd},
         interrupt::{self, wait_for},
@@ -72,13 +71,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     setup::ensure(setup::Scope::Demo)?;
     if !options.without_segd {
-        command::run(&mut command::cargo(&[
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "segd",
-        ]))?;
+        workspace::build_segd()?;
     }
     let lock = HostLock::take()?;
     interrupt::watch();
