@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use crate::{command, fixture::interrupt, lock::HostLock, setup, workspace};
+use crate::{fixture::interrupt, lock::HostLock, setup, workspace};
 
 /// `cargo xtask bench`.
 #[derive(Debug, clap::Subcommand)]
@@ -22,13 +22,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         bail!("the benchmarks load programs into the kernel: run them as root");
     }
     setup::ensure(setup::Scope::Demo)?;
-    command::run(&mut command::cargo(&[
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "segd",
-    ]))?;
+    workspace::build_segd()?;
     let lock = HostLock::take()?;
     interrupt::watch();
     match bench {

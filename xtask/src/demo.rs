@@ -19,7 +19,6 @@ use session::{Download, RedisSession};
 use stage::Stage;
 
 use crate::{
-    command,
     fixture::{
         daemon::{Daemon, answer, segd},
         interrupt::{self, wait_for},
@@ -72,13 +71,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     setup::ensure(setup::Scope::Demo)?;
     if !options.without_segd {
-        command::run(&mut command::cargo(&[
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "segd",
-        ]))?;
+        workspace::build_segd()?;
     }
     let lock = HostLock::take()?;
     interrupt::watch();
@@ -152,8 +145,8 @@ fn play(options: &Options, lock: &HostLock) -> Result<Tally> {
 /// What the policy says about a pair and a port.
 struct Expected {
     allowed: bool,
-    /// The rule's place in the policy.
-    place: String,
+    /// For people: the verdict, its reason, the rule's place.
+    text: String,
 }
 
 impl Expected {
@@ -161,25 +154,17 @@ impl Expected {
         let mut explain = segd(&["policy", "explain"]);
         explain
             .arg(policy)
-            .args(["--from", from, "--to", to, "--port", port]);
-        let (allowed, text) = answer(&mut explain)?;
-        let place = text
-            .split_whitespace()
-            .find_map(|word| Some(word.get(word.find("demo.yaml:")?..)?.to_owned()));
+            .args(["--from", from, "--to", to, "--port", port, "-o", "json"]);
+        let (allowed, answer) = answer(&mut explain)?;
+        let answer: serde_json::Value = serde_json::from_str(&answer).context("segd's explanation")?;
+        let field = |name: &str| answer[name].as_str().unwrap_or_default();
+        let file = |location: &str| location.rsplit('/').next().unwrap_or_default().to_owned();
+        let place = [field("rule"), &file(field("location"))].join(" ");
+        let text = format!("{}: {} {place}", field("verdict"), field("reason"));
         Ok(Expected {
             allowed,
-            place: place.unwrap_or_default(),
+            text: text.trim().to_owned(),
         })
-    }
-
-    fn text(&self) -> String {
-        let verdict = if self.allowed { "allow" } else { "deny" };
-        format!(
-            "{verdict} {}",
-            self.place.trim_matches(|c: char| "(),".contains(c))
-        )
-        .trim()
-        .to_owned()
     }
 }
 
@@ -199,14 +184,14 @@ impl Tally {
             format!("   ({})", attempt.note)
         };
         println!("   tried     {who}: {}{note}", attempt.shown());
-        println!("   policy    {}", expected.text());
+        println!("   policy    {}", expected.text);
         println!("   happened  {happened}");
         self.settle(
             agree,
             &format!(
                 "{who}: {}: policy {}, happened {happened}",
                 attempt.shown(),
-                expected.text()
+                expected.text
             ),
         );
     }
@@ -292,7 +277,7 @@ fn revoke(stage: &Stage, daemon: &Daemon, policy: &Path, tally: &mut Tally) -> R
     let arrived = stage.service("db")?.calls("get")? > calls;
     let cut = !arrived && !answer.as_deref().is_some_and(|answer| answer.contains("apples"));
     println!("   tried     web's redis-cli, on the connection that was allowed when it began: get cart");
-    println!("   policy    {}", expected.text());
+    println!("   policy    {}", expected.text);
     let said = answer.map_or_else(|| String::from("no answer"), |answer| format!("`{answer}`"));
     let happened = format!(
         "{said}, {}",
@@ -311,7 +296,7 @@ fn revoke(stage: &Stage, daemon: &Daemon, policy: &Path, tally: &mut Tally) -> R
     let expected = Expected::ask(policy, "shopper", "web", "tcp/80")?;
     let whole = download.finish()?;
     println!("   tried     shopper's download, which kept its right");
-    println!("   policy    {}", expected.text());
+    println!("   policy    {}", expected.text);
     let happened = if whole { "every byte came" } else { "it was BROKEN" };
     println!("   happened  {happened}");
     tally.settle(

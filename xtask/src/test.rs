@@ -61,13 +61,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             "NOT ROOT: the tests against the real kernel will say that they are skipped; run this as root."
         );
     }
-    command::run(&mut command::cargo(&[
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "segd",
-    ]))?;
+    workspace::build_segd()?;
 
     let mut counts = Counts::default();
     let mut broken = Vec::new();

@@ -6,6 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Result;
+
+use crate::command;
+
 /// The top of the repository.
 pub fn root() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -22,9 +26,23 @@ pub fn tools() -> PathBuf {
     target().join("tools")
 }
 
-/// The release build of segd.
+/// The segd that is run: what `SEGD_BIN` names, else the release build.
 pub fn segd() -> PathBuf {
-    target().join("release").join("segd")
+    env::var_os("SEGD_BIN").map_or_else(|| target().join("release").join("segd"), PathBuf::from)
+}
+
+/// Builds the segd that is run, unless `SEGD_BIN` names one that is built already.
+pub fn build_segd() -> Result<()> {
+    if env::var_os("SEGD_BIN").is_some() {
+        return Ok(());
+    }
+    command::run(&mut command::cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "segd",
+    ]))
 }
 
 /// `PATH` with the folders in front that hold what `setup` installs.

@@ -30,8 +30,8 @@ const LEFT_OPEN: &[&str] = &[
     concat!("unimplemented", "!("),
 ];
 
-/// Files whose subject is waiting for a condition with a deadline.
-const MAY_SLEEP: &[&str] = &["tests/src/wait.rs", "tests/tests/wait/mod.rs"];
+/// How many lines above a sleep its deadline or its reason may stand.
+const REACH: usize = 8;
 
 /// Runs these checks.
 pub fn check(tree: &Tree) -> Result<Vec<Finding>> {
@@ -93,15 +93,26 @@ fn file(source: &Source) -> Vec<Finding> {
         }
         let sleeps = code.contains("thread::sleep") || code.contains("time::sleep");
         let watched = path.starts_with("tests/") || path.starts_with("segd/");
-        if sleeps && watched && !MAY_SLEEP.contains(&path) {
-            findings.push(Finding::new(
-                path,
-                line,
-                "sleeps: wait for a condition with a deadline",
-            ));
+        if sleeps && watched && !explained_sleep(source, line) {
+            let what =
+                "sleeps: wait for a condition with a deadline, or say why time itself is needed: `// SLEEP:`";
+            findings.push(Finding::new(path, line, what));
         }
     }
     findings
+}
+
+/// Whether this sleep is the step of a wait whose deadline is in sight, or has its reason above it.
+fn explained_sleep(source: &Source, line: usize) -> bool {
+    let near = line.saturating_sub(REACH)..line;
+    near.into_iter().any(|at| {
+        let deadline = source.code.get(at).is_some_and(|code| code.contains("deadline"));
+        deadline
+            || source
+                .lines
+                .get(at)
+                .is_some_and(|text| text.contains("// SLEEP:"))
+    })
 }
 
 fn left_open<'a>(path: &str, lines: impl Iterator<Item = &'a str>) -> Vec<Finding> {
@@ -166,10 +177,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_waiting_helper_sleeps() {
-        let text = "//! a\nstd::thread::sleep(POLL);\n";
-        assert_eq!(what("tests/tests/flows.rs", text).len(), 1);
-        assert_eq!(what(MAY_SLEEP[0], text), Vec::<String>::new());
+    fn a_sleep_has_a_deadline_or_a_reason() {
+        let bare = "//! a\nstd::thread::sleep(POLL);\n";
+        assert_eq!(what("tests/tests/flows.rs", bare).len(), 1);
+        assert_eq!(what("xtask/src/demo.rs", bare), Vec::<String>::new());
+        for explained in [
+            "assert!(Instant::now() < deadline);",
+            "// SLEEP: the other side is rate-limited.",
+        ] {
+            let text = format!("//! a\n{explained}\nstd::thread::sleep(POLL);\n");
+            assert_eq!(what("segd/src/source.rs", &text), Vec::<String>::new());
+        }
     }
 
     #[test]
