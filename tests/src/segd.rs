@@ -496,15 +496,21 @@ impl Segd {
         explain(&self.binary, &self.policy, from, to, port)
     }
 
-    /// `segd unload`, whether the daemon runs or not.
-    #[track_caller]
-    pub fn unload(&mut self) -> Output {
-        Command::new(&self.binary)
+    fn unload_command(&self) -> Command {
+        let mut unload = Command::new(&self.binary);
+        unload
             .arg("unload")
             .arg("--pin-dir")
             .arg(&self.pin_dir)
-            .output()
-            .expect("segd runs")
+            .arg("--control")
+            .arg(&self.control);
+        unload
+    }
+
+    /// `segd unload`, whether the daemon runs or not.
+    #[track_caller]
+    pub fn unload(&mut self) -> Output {
+        self.unload_command().output().expect("segd runs")
     }
 
     /// Resident memory of the daemon in KiB.
@@ -575,8 +581,7 @@ impl Drop for Segd {
             child.wait().ok();
         }
         if self.pin_dir.starts_with(BPFFS) && self.pin_dir.exists() {
-            let mut unload = Command::new(&self.binary);
-            unload.arg("unload").arg("--pin-dir").arg(&self.pin_dir);
+            let mut unload = self.unload_command();
             unload.stdout(Stdio::null()).stderr(Stdio::null()).status().ok();
             fs::remove_dir_all(&self.pin_dir).ok();
         }
