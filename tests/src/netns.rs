@@ -40,6 +40,26 @@ impl Netns {
         netns
     }
 
+    /// Makes one from inside a cgroup, as a container runtime does: its kernel sockets belong to that cgroup.
+    #[track_caller]
+    #[must_use]
+    pub fn create_in(name: &str, cgroup: &crate::Cgroup) -> Netns {
+        let procs = cgroup.directory().join("cgroup.procs");
+        let script = format!("echo 0 > {} && exec ip netns add {name}", procs.display());
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .expect("sh runs");
+        assert!(
+            output.status.success(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let netns = Netns { name: name.into() };
+        netns.ip("link set lo up");
+        netns
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -81,6 +101,96 @@ impl Drop for Netns {
             .output()
             .ok();
     }
+}
+
+/// A sysctl of the host that is put back on drop.
+#[derive(Debug)]
+pub struct Sysctl {
+    path: String,
+    before: String,
+}
+
+impl Sysctl {
+    /// Sets it, by its path below `/proc/sys`.
+    ///
+    /// # Panics
+    /// When there is no such sysctl.
+    #[track_caller]
+    #[must_use]
+    pub fn set(path: &str, value: &str) -> Sysctl {
+        let path = format!("/proc/sys/{path}");
+        let before = std::fs::read_to_string(&path).expect("a sysctl");
+        std::fs::write(&path, value).expect("a sysctl");
+        Sysctl { path, before }
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        std::fs::write(&self.path, &self.before).ok();
+    }
+}
+
+/// An nftables table of the host, deleted on drop.
+#[derive(Debug)]
+pub struct NftTable {
+    name: String,
+}
+
+impl NftTable {
+    /// Makes table `inet name` with this body.
+    #[track_caller]
+    #[must_use]
+    pub fn create(name: &str, body: &str) -> NftTable {
+        let table = NftTable { name: name.into() };
+        let text = format!("table inet {name} {{\n{body}\n}}\n");
+        let output = Command::new("nft").arg(&text).output().expect("nft runs");
+        assert!(
+            output.status.success(),
+            "{text}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        table
+    }
+}
+
+impl Drop for NftTable {
+    fn drop(&mut self) {
+        Command::new("nft")
+            .args(["delete", "table", "inet", &self.name])
+            .output()
+            .ok();
+    }
+}
+
+/// A cable between a namespace and the host, without the bridge: network number `net`, the host is 1, the
+/// namespace is 2 and routes everything over it.
+#[track_caller]
+pub fn cable(netns: &Netns, net: u8) -> (std::net::IpAddr, std::net::IpAddr) {
+    let port = format!("sgt{}c{net}", std::process::id() % 100_000);
+    ip(&format!(
+        "link add {port} type veth peer name eth0 netns {}",
+        netns.name()
+    ));
+    for (directory, netns) in [(port.as_str(), None), ("eth0", Some(netns))] {
+        let path = format!("net/ipv6/conf/{directory}/accept_dad");
+        match netns {
+            Some(netns) => netns.sysctl(&path, "0"),
+            None => std::fs::write(format!("/proc/sys/{path}"), "0").expect("a sysctl"),
+        }
+    }
+    ip(&format!("addr add 10.213.{net}.1/24 dev {port}"));
+    ip(&format!("addr add fd13:213:{net:x}::1/64 dev {port} nodad"));
+    ip(&format!("link set {port} up"));
+    netns.ip(&format!("addr add 10.213.{net}.2/24 dev eth0"));
+    netns.ip(&format!("addr add fd13:213:{net:x}::2/64 dev eth0 nodad"));
+    netns.ip("link set eth0 up");
+    netns.ip(&format!("route add default via 10.213.{net}.1"));
+    netns.ip(&format!("route add default via fd13:213:{net:x}::1"));
+    (
+        Ipv4Addr::new(10, 213, net, 2).into(),
+        Ipv6Addr::new(0xfd13, 0x213, u16::from(net), 0, 0, 0, 0, 2).into(),
+    )
 }
 
 /// A bridge in the host's namespace: the switch all namespaces and the other machines hang on.
