@@ -53,6 +53,7 @@ pub struct Builder {
     binary: PathBuf,
     pin_dir: Option<PathBuf>,
     metrics: Option<String>,
+    around: Vec<String>,
 }
 
 /// A running (or killed) segd with its own pins, sockets and policy directory.
@@ -66,6 +67,7 @@ pub struct Segd {
     pin_dir: PathBuf,
     control: PathBuf,
     metrics: String,
+    around: Vec<String>,
     stderr: Arc<Mutex<Vec<String>>>,
     watchdog: Child,
 }
@@ -81,7 +83,18 @@ impl Builder {
             binary: binary(),
             pin_dir: None,
             metrics: None,
+            around: Vec::new(),
         }
+    }
+
+    /// Starts it from a shell in a mount namespace of its own, after `script`: a host that lacks something.
+    #[must_use]
+    pub fn after(mut self, script: &str) -> Builder {
+        let script = format!("set -e; {script}; exec \"$@\"");
+        self.around = ["unshare", "--mount", "sh", "-c", &script, "sh"]
+            .map(str::to_owned)
+            .to_vec();
+        self
     }
 
     /// One more file of the policy directory.
@@ -157,6 +170,7 @@ impl Builder {
             arguments: self.arguments,
             binary: self.binary,
             pin_dir,
+            around: self.around,
             stderr: Arc::default(),
             watchdog,
         }
@@ -218,7 +232,14 @@ impl Segd {
 
     fn launch_with(&mut self, binary: &Path, extra: &[&str]) {
         assert!(self.child.is_none(), "segd runs already");
-        let mut child = Command::new(binary)
+        let mut words = self
+            .around
+            .iter()
+            .map(Into::into)
+            .chain([binary.as_os_str().to_owned()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        let mut child = command
+            .args(words)
             .arg("run")
             .arg("--policy")
             .arg(&self.policy)

@@ -210,7 +210,7 @@ fn a_path_with_a_smaller_mtu_is_learned_by_an_allowed_flow() {
     let Some(lab) = Lab::open() else { return };
     let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
     let (near, router, far) = (lab.netns("near"), lab.netns("router"), lab.netns("far"));
-    for (left, port, number) in [(&near, "a", 21), (&far, "b", 22)] {
+    for (left, port, number) in [(&near, "left", 21), (&far, "right", 22)] {
         ip(&format!(
             "link add eth0 netns {} type veth peer name {port} netns {}",
             left.name(),
@@ -224,7 +224,7 @@ fn a_path_with_a_smaller_mtu_is_learned_by_an_allowed_flow() {
             netns.ip(&format!(
                 "addr add fd13:213:{number}::{last}/64 dev {device} nodad"
             ));
-            netns.ip(&format!("link set {device} up"));
+            netns.ip(&format!("link set dev {device} up"));
         }
         left.ip(&format!("route add default via 10.213.{number}.1"));
         left.ip(&format!("route add default via fd13:213:{number}::1"));
@@ -232,7 +232,7 @@ fn a_path_with_a_smaller_mtu_is_learned_by_an_allowed_flow() {
     router.sysctl("net/ipv4/ip_forward", "1");
     router.sysctl("net/ipv6/conf/all/forwarding", "1");
     // Narrow towards the server, which does not know: only the router can say so.
-    router.ip("link set b mtu 1300");
+    router.ip("link set dev right mtu 1300");
     let (client, server) = (lab.worker_in(&web, &near), lab.worker_in(&db, &far));
     let _segd = lab.enforce(&policy(
         &web,

@@ -72,12 +72,16 @@ fn a_published_port_serves_whom_the_policy_allows_and_nobody_else() {
     let _nat = NftTable::create(
         &format!("sgt{}", std::process::id()),
         &format!(
-            "chain in {{ type nat hook prerouting priority -100;
-               fib daddr type local meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip to {db4}:5432
-               fib daddr type local meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6 to [{db6}]:5432 }}
-             chain out {{ type nat hook output priority -100;
-               ip daddr 10.213.33.1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip to {db4}:5432
-               ip6 daddr fd13:213:21::1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6 to [{db6}]:5432 }}"
+            "chain in {{
+type nat hook prerouting priority -100;
+fib daddr type local meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip to {db4}:5432
+fib daddr type local meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6 to [{db6}]:5432
+}}
+chain out {{
+type nat hook output priority -100;
+ip daddr 10.213.33.1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip to {db4}:5432
+ip6 daddr fd13:213:21::1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6 to [{db6}]:5432
+}}"
         ),
     );
     let (friend, enemy, server) = (
@@ -187,8 +191,10 @@ fn a_live_flow_through_a_published_port_carries_both_ways_and_is_cut_when_revoke
     let _nat = NftTable::create(
         &format!("sgt{}", std::process::id()),
         &format!(
-            "chain in {{ type nat hook prerouting priority -100;
-               fib daddr type local tcp dport {PUBLISHED} dnat ip to {db4}:5432 }}"
+            "chain in {{
+type nat hook prerouting priority -100;
+fib daddr type local tcp dport {PUBLISHED} dnat ip to {db4}:5432
+}}"
         ),
     );
     let (friend, server) = (lab.worker_in(&web, &ns_web), lab.worker_in(&db, &ns_db));

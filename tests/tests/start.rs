@@ -136,6 +136,30 @@ fn a_pin_directory_outside_bpffs_is_refused() {
 }
 
 #[test]
+fn a_host_without_bpffs_is_told_so() {
+    let Some(_lab) = Lab::open() else { return };
+    fails(3, &["bpf"], || {
+        Builder::new(POLICY).after("umount /sys/fs/bpf").start_failing()
+    });
+}
+
+#[test]
+fn a_host_without_cgroup2_is_told_so() {
+    let Some(lab) = Lab::open() else { return };
+    let script = format!("umount {}", lab.cgroup_root().display());
+    fails(3, &["cgroup2"], || {
+        Builder::new(POLICY).after(&script).start_failing()
+    });
+}
+
+#[test]
+fn a_kernel_without_btf_is_told_so() {
+    let Some(_lab) = Lab::open() else { return };
+    let hide = "mount --bind /dev/null /sys/kernel/btf/vmlinux";
+    fails(3, &["btf"], || Builder::new(POLICY).after(hide).start_failing());
+}
+
+#[test]
 fn a_metrics_address_in_use_is_refused() {
     let Some(_lab) = Lab::open() else { return };
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -225,6 +249,45 @@ fn a_policy_without_a_document_is_refused_unless_allowed() {
         .args(&["--allow-empty"])
         .start();
     assert!(segd.terminate().success());
+}
+
+#[test]
+fn a_cgroup_root_below_the_mount_governs_what_is_below_it_and_nothing_else() {
+    let Some(lab) = Lab::open() else { return };
+    let root = lab.cgroup("root");
+    let (inner, twin) = (root.child("web"), lab.cgroup("twin"));
+    let segd = lab
+        .segd(&format!(
+            "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: below}}
+spec:
+  segments:
+    web: {{match: [{{cgroup: \"/**/web\"}}]}}
+    twin: {{match: [{{cgroup: \"{}\"}}]}}
+  allow: []
+",
+            twin.path()
+        ))
+        .args(&["--cgroup-root", root.directory().to_str().unwrap()])
+        .start();
+    let outside = lab.cgroup("outside");
+    let server = lab.worker(&outside);
+    let listener = server.listen_tcp((std::net::Ipv4Addr::LOCALHOST, 0));
+    let (member, other) = (lab.worker(&inner), lab.worker(&twin));
+    assert_ne!(
+        member
+            .probe(segd_tests::Kind::Tcp, listener.local, "member;")
+            .result,
+        "ok"
+    );
+    assert_eq!(
+        other
+            .probe(segd_tests::Kind::Tcp, listener.local, "other;")
+            .result,
+        "ok"
+    );
+    assert_eq!(server.inbox(listener).accepts, 1, "segd said:\n{}", segd.log());
 }
 
 #[test]

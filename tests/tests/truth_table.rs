@@ -252,6 +252,21 @@ fn every_cell_between_namespaces_and_other_machines_equals_explain() {
         remote.listen(BAD);
     }
 
+    // Everybody meets the other machines once: neighbours are known before anything is judged.
+    for (number, receiver) in receivers.iter().enumerate() {
+        for remote in [&net, &world] {
+            for there in [IpAddr::from(remote.v4), remote.v6.into()] {
+                let token = format!("hello-{number};");
+                receiver.probe(Kind::Udp, (there, 7), &token);
+                wait::wait_until(format!("{token} at {there}"), wait::PATIENCE, || {
+                    remote.frames().iter().any(|frame| {
+                        frame.payload == token.as_bytes() && frame.source.is_ipv4() == there.is_ipv4()
+                    })
+                });
+            }
+        }
+    }
+
     let text = policy(&cgroups);
     let segd = lab
         .segd(&text)
