@@ -209,6 +209,7 @@ spec:
     let units = [
         (format!("segdt-{mark}.service"), true),
         (format!("segdq-{mark}@main.service"), true),
+        (format!("segdt-{mark}.socket"), true),
         (format!("segdz-{mark}.service"), false),
     ];
     for (unit, allowed) in &units {
@@ -222,7 +223,37 @@ spec:
     }
     wait::quiet(wait::SILENCE);
     let inbox = server.inbox(listener);
-    assert_eq!(inbox.accepts, 4, "{:?}", inbox.messages);
+    assert_eq!(inbox.accepts, 6, "{:?}", inbox.messages);
+}
+
+#[test]
+fn a_user_is_in_the_segment_at_the_birth_of_the_slice() {
+    let Some(lab) = Lab::open() else { return };
+    let db = lab.cgroup("db");
+    let server = lab.worker(&db);
+    let listener = server.listen_tcp((Ipv4Addr::LOCALHOST, 0));
+    let mut segd = lab.enforce(&format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: users}}
+spec:
+  segments:
+    operators: {{match: [{{user: 64999}}]}}
+    db: {{match: [{{cgroup: {db}}}]}}
+  allow:
+    - {{from: operators, to: db, ports: [any]}}
+",
+        db = db.path()
+    ));
+    segd.kill();
+    let users = Cgroup::create(lab.cgroup_root(), "user.slice");
+    for (slice, allowed) in [("user-64999.slice", true), ("user-64998.slice", false)] {
+        let cgroup = users.child(slice);
+        let session = cgroup.child("session-1.scope");
+        let outcome = lab.worker(&session).probe(Kind::Tcp, listener.local, "user;");
+        assert_eq!(outcome.result == "ok", allowed, "{slice}: {outcome:?}");
+    }
+    assert_eq!(server.inbox(listener).accepts, 1);
 }
 
 #[test]
