@@ -23,39 +23,47 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
+/// The address as two numbers, most significant first.
+#[must_use]
+#[inline(always)]
+pub const fn halves(address: &Address) -> (u64, u64) {
+    let a = address;
+    (
+        u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
+        u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
+    )
+}
+
+/// The address of two numbers.
+#[must_use]
+#[inline(always)]
+pub const fn of_halves(high: u64, low: u64) -> Address {
+    let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
+    [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7]]
+}
+
 /// Whether the address is IPv4.
 #[must_use]
 #[inline(always)]
-pub fn is_v4(address: &Address) -> bool {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *address;
-    (a | b | c | d | e | f | g | h | i | j) == 0 && k == 0xff && l == 0xff
+pub const fn is_v4(address: &Address) -> bool {
+    let (high, low) = halves(address);
+    high == 0 && low >> 32 == 0xffff
 }
 
 /// Whether the address is `127.0.0.0/8` or `::1`.
 #[must_use]
 #[inline(always)]
-pub fn is_loopback(address: &Address) -> bool {
-    if is_v4(address) {
-        return address[12] == 127;
-    }
-    let [head @ .., last] = *address;
-    let mut any = 0;
-    let mut i = 0;
-    while i < 15 {
-        any |= head[i];
-        i += 1;
-    }
-    any == 0 && last == 1
+pub const fn is_loopback(address: &Address) -> bool {
+    let (high, low) = halves(address);
+    high == 0 && (low >> 24 == 0x00ff_ff7f || low == 1)
 }
 
 /// Whether the address is multicast, or IPv4's limited broadcast.
 #[must_use]
 #[inline(always)]
-pub fn is_multicast(address: &Address) -> bool {
-    if is_v4(address) {
-        return address[12] & 0xf0 == 0xe0 || (address[12] & address[13] & address[14] & address[15]) == 0xff;
-    }
-    address[0] == 0xff
+pub const fn is_multicast(address: &Address) -> bool {
+    let (high, low) = halves(address);
+    high >> 56 == 0xff || (high == 0 && (low >> 28 == 0x000f_fffe || low == 0xffff_ffff_ffff))
 }
 
 /// Key of the prefix table: the policy slot goes first, so both slots live in one trie.

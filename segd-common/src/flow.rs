@@ -129,3 +129,5 @@ const _: () = assert!(size_of::<Handover>() == 16);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<Flow>() == 24);
 const _: () = assert!(size_of::<SocketState>() == 32);
+/// The peer is local and has not shown itself yet: look when it answers.
+pub const STATE_LEARN: u8 = 1 << 4;

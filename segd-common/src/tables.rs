@@ -10,7 +10,7 @@ pub const MAX_CLASSES: usize = 16 * 1024;
 pub const MAX_RANGES: usize = 64 * 1024;
 /// How many rules can be told apart in `segd_rule_hits_total`.
 pub const MAX_RULES: usize = 64 * 1024;
-/// The longest search in one set: a set has at most `2^MAX_STEPS - 1` ranges.
+/// The longest search in one set: a set has at most `2^MAX_STEPS` ranges.
 pub const MAX_STEPS: u32 = 16;
 
 /// Set in [`PortRange::rule`]: a guardrail, not an allow.

@@ -7,12 +7,16 @@ use crate::segment::SegmentIndex;
 
 /// How many cgroups can be tagged.
 pub const MAX_CGROUPS: u32 = 128 * 1024;
-/// The longest cgroup path, in bytes, whose literal length is counted exactly.
+/// Room for a path component, in bytes, a zero at its end included.
 pub const NAME_LEN: usize = 128;
+/// The longest path component that is compared: one byte less than fits, so that a name that was cut off shows.
+pub const WHOLE_LEN: usize = NAME_LEN - 2;
 /// How many path states and unit names all selectors of a policy may need.
 pub const MAX_EDGES: u32 = 32 * 1024;
 /// How many `prefix*suffix` unit selectors a policy may have.
 pub const MAX_UNIT_PATTERNS: usize = 32;
+/// The longest prefix and the longest suffix of a unit pattern, in bytes.
+pub const UNIT_AFFIX_LEN: usize = 64;
 
 /// A selector could still match this workload and the kernel cannot tell: denied until classified.
 pub const PENDING: u16 = 1 << 0;
@@ -58,7 +62,7 @@ pub struct CgroupSlot {
     pub state: u32,
     /// The literal length of the selector that matched, in bytes; the longest wins.
     pub literal: u16,
-    /// `CGROUP_BELOW_PENDING`: newborns below start as [`PENDING`].
+    /// [`BELOW_PENDING`]: newborns below start as [`PENDING`].
     pub below: u16,
     /// The selector that matched, in the tables' own numbering; 0 = none.
     pub selector: u32,
@@ -67,11 +71,13 @@ pub struct CgroupSlot {
 /// In [`CgroupSlot::below`]: a glob that the kernel cannot match could match below this cgroup.
 pub const BELOW_PENDING: u16 = 1 << 0;
 
-/// In [`CgroupEntry::flags`]: a service or scope lies above or here; unit selectors do not look below,
-/// because what is below is delegated and its names can be chosen by the workload.
+/// In [`CgroupEntry::flags`]: a service or scope lies above; unit selectors do not look here,
+/// because what is below a unit is delegated and its names can be chosen by the workload.
 pub const CGROUP_IN_UNIT: u16 = 1 << 0;
 /// In [`CgroupEntry::flags`]: created by somebody other than root, or below such a cgroup: its name proves nothing.
 pub const CGROUP_UNTRUSTED: u16 = 1 << 1;
+/// In [`CgroupEntry::flags`]: by its own name a service or scope, or its name is too long to tell.
+pub const CGROUP_UNIT: u16 = 1 << 2;
 
 /// A cgroup, keyed by its id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,16 +138,16 @@ pub struct UnitPattern {
     pub prefix_len: u16,
     /// Bytes after the `*`.
     pub suffix_len: u16,
-    /// The segment.
+    /// The segment; 0 = a glob the kernel cannot match in full: whoever matches this much is [`PENDING`].
     pub segment: SegmentIndex,
     /// Explicit padding, zero.
     pub reserved: u16,
     /// The selector.
     pub selector: u32,
     /// What the name starts with, zero-padded.
-    pub prefix: [u8; 64],
-    /// What the name ends with, zero-padded.
-    pub suffix: [u8; 64],
+    pub prefix: [u8; UNIT_AFFIX_LEN],
+    /// What the name ends with, zero-padded in front.
+    pub suffix: [u8; UNIT_AFFIX_LEN],
 }
 
 /// All unit patterns of one policy slot.

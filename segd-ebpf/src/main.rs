@@ -1,9 +1,94 @@
-//! segd's kernel programs (skeleton).
+//! segd's kernel programs: entry points only. Each turns a ruling into its hook's return code, in one place.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "atomic addition, see ruling.rs")]
+
+mod accept;
+mod birth;
+mod connect;
+mod egress;
+mod globals;
+mod identity;
+mod ingress;
+mod maps;
+mod nic;
+mod policy;
+mod ruling;
+mod skb;
+mod tcp;
+mod toward;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    macros::{cgroup_skb, cgroup_sock_addr, raw_tracepoint, sock_ops, xdp},
+    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockOpsContext, XdpContext},
+};
+use segd_common::event::Hook;
+
+use crate::{connect::Call, skb::Skb};
+
+#[cgroup_skb(egress)]
+fn segd_egress(ctx: SkBuffContext) -> i32 {
+    i32::from(egress::egress(Skb { skb: ctx.skb.skb }))
+}
+
+#[cgroup_skb(ingress)]
+fn segd_ingress(ctx: SkBuffContext) -> i32 {
+    i32::from(ingress::ingress(Skb { skb: ctx.skb.skb }))
+}
+
+#[cgroup_sock_addr(connect4)]
+fn segd_connect4(ctx: SockAddrContext) -> i32 {
+    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Connect, v6: false }))
+}
+
+#[cgroup_sock_addr(connect6)]
+fn segd_connect6(ctx: SockAddrContext) -> i32 {
+    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Connect, v6: true }))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn segd_sendmsg4(ctx: SockAddrContext) -> i32 {
+    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Send, v6: false }))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn segd_sendmsg6(ctx: SockAddrContext) -> i32 {
+    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Send, v6: true }))
+}
+
+#[sock_ops]
+fn segd_accept(ctx: SockOpsContext) -> u32 {
+    let _ = accept::note(&ctx);
+    1
+}
+
+#[xdp]
+fn segd_nic(ctx: XdpContext) -> u32 {
+    if nic::may_enter(&ctx) { XDP_PASS } else { XDP_DROP }
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+fn segd_born(ctx: RawTracePointContext) -> i32 {
+    let _ = birth::born(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_release")]
+fn segd_released(ctx: RawTracePointContext) -> i32 {
+    let _ = birth::released(&ctx);
+    0
+}
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Not reachable: the verifier refuses a program that could get here.
     loop {}
 }
+
+// GPL-only helpers are used (bpf_probe_read_kernel, bpf_sk_storage_get): the object says so to the kernel.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

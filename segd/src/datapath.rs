@@ -1,1 +1,73 @@
-//! (skeleton)
+//! The kernel side, as the daemon sees it: object, attachment, pins, tables, events. The only place that names aya.
+//!
+//! INVARIANT: what is attached is pinned, and the daemon holds no link open: enforcement outlives it, and taking the
+//! pins away ends it.
+
+mod sys;
+mod map;
+mod btf;
+pub mod kernel;
+mod object;
+pub mod pins;
+pub mod links;
+pub mod tables;
+pub mod cgroups;
+pub mod places;
+pub mod counters;
+pub mod events;
+
+pub use object::Datapath;
+pub use pins::unload;
+
+/// Why the kernel side could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error("{operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host lacks something.
+    #[error("{what}\nhelp: {help}")]
+    Host {
+        /// What is missing.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// The kernel refused a program or a map.
+    #[error("{operation}: {message}")]
+    Refused {
+        /// What was tried.
+        operation: String,
+        /// The loader's words, the verifier's included.
+        message: String,
+    },
+    /// A policy does not fit.
+    #[error("{what}: {needed} needed, {available} available")]
+    Capacity {
+        /// Of what.
+        what: &'static str,
+        /// How many are needed.
+        needed: usize,
+        /// How many there are.
+        available: usize,
+    },
+}
+
+impl Error {
+    fn system(operation: impl Into<String>, source: std::io::Error) -> Error {
+        Error::System { operation: operation.into(), source }
+    }
+}
+
+/// What `segd unload` removed.
+#[derive(Clone, Debug, Default)]
+pub struct UnloadReport {
+    /// The pins that are gone, a line each.
+    pub removed: Vec<String>,
+}

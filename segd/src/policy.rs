@@ -1,8 +1,19 @@
 //! From the text a person wrote to the tables the kernel reads. Pure: no I/O, no clock, no log.
 //!
-//! `Source` texts → `document` (serde) → `model::Policy` (resolved) → `compiled::CompiledTables`.
+//! `Source` texts → `document` (as written) → `model::Policy` (resolved) → `compiled::CompiledTables`.
 //!
 //! INVARIANT: the same input gives the same bytes; only ordered maps are used.
 
+pub mod diagnostic;
+pub mod document;
+pub mod port;
 pub mod model;
+pub mod resolve;
+pub mod lint;
+pub mod prefixes;
 pub mod compiled;
+pub mod compile;
+pub mod explain;
+pub mod oracle;
+#[cfg(test)]
+mod testing;

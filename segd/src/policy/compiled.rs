@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use segd_common::{
     address::Address,
-    segment::{self, SegmentIndex},
-    tables::{PortRange, PortSet, Tables},
+    segment::{self, MAX_SEGMENTS, SegmentIndex},
+    tables::{PolicyTables, PortRange, PortSet, Tables},
 };
 
 use super::model::{Location, SelectorKind};
@@ -71,8 +71,50 @@ impl CompiledTables {
             "host" => Some(segment::HOST),
             "world" => Some(segment::WORLD),
             "" => None,
-            _ => self.names.iter().position(|known| known == name).and_then(|index| index.try_into().ok()),
+            _ => self
+                .names
+                .iter()
+                .position(|known| known == name)
+                .and_then(|index| index.try_into().ok()),
         }
+    }
+}
+
+impl CompiledTables {
+    /// Writes the kernel's layout. Whatever stood in `out` is gone.
+    pub fn fill(&self, revision: u32, out: &mut PolicyTables) {
+        out.revision = revision;
+        out.flags = self.flags;
+        copy(&mut out.segments, &self.segments);
+        copy(&mut out.sets, &self.sets);
+        copy(&mut out.ranges, &self.ranges);
+        out.classes.fill(0);
+        for ((from, to), class) in &self.classes {
+            if let Some(cell) = out
+                .classes
+                .get_mut(usize::from(*from) * MAX_SEGMENTS + usize::from(*to))
+            {
+                *cell = *class;
+            }
+        }
+    }
+}
+
+/// Room for one revision: 3 MiB that are no policy.
+#[must_use]
+pub fn zeroed_tables() -> Box<PolicyTables> {
+    let mut room = Box::<PolicyTables>::new_uninit();
+    // SAFETY: the pointer is valid for one value, and every field is an integer, for which zero is a value.
+    unsafe {
+        room.as_mut_ptr().write_bytes(0, 1);
+        room.assume_init()
+    }
+}
+
+/// Copies what is there and clears the rest. The compiler has refused what does not fit.
+fn copy<T: Copy + Default>(out: &mut [T], from: &[T]) {
+    for (index, slot) in out.iter_mut().enumerate() {
+        *slot = from.get(index).copied().unwrap_or_default();
     }
 }
 

@@ -64,7 +64,7 @@ pub struct Segment {
     pub location: Location,
     /// For peers by label.
     pub labels: BTreeMap<String, String>,
-    /// `audit` if the segment or its document's `spec.mode` says so.
+    /// The segment's own `mode`, else its document's `spec.mode`.
     pub mode: Mode,
     /// `intra: allow`, the default.
     pub intra: bool,
@@ -148,6 +148,8 @@ pub struct Rule {
     pub to: BTreeSet<Peer>,
     /// Inclusive intervals of services, sorted, disjoint and not adjacent.
     pub services: Vec<(Service, Service)>,
+    /// What the user wrote, on one line, cut where it is long.
+    pub text: String,
     /// `reason:`, for people.
     pub reason: Option<String>,
 }

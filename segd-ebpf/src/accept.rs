@@ -1,0 +1,93 @@
+//! sock_ops: notes who connected on the socket of an accepted connection, while it is still known.
+//!
+//! Decides nothing. Without it the first packet on the new socket would have to find the sender again.
+
+use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
+use core::ptr::NonNull;
+use segd_common::{
+    address::mapped,
+    packet::Packet,
+    segment,
+    service::TCP,
+};
+
+use crate::{
+    identity::{self, Side, handover_key, shorten},
+    maps::HANDOVERS,
+    skb::Socket,
+    tcp::accepted,
+};
+
+const PASSIVE_ESTABLISHED: u32 = 5;
+const AF_INET: u32 = 2;
+
+/// A connection was accepted.
+#[inline(always)]
+pub fn note(ctx: &SockOpsContext) -> Option<()> {
+    let ops = ctx.ops;
+    if ctx.op() != PASSIVE_ESTABLISHED {
+        return None;
+    }
+    // SAFETY: the hook's own context; checked before use.
+    let sk = unsafe { (*ops).__bindgen_anon_2.sk };
+    let socket = Socket { sk: NonNull::new(sk)? };
+    // SAFETY: the hook's own context; volatile: fused loads are refused. The remote port is in network order in the
+    // upper half on little-endian machines (include/uapi/linux/bpf.h), the local one in host order.
+    let (remote_port, local_port) = unsafe {
+        (
+            u32::from_be(core::ptr::read_volatile(&raw const (*ops).remote_port)) as u16,
+            core::ptr::read_volatile(&raw const (*ops).local_port) as u16,
+        )
+    };
+    let mut arrived = Packet {
+        source_port: remote_port,
+        destination_port: local_port,
+        protocol: TCP,
+        ..Packet::default()
+    };
+    // SAFETY: the hook's own context.
+    if unsafe { core::ptr::read_volatile(&raw const (*ops).family) } == AF_INET {
+        addresses_v4(ops, &mut arrived);
+    } else {
+        addresses_v6(ops, &mut arrived);
+    }
+    // SAFETY: the hook's own context.
+    let namespace = unsafe { aya_ebpf::helpers::bpf_get_netns_cookie(ops.cast()) };
+    let mut key = handover_key(&arrived, namespace, Side::Source);
+    let found = HANDOVERS.get_ptr(key).or_else(|| {
+        shorten(&mut key);
+        HANDOVERS.get_ptr(key)
+    })?;
+    // SAFETY: copied out.
+    let sender = unsafe { *found };
+    if sender.identity.segment != segment::NONE {
+        accepted(socket, sender.cgroup, sender.identity);
+    }
+    Some(())
+}
+
+// VERIFIER: two functions. In one, the loads of both families are merged into one through a computed context
+// pointer: "dereference of modified ctx ptr".
+#[inline(never)]
+fn addresses_v4(ops: *mut bpf_sock_ops, packet: &mut Packet) {
+    // SAFETY: the hook's own context; volatile: fused loads are refused.
+    unsafe {
+        packet.source = mapped(core::ptr::read_volatile(&raw const (*ops).remote_ip4).to_ne_bytes());
+        packet.destination = mapped(core::ptr::read_volatile(&raw const (*ops).local_ip4).to_ne_bytes());
+    }
+}
+
+#[inline(never)]
+fn addresses_v6(ops: *mut bpf_sock_ops, packet: &mut Packet) {
+    // SAFETY: as above.
+    unsafe {
+        let word =
+            |words: *const [u32; 4], i: usize| core::ptr::read_volatile(words.cast::<u32>().add(i));
+        let remote = &raw const (*ops).remote_ip6;
+        let local = &raw const (*ops).local_ip6;
+        packet.source =
+            identity::from_words(word(remote, 0), word(remote, 1), word(remote, 2), word(remote, 3));
+        packet.destination =
+            identity::from_words(word(local, 0), word(local, 1), word(local, 2), word(local, 3));
+    }
+}

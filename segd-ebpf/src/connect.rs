@@ -1,0 +1,247 @@
+//! connect and sendmsg: an error at once where the answer is known. Enforces nothing that the packet hooks would
+//! not enforce too; a doubt passes on to them.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple},
+    helpers::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel_buf, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release,
+    },
+};
+use segd_common::{
+    address::{Address, is_multicast, mapped},
+    event::Hook,
+    flow::{FLOW_PEER_ASKED, FlowKey},
+    packet::Packet,
+    segment,
+    service::{self, TCP, UDP},
+};
+
+use crate::{
+    globals,
+    identity::{self, UNKNOWN},
+    maps::FLOWS,
+    policy::Policy,
+    ruling::{NEW_FLOW, Ruling, count, count_rule, emit, judge},
+    toward::{Place, place},
+};
+
+const LOOPBACK_V4: Address = mapped([127, 0, 0, 1]);
+const LOOPBACK_V6: Address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// One run of a connect or sendmsg hook.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// The context.
+    pub ctx: *mut bpf_sock_addr,
+    /// Which hook.
+    pub hook: Hook,
+    /// Whether the address is in the IPv6 fields.
+    pub v6: bool,
+}
+
+impl Call {
+    #[inline(always)]
+    fn protocol(self) -> u8 {
+        // SAFETY: the hook's own context; volatile: fused loads are refused.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).protocol) as u8 }
+    }
+
+    #[inline(always)]
+    fn port(self) -> u16 {
+        // SAFETY: as above. The field holds the port in network order in its first two bytes.
+        u16::from_be(unsafe { core::ptr::read_volatile(&raw const (*self.ctx).user_port) } as u16)
+    }
+
+    /// The address asked for; what "any" means to the kernel is spelled out.
+    // VERIFIER: on a frame of its own, for the sake of the stack.
+    #[inline(never)]
+    fn address(self, to: &mut Address) {
+        *to = self.requested();
+    }
+
+    #[inline(always)]
+    fn requested(self) -> Address {
+        if !self.v6 {
+            // SAFETY: as above.
+            let v4 = unsafe { core::ptr::read_volatile(&raw const (*self.ctx).user_ip4) };
+            return if v4 == 0 { LOOPBACK_V4 } else { mapped(v4.to_ne_bytes()) };
+        }
+        // SAFETY: as above.
+        let (a, b, c, d) = unsafe {
+            let words = &raw const (*self.ctx).user_ip6;
+            let word = |i| core::ptr::read_volatile(words.cast::<u32>().add(i));
+            (word(0), word(1), word(2), word(3))
+        };
+        if a == 0 && b == 0 && c == 0 && d == 0 {
+            return LOOPBACK_V6;
+        }
+        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+        let address = [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+        ];
+        // `::ffff:0.0.0.0`
+        if address == mapped([0; 4]) { LOOPBACK_V4 } else { address }
+    }
+
+    /// The calling socket's own cgroup, which may differ from the calling task's.
+    #[inline(always)]
+    fn cgroup(self) -> Option<u64> {
+        // SAFETY: as above.
+        let sk = unsafe { (*self.ctx).__bindgen_anon_1.sk };
+        if sk.is_null() {
+            return None;
+        }
+        identity::cgroup_of_kernel_socket(address_of(sk)?)
+    }
+
+    #[inline(always)]
+    fn namespace(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_get_netns_cookie(self.ctx.cast()) }
+    }
+}
+
+/// The kernel address of a socket, as a number.
+// VERIFIER: arithmetic on a socket pointer is refused. The helper copies it out of the stack as plain bytes.
+#[inline(always)]
+fn address_of(sk: *mut bpf_sock) -> Option<u64> {
+    let mut word = [0; 8];
+    // SAFETY: reads eight bytes of this program's own stack.
+    unsafe { bpf_probe_read_kernel_buf((&raw const sk).cast(), &mut word) }.ok()?;
+    Some(u64::from_ne_bytes(word))
+}
+
+/// Whether the call may go on.
+#[inline(always)]
+pub fn may_call(call: Call) -> bool {
+    let protocol = call.protocol();
+    if protocol != TCP && protocol != UDP {
+        return true;
+    }
+    // Without a policy the packet hooks deny.
+    let Some(policy) = Policy::active() else {
+        return true;
+    };
+    let Some(cgroup) = call.cgroup() else {
+        return true;
+    };
+    let Some(own) = identity::of_cgroup(&policy, cgroup) else {
+        return true;
+    };
+    // Whether an unclaimed process elsewhere is claimed by its address shows only in a packet.
+    let namespace = call.namespace();
+    if own.segment == segment::HOST && namespace != globals::host_namespace() {
+        return true;
+    }
+    let mut packet = Packet {
+        destination_port: call.port(),
+        protocol,
+        service: service::port(protocol, call.port()),
+        ..Packet::default()
+    };
+    call.address(&mut packet.destination);
+    let mut ruling = Ruling {
+        cgroup,
+        from: own,
+        hook: call.hook as u8,
+        flags: NEW_FLOW,
+        ..Ruling::default()
+    };
+    if protocol == UDP && answers(call, &packet) {
+        return true;
+    }
+    if !judge_call(&policy, &mut ruling, &packet, call, namespace) || ruling.passes() {
+        return true;
+    }
+    count(&ruling, 0);
+    count_rule(&policy, &ruling);
+    emit(&policy, &ruling, &packet);
+    false
+}
+
+/// Whether this socket was asked by whom it now sends to: the packet hook judges replies.
+#[inline(always)]
+fn answers(call: Call, packet: &Packet) -> bool {
+    let key = FlowKey {
+        // SAFETY: the hook's own context.
+        socket: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
+        peer: packet.destination,
+        peer_port: packet.destination_port,
+        protocol: UDP,
+        reserved: [0; 5],
+    };
+    // SAFETY: an element of the map.
+    FLOWS.get_ptr(key).is_some_and(|flow| unsafe { (*flow).asked } & FLOW_PEER_ASKED != 0)
+}
+
+/// Judges where the receiver is known; `false` where it is not.
+#[inline(never)]
+fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call, namespace: u64) -> bool {
+    let own = ruling.from;
+    let (place, found) = place(policy, &packet.destination, namespace, false);
+    let to = match place {
+        Place::Network if is_multicast(&packet.destination) && call.hook as u8 == Hook::Connect as u8 => {
+            return false;
+        }
+        Place::Network | Place::Beside => found,
+        Place::Shared => return false,
+        Place::Here => {
+            // No socket there: a translated port, or a closed one. The packet will tell.
+            let cgroup = listener(call, packet);
+            if cgroup == 0 {
+                return false;
+            }
+            let to = identity::of_cgroup(policy, cgroup).unwrap_or(UNKNOWN);
+            if to.segment == segment::NONE {
+                return false;
+            }
+            ruling.peer_cgroup = cgroup;
+            if namespace == globals::host_namespace() {
+                to
+            } else {
+                identity::claimed_by_address(policy, to, &packet.destination)
+            }
+        }
+    };
+    judge(policy, ruling, own, to, packet.service);
+    true
+}
+
+const CURRENT_NAMESPACE: u64 = u64::MAX;
+
+/// The cgroup of the socket that would receive.
+#[inline(never)]
+fn listener(call: Call, packet: &Packet) -> u64 {
+    // SAFETY: plain integers; zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = identity::fill_tuple(&mut tuple, packet);
+    let cgroup =
+        if packet.protocol == TCP { listener_tcp(call, &mut tuple, size) } else { listener_udp(call, &mut tuple, size) };
+    cgroup
+}
+
+// VERIFIER: two functions, see identity.rs.
+#[inline(never)]
+fn listener_tcp(call: Call, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
+    // SAFETY: the tuple has at least `size` bytes.
+    cgroup_of(unsafe { bpf_sk_lookup_tcp(call.ctx.cast(), tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+#[inline(never)]
+fn listener_udp(call: Call, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
+    // SAFETY: the tuple has at least `size` bytes.
+    cgroup_of(unsafe { bpf_sk_lookup_udp(call.ctx.cast(), tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+/// `bpf_sk_cgroup_id` is not for this kind of program; the socket's own memory says the same.
+#[inline(always)]
+fn cgroup_of(sk: *mut bpf_sock) -> u64 {
+    if sk.is_null() {
+        return 0;
+    }
+    let id = address_of(sk).and_then(identity::cgroup_of_kernel_socket).unwrap_or(0);
+    // SAFETY: a referenced socket from a lookup helper, released on this only path.
+    unsafe { bpf_sk_release(sk.cast()) };
+    id
+}

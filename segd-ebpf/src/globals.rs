@@ -1,0 +1,48 @@
+//! What the loader finds out about the running kernel and tells the programs before they are loaded.
+
+macro_rules! global {
+    ($(#[$doc:meta])* $name:ident, $reader:ident) => {
+        #[unsafe(no_mangle)]
+        static $name: u64 = 0;
+
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $reader() -> u64 {
+            // SAFETY: a static of this object; volatile because the loader replaces its value after compilation.
+            unsafe { core::ptr::read_volatile(&$name) }
+        }
+    };
+}
+
+global! {
+    /// Offset of `cgroup.kn`.
+    CGROUP_KN, cgroup_kn
+}
+global! {
+    /// Offset of `cgroup.self.parent`.
+    CGROUP_PARENT, cgroup_parent
+}
+global! {
+    /// Offset of `cgroup.root`.
+    CGROUP_ROOT, cgroup_root
+}
+global! {
+    /// Offset of `cgroup_root.hierarchy_id`; 0 is the unified hierarchy.
+    ROOT_HIERARCHY, root_hierarchy
+}
+global! {
+    /// Offset of `kernfs_node.id`.
+    KN_ID, kn_id
+}
+global! {
+    /// Offset of `kernfs_node.name`.
+    KN_NAME, kn_name
+}
+global! {
+    /// Offset of `sock.sk_cgrp_data.cgroup`; 0 where the kernel keeps something else there.
+    SOCK_CGROUP, sock_cgroup
+}
+global! {
+    /// The cookie of the initial network namespace.
+    HOST_NAMESPACE, host_namespace
+}

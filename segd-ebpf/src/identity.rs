@@ -1,0 +1,346 @@
+//! Who a socket, a sender or an address is under one revision.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_tuple},
+    helpers::{bpf_probe_read_kernel_buf, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    maps::lpm_trie::Key,
+};
+use core::ffi::c_void;
+use segd_common::{
+    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
+    flow::HandoverKey,
+    packet::Packet,
+    segment::{self, FIRST_SEGMENT, SegmentIndex},
+    service::TCP,
+    workload::Identity,
+};
+
+use crate::{
+    globals,
+    maps::{CGROUPS, CGROUPS_FULL, HANDOVERS, LOCALS, NAMESPACES, PREFIXES},
+    policy::Policy,
+    ruling::{pack, unpack},
+    skb::Skb,
+};
+
+/// How deep a cgroup may lie below the nearest one that is in the table.
+const MAX_DEPTH: u32 = 24;
+
+/// Nobody: every pair with it is denied.
+pub const UNKNOWN: Identity = Identity::of(segment::NONE);
+
+/// A cgroup by its id, if it is in the table.
+#[inline(always)]
+pub fn of_cgroup(policy: &Policy, id: u64) -> Option<Identity> {
+    let packed = segd_cgroup(policy.slot, id);
+    if packed & FOUND == 0 { None } else { Some(unpack(packed)) }
+}
+
+const FOUND: u64 = 1 << 32;
+
+// VERIFIER: global functions of scalars are verified once, see `segd_judge`. An address travels as two numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_cgroup(slot: u32, id: u64) -> u64 {
+    let Some(entry) = CGROUPS.get_ptr(id) else {
+        return 0;
+    };
+    // SAFETY: an element of the map; an update replaces elements, it does not write into them.
+    let slot = unsafe { &(*entry).slots[(slot & 1) as usize] };
+    FOUND | if slot.revision == 0 { pack(UNKNOWN) } else { pack(slot.identity) }
+}
+
+/// The socket the hook runs for. A cgroup that is not in the table is what its nearest tagged ancestor is.
+#[inline(always)]
+pub fn of_socket(policy: &Policy, skb: Skb, cgroup: u64) -> Identity {
+    match of_cgroup(policy, cgroup) {
+        Some(identity) => identity,
+        None => of_ancestors(policy, skb),
+    }
+}
+
+#[inline(never)]
+fn of_ancestors(policy: &Policy, skb: Skb) -> Identity {
+    let mut level = MAX_DEPTH;
+    while level > 0 {
+        level -= 1;
+        let id = skb.ancestor(level);
+        if id == 0 {
+            continue;
+        }
+        if let Some(identity) = of_cgroup(policy, id) {
+            return if identity.segment == segment::HOST && table_overflowed() { UNKNOWN } else { identity };
+        }
+    }
+    UNKNOWN
+}
+
+/// Whether a newborn cgroup did not fit: then what is missing may have been claimed by a selector.
+#[inline(always)]
+pub fn table_overflowed() -> bool {
+    // SAFETY: a slot of an array map.
+    CGROUPS_FULL.get_ptr(0).is_none_or(|full| unsafe { core::ptr::read_volatile(full) } != 0)
+}
+
+/// The segment of an address on the network, or `WORLD`.
+#[inline(always)]
+pub fn of_address(policy: &Policy, address: &Address) -> SegmentIndex {
+    let (high, low) = address::halves(address);
+    segd_address(policy.slot, high, low) as SegmentIndex
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_address(slot: u32, high: u64, low: u64) -> u32 {
+    let data = PrefixData { slot: slot.to_be_bytes(), address: address::of_halves(high, low) };
+    let key = Key::new(SLOT_BITS + 128, data);
+    PREFIXES.get(&key).map_or(u32::from(segment::WORLD), |segment| *segment)
+}
+
+/// An address of this host or of one of its namespaces.
+#[inline(always)]
+pub fn local(address: &Address) -> Option<Local> {
+    // SAFETY: the value is copied out.
+    LOCALS.get_ptr(address).map(|local| unsafe { *local })
+}
+
+/// Whether an address is this host's or one of its namespaces'.
+#[inline(always)]
+pub fn is_local(address: &Address) -> bool {
+    let (high, low) = address::halves(address);
+    segd_local(high, low) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_local(high: u64, low: u64) -> u32 {
+    let address = address::of_halves(high, low);
+    u32::from(address::is_loopback(&address) || local(&address).is_some())
+}
+
+/// An unclaimed process outside the initial namespace is claimed by a segment that claims its address:
+/// a prefix may speak of containers of this host as it does of other machines.
+#[inline(always)]
+pub fn claimed_by_address(policy: &Policy, identity: Identity, address: &Address) -> Identity {
+    let (high, low) = address::halves(address);
+    unpack(segd_claimed(policy.slot, pack(identity), high, low))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_claimed(slot: u32, identity: u64, high: u64, low: u64) -> u64 {
+    if unpack(identity).segment != segment::HOST {
+        return identity;
+    }
+    let address = address::of_halves(high, low);
+    if address::is_loopback(&address)
+        || local(&address).is_some_and(|local| local.flags & LOCAL_HOST != 0)
+    {
+        return identity;
+    }
+    let claimed = segd_address(slot, high, low) as SegmentIndex;
+    if claimed >= FIRST_SEGMENT { pack(Identity::of(claimed)) } else { identity }
+}
+
+/// Who answers where no socket does: the one segment that lives in a namespace, else `host`.
+/// A namespace nobody has looked at yet is taken to be the asker's own.
+#[inline(always)]
+pub fn owner(policy: &Policy, namespace: u64, own: Identity) -> (Identity, bool) {
+    let packed = segd_owner(policy.slot, namespace, pack(own));
+    (unpack(packed), packed & FOUND != 0)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
+    if namespace == globals::host_namespace() {
+        return pack(Identity::of(segment::HOST));
+    }
+    let Some(known) = NAMESPACES.get_ptr(namespace) else {
+        return own & !FOUND;
+    };
+    let slot = (slot & 1) as usize;
+    // SAFETY: an element of the map.
+    let (owner, flags) = unsafe { ((*known).owner[slot], (*known).flags[slot]) };
+    let single = if flags & NAMESPACE_SINGLE != 0 { FOUND } else { 0 };
+    single | pack(Identity::of(owner))
+}
+
+/// Which way a packet is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// As it is: who sent it.
+    Source,
+    /// Mirrored: who would send its reply.
+    Destination,
+}
+
+/// The full key of a sender's tuple.
+#[inline(always)]
+pub fn handover_key(packet: &Packet, namespace: u64, side: Side) -> HandoverKey {
+    let repeats = address::is_loopback(&packet.source) || address::is_loopback(&packet.destination);
+    let namespace = if repeats { namespace } else { 0 };
+    let mut key = HandoverKey { namespace, protocol: packet.protocol, ..HandoverKey::default() };
+    match side {
+        Side::Source => {
+            key.source = packet.source;
+            key.destination = packet.destination;
+            key.source_port = packet.source_port;
+            key.destination_port = packet.destination_port;
+        }
+        Side::Destination => {
+            key.source = packet.destination;
+            key.destination = packet.source;
+            key.source_port = packet.destination_port;
+            key.destination_port = packet.source_port;
+        }
+    }
+    key
+}
+
+/// Drops the destination from a key: this form survives DNAT.
+#[inline(always)]
+pub fn shorten(key: &mut HandoverKey) {
+    key.destination = [0; 16];
+    key.destination_port = 0;
+}
+
+/// The sender of a packet, or of its reply: its identity, and its cgroup if it is on this host.
+#[inline(always)]
+pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, side: Side, cgroup: &mut u64) -> Identity {
+    let mut key = handover_key(packet, skb.namespace(), side);
+    let at_loopback = skb.device() == crate::skb::LOOPBACK;
+    sender(policy, &mut key, at_loopback, cgroup)
+}
+
+#[inline(never)]
+fn sender(policy: &Policy, key: &mut HandoverKey, at_loopback: bool, cgroup: &mut u64) -> Identity {
+    let found = match HANDOVERS.get_ptr(&*key) {
+        Some(found) => Some(found),
+        None => {
+            shorten(key);
+            HANDOVERS.get_ptr(&*key)
+        }
+    };
+    let Some(entry) = found else {
+        *cgroup = 0;
+        if at_loopback || is_local(&key.source) {
+            return UNKNOWN;
+        }
+        return Identity::of(of_address(policy, &key.source));
+    };
+    // SAFETY: copied out; an LRU element may be reused, then the copy is some other sender's true identity,
+    // and only of a tuple that no longer has one.
+    let (id, identity) = unsafe { ((*entry).cgroup, (*entry).identity) };
+    *cgroup = id;
+    let identity = of_cgroup(policy, id).unwrap_or(identity);
+    claimed_by_address(policy, identity, &key.source)
+}
+
+/// What a lookup of the receiving socket answers.
+#[inline(always)]
+fn cgroup_of(sk: *mut bpf_sock) -> u64 {
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: a referenced socket from a lookup helper, released on this only path.
+    unsafe {
+        let id = bpf_sk_cgroup_id(sk.cast());
+        bpf_sk_release(sk.cast());
+        id
+    }
+}
+
+/// The size of a lookup tuple of the packet's family.
+#[inline(always)]
+pub fn fill_tuple(tuple: &mut bpf_sock_tuple, packet: &Packet) -> u32 {
+    // SAFETY: both members of the union are plain integers.
+    unsafe {
+        if address::is_v4(&packet.destination) {
+            let v4 = &mut tuple.__bindgen_anon_1.ipv4;
+            v4.saddr = tail(&packet.source);
+            v4.daddr = tail(&packet.destination);
+            v4.sport = packet.source_port.to_be();
+            v4.dport = packet.destination_port.to_be();
+            12
+        } else {
+            let v6 = &mut tuple.__bindgen_anon_1.ipv6;
+            v6.saddr = words(&packet.source);
+            v6.daddr = words(&packet.destination);
+            v6.sport = packet.source_port.to_be();
+            v6.dport = packet.destination_port.to_be();
+            36
+        }
+    }
+}
+
+/// The last four bytes, as the kernel keeps an IPv4 address.
+#[inline(always)]
+pub fn tail(address: &Address) -> u32 {
+    u32::from_ne_bytes([address[12], address[13], address[14], address[15]])
+}
+
+/// The address as the kernel keeps an IPv6 address.
+#[inline(always)]
+pub fn words(address: &Address) -> [u32; 4] {
+    let a = address;
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        tail(a),
+    ]
+}
+
+const CURRENT_NAMESPACE: u64 = u64::MAX;
+
+/// The cgroup of the socket that will receive this packet in the same namespace; 0 if there is none.
+#[inline(never)]
+pub fn receiver(skb: Skb, packet: &Packet) -> u64 {
+    // SAFETY: plain integers; zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = fill_tuple(&mut tuple, packet);
+    let ctx: *mut c_void = skb.skb.cast();
+    if packet.protocol == TCP { receiver_tcp(ctx, &mut tuple, size) } else { receiver_udp(ctx, &mut tuple, size) }
+}
+
+// VERIFIER: two functions. With the tails merged: "same insn cannot be used with different pointers".
+#[inline(never)]
+fn receiver_tcp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
+    // SAFETY: the tuple has at least `size` bytes.
+    cgroup_of(unsafe { bpf_sk_lookup_tcp(ctx, tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+#[inline(never)]
+fn receiver_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
+    // SAFETY: the tuple has at least `size` bytes.
+    cgroup_of(unsafe { bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+/// Reads eight bytes of kernel memory.
+#[inline(always)]
+pub fn peek(at: u64) -> Option<u64> {
+    let mut word = [0; 8];
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_kernel_buf(at as *const u8, &mut word) }.ok()?;
+    Some(u64::from_ne_bytes(word))
+}
+
+/// The cgroup id of a kernel socket, by its address; `None` where the kernel does not let us look.
+#[inline(always)]
+pub fn cgroup_of_kernel_socket(sk: u64) -> Option<u64> {
+    let offset = globals::sock_cgroup();
+    if offset == 0 {
+        return None;
+    }
+    let cgroup = peek(sk + offset)?;
+    let node = peek(cgroup + globals::cgroup_kn())?;
+    peek(node + globals::kn_id())
+}
+
+/// An address from the kernel's four words.
+#[inline(always)]
+pub fn from_words(a: u32, b: u32, c: u32, d: u32) -> Address {
+    let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+}

@@ -1,0 +1,157 @@
+//! cgroup_skb ingress: what a socket of this host is about to receive.
+
+use segd_common::{
+    event::Hook,
+    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow},
+    packet::Packet,
+    reason::Reason,
+    segment,
+    service::{self, ICMP, ICMPV6, TCP, UDP, has_ports},
+    workload::Identity,
+};
+
+use crate::{
+    egress::{flow_key, is_dhcp, no_policy, remember},
+    globals,
+    identity::{self, Side},
+    maps::FLOWS,
+    policy::Policy,
+    ruling::{COPY, REVERSED, Ruling, judge, settle},
+    skb::{Skb, parse},
+    tcp as stream,
+};
+
+/// Rules on one packet that arrives: whether the socket gets it.
+#[inline(always)]
+pub fn ingress(skb: Skb) -> bool {
+    let mut ruling = Ruling { hook: Hook::Ingress as u8, ..Ruling::default() };
+    let mut packet = Packet::default();
+    let Some(policy) = Policy::active() else {
+        return no_policy(&mut ruling, skb);
+    };
+    let socket = skb.socket();
+    if let Some(socket) = socket
+        && let Some(passes) = stream::known(&policy, skb, socket, Hook::Ingress)
+    {
+        return passes;
+    }
+    ruling.cgroup = skb.cgroup();
+    let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
+    ruling.from = Identity::of(segment::WORLD);
+    ruling.to = own;
+    let unparsed = parse(skb, &mut packet);
+    if unparsed != 0 {
+        ruling.unparsed(unparsed);
+    } else if packet.is_link_control() {
+        ruling.fixed(Reason::Control);
+    } else {
+        if skb.namespace() != globals::host_namespace() {
+            own = identity::claimed_by_address(&policy, own, &packet.destination);
+            ruling.to = own;
+        }
+        if is_dhcp_answer(&packet, own) {
+            ruling.fixed(Reason::Control);
+        } else {
+            arrive(&policy, &mut ruling, &packet, skb, &own);
+        }
+    }
+    settle(&policy, &ruling, &packet);
+    ruling.passes()
+}
+
+#[inline(always)]
+fn is_dhcp_answer(packet: &Packet, own: Identity) -> bool {
+    packet.protocol == UDP
+        && own.segment == segment::HOST
+        && own.flags == 0
+        && is_dhcp(packet.destination_port, packet.source_port)
+}
+
+#[inline(always)]
+fn arrive(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
+        stream::arrives(policy, ruling, packet, skb, own);
+    } else {
+        datagram_arrives(policy, ruling, packet, skb, own);
+    }
+}
+
+#[inline(never)]
+fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    let Some(socket) = skb.socket() else {
+        // Nobody to judge for.
+        return ruling.fixed(Reason::Unknown);
+    };
+    // A raw socket for a protocol that has receivers of its own gets a copy; the packet itself is judged there.
+    if socket.is_raw() && (has_ports(packet.protocol) || packet.protocol == ICMP || packet.protocol == ICMPV6) {
+        ruling.flags |= COPY;
+    }
+    let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
+    let key = flow_key(packet, skb, true);
+    let known = FLOWS.get_ptr_mut(key);
+    if packet.is_echo_reply() {
+        ruling.fixed(Reason::NoRule);
+        ruling.from = peer;
+        ruling.service = packet.service;
+    } else {
+        judge(policy, ruling, peer, *own, packet.service);
+    }
+    if !ruling.allowed()
+        && let Some(flow) = known
+    {
+        // SAFETY: an element of the map.
+        answered(policy, ruling, packet, unsafe { &*flow }, own, &peer);
+    }
+    if ruling.allowed() && ruling.reason != Reason::Reply as u8 && has_ports(packet.protocol) {
+        remember(known, &key, policy, ruling, FLOW_PEER_ASKED);
+    }
+}
+
+/// A datagram to a socket that asked this peer: judged as what was asked.
+#[inline(always)]
+fn answered(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    packet: &Packet,
+    flow: &Flow,
+    own: &Identity,
+    peer: &Identity,
+) {
+    if flow.asked & FLOW_LOCAL_ASKED == 0 {
+        return;
+    }
+    let service = match packet.protocol {
+        ICMP => service::icmp(ICMP, segd_common::packet::icmp::ECHO, 0),
+        ICMPV6 => service::icmp(ICMPV6, segd_common::packet::icmp::ECHO6, 0),
+        protocol if has_ports(protocol) => packet.reverse_service(),
+        _ => return,
+    };
+    // Who answers an echo is the kernel of whoever was asked. Who answers a datagram is its sender, if it showed
+    // itself. One behind a translated address did not: it was judged where it received, and is where it answers.
+    // But a receiver that was seen when it was asked must show itself.
+    let to = if packet.is_echo_reply() {
+        flow.peer
+    } else if peer.segment != segment::NONE {
+        *peer
+    } else if flow.peer_cgroup == 0 {
+        flow.peer
+    } else {
+        return;
+    };
+    let first = *ruling;
+    if to.segment == segment::NONE {
+        ruling.fixed(Reason::Reply);
+        ruling.from = *own;
+        ruling.flags |= REVERSED;
+        ruling.flags &= !COPY;
+        return;
+    }
+    judge(policy, ruling, *own, to, service);
+    if ruling.allowed() {
+        ruling.reason = Reason::Reply as u8;
+        ruling.flags |= REVERSED;
+        ruling.flags &= !COPY;
+    } else if !ruling.passes() {
+        *ruling = first;
+    }
+}

@@ -1,0 +1,95 @@
+//! Every map of the datapath. All are pinned by the daemon and outlive it.
+
+use aya_ebpf::{
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use segd_common::{
+    address::{Local, MAX_LOCALS, MAX_NAMESPACES, MAX_PREFIXES, Namespace, PrefixData},
+    config::Active,
+    counter::{Counter, CounterKey, MAX_COUNTERS, stat},
+    event::RING_BYTES,
+    flow::{Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
+    tables::{MAX_RULES, PolicyTables},
+    workload::{CgroupEntry, Edge, EdgeKey, MAX_CGROUPS, MAX_EDGES, UnitPatterns},
+};
+
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// Which revision, in which slot.
+#[map]
+pub static ACTIVE: Array<Active> = Array::with_max_entries(1, 0);
+/// The policy, by slot.
+#[map]
+pub static POLICY: Array<PolicyTables> = Array::with_max_entries(2, 0);
+/// Decisions by rule, by slot.
+#[map]
+pub static RULE_HITS: Array<[u64; MAX_RULES]> = Array::with_max_entries(2, 0);
+/// Segments by address, both slots in one trie.
+#[map]
+pub static PREFIXES: LpmTrie<PrefixData, u32> =
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES, BPF_F_NO_PREALLOC);
+
+/// Workloads by cgroup id.
+#[map]
+pub static CGROUPS: HashMap<u64, CgroupEntry> = HashMap::with_max_entries(MAX_CGROUPS, BPF_F_NO_PREALLOC);
+/// Literal selectors, both slots.
+#[map]
+pub static EDGES: HashMap<EdgeKey, Edge> = HashMap::with_max_entries(2 * MAX_EDGES, BPF_F_NO_PREALLOC);
+/// `prefix*suffix` unit selectors, by slot.
+#[map]
+pub static UNIT_PATTERNS: Array<UnitPatterns> = Array::with_max_entries(2, 0);
+
+/// This host's addresses, those of its namespaces included.
+#[map]
+pub static LOCALS: HashMap<[u8; 16], Local> = HashMap::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
+/// Who lives in which network namespace, by cookie.
+#[map]
+pub static NAMESPACES: HashMap<u64, Namespace> =
+    HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
+
+/// Who sent what is on its way between two sockets of this host.
+#[map]
+pub static HANDOVERS: LruHashMap<HandoverKey, Handover> = LruHashMap::with_max_entries(MAX_HANDOVERS, 0);
+/// Exchanges without a connection.
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+/// What a TCP socket remembers.
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+/// Exact counters.
+#[map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> =
+    PerCpuHashMap::with_max_entries(MAX_COUNTERS, BPF_F_NO_PREALLOC);
+/// What did not fit into `COUNTERS`.
+#[map]
+pub static COUNTERS_OTHER: PerCpuArray<Counter> = PerCpuArray::with_max_entries(3, 0);
+/// Plain counts, see `segd_common::counter::stat`.
+#[map]
+pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stat::COUNT, 0);
+/// Flow events for the daemon.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// One window of the event limiter.
+#[repr(C)]
+pub struct Window {
+    /// When it began.
+    pub start_ns: u64,
+    /// Events in it.
+    pub events: u64,
+}
+
+/// The event limiter, per CPU. Only events are limited, never counters.
+#[map]
+pub static EVENT_WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
+
+/// Not 0 once a newborn cgroup did not fit into `CGROUPS`.
+#[map]
+pub static CGROUPS_FULL: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Room for one birth. Belongs to one load, not pinned.
+#[map]
+pub static BIRTH: Array<crate::birth::Scratch> = Array::with_max_entries(1, 0);

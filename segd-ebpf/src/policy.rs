@@ -1,0 +1,87 @@
+//! One revision of the policy, taken once per packet.
+
+use segd_common::{
+    segment::MAX_SEGMENTS,
+    tables::{PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
+};
+
+use crate::maps::{ACTIVE, POLICY};
+
+/// The revision this packet is judged under, entirely.
+#[derive(Clone, Copy)]
+pub struct Policy {
+    tables: &'static PolicyTables,
+    /// Its slot.
+    pub slot: u32,
+    /// Its number.
+    pub revision: u32,
+}
+
+impl Policy {
+    /// The policy in force, if there is one.
+    // INVARIANT: the one read of `ACTIVE`; callers pass the result down and never take it twice.
+    #[inline(always)]
+    pub fn active() -> Option<Policy> {
+        let word = ACTIVE.get_ptr(0)?;
+        // SAFETY: a slot of an array map; volatile so that the word is read once.
+        let active = unsafe { core::ptr::read_volatile(word) };
+        let policy = Policy::in_slot(active.slot())?;
+        if active.revision() == 0 { None } else { Some(Policy { revision: active.revision(), ..policy }) }
+    }
+
+    /// The policy in a slot that [`Policy::active`] named for this packet.
+    #[inline(always)]
+    pub fn in_slot(slot: u32) -> Option<Policy> {
+        let tables = POLICY.get(slot)?;
+        if tables.flags & TABLES_VALID == 0 {
+            return None;
+        }
+        Some(Policy { tables, slot, revision: tables.revision })
+    }
+}
+
+impl Tables for Policy {
+    #[inline(always)]
+    fn flags(&self) -> u32 {
+        self.tables.flags
+    }
+
+    #[inline(always)]
+    fn segment(&self, index: u16) -> u32 {
+        element(&self.tables.segments, usize::from(index)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn class(&self, from: u16, to: u16) -> u16 {
+        if usize::from(to) >= MAX_SEGMENTS {
+            return 0;
+        }
+        element(&self.tables.classes, usize::from(from) * MAX_SEGMENTS + usize::from(to)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn set(&self, class: u16) -> PortSet {
+        if class == 0 {
+            return PortSet::default();
+        }
+        element(&self.tables.sets, usize::from(class)).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn range(&self, index: u32) -> Option<PortRange> {
+        element(&self.tables.ranges, index as usize)
+    }
+}
+
+/// An element of a table, or `None` out of range.
+// VERIFIER: the comparison must be made on the very register that is added to the pointer. `black_box` keeps the
+// compiler from comparing an earlier, narrower copy ("R4 max value is outside of the allowed memory range").
+#[inline(always)]
+fn element<T: Copy, const N: usize>(table: &[T; N], index: usize) -> Option<T> {
+    let index = core::hint::black_box(index);
+    if index >= N {
+        return None;
+    }
+    // SAFETY: checked above.
+    Some(unsafe { *table.get_unchecked(index) })
+}

@@ -1,0 +1,309 @@
+//! A packet's ruling: the decision, what becomes of it, and how it is counted and told.
+
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use segd_common::{
+    counter::{Counter, CounterKey, stat},
+    decide::{decide, outcome},
+    event::{EVENT_REVOKED, FlowEvent, Hook},
+    packet::Packet,
+    reason::Reason,
+    segment,
+    service::{self, Service, TCP},
+    tables::MAX_RULES,
+    verdict::{Outcome, Verdict},
+    workload::Identity,
+};
+
+use crate::{
+    maps::{COUNTERS, COUNTERS_OTHER, EVENT_WINDOW, EVENTS, RULE_HITS, STATS},
+    policy::Policy,
+};
+
+/// The receiver on this host decides, and counts.
+pub const RECEIVER_JUDGES: u8 = 1 << 0;
+/// The peer is on this host.
+pub const PEER_LOCAL: u8 = 1 << 1;
+/// The first packet of a flow.
+pub const NEW_FLOW: u8 = 1 << 2;
+/// A session that lost its right.
+pub const REVOKED: u8 = 1 << 3;
+/// Counted here although the peer is local: nobody else will.
+pub const COUNT_HERE: u8 = 1 << 4;
+/// A copy for a sniffer: judged, but not a packet of its own.
+pub const COPY: u8 = 1 << 5;
+/// The packet is a reply: its tuple names the initiator second.
+pub const REVERSED: u8 = 1 << 6;
+
+/// What was ruled on one packet.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Ruling {
+    /// The local side's cgroup.
+    pub cgroup: u64,
+    /// The peer's cgroup, where known.
+    pub peer_cgroup: u64,
+    /// The initiator.
+    pub from: Identity,
+    /// The other side.
+    pub to: Identity,
+    /// What was initiated.
+    pub service: Service,
+    /// The rule that decided.
+    pub rule: u32,
+    /// A `Reason`; 0 until ruled.
+    pub reason: u8,
+    /// An `Outcome`.
+    pub outcome: u8,
+    /// The flags above.
+    pub flags: u8,
+    /// A `Hook`.
+    pub hook: u8,
+    /// A `Place`: where the destination is.
+    pub place: u32,
+    /// The cgroup of the socket that will receive, where it was found; else 0.
+    pub receiver: u64,
+    /// Who answers at the destination, if not a socket in the same namespace.
+    pub there: Identity,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+impl Ruling {
+    /// Whether the packet passes: the one place per hook asks this.
+    #[inline(always)]
+    pub fn passes(&self) -> bool {
+        self.outcome != Outcome::Denied as u8
+    }
+
+    /// Whether the policy itself allowed it, audit aside.
+    #[inline(always)]
+    pub fn allowed(&self) -> bool {
+        self.outcome == Outcome::Allowed as u8
+    }
+
+    /// Rules without a decision of the policy: malformed, control, no policy.
+    #[inline(always)]
+    pub fn fixed(&mut self, reason: Reason) {
+        self.reason = reason as u8;
+        self.rule = Verdict::NO_RULE;
+        self.outcome = if reason.allows() { Outcome::Allowed as u8 } else { Outcome::Denied as u8 };
+    }
+
+    /// Denies what did not parse, for a reason given as a number.
+    #[inline(always)]
+    pub fn unparsed(&mut self, reason: u32) {
+        self.reason = reason as u8;
+        self.rule = Verdict::NO_RULE;
+        self.outcome = Outcome::Denied as u8;
+    }
+
+    /// Leaves the decision to the receiving socket.
+    #[inline(always)]
+    pub fn defer(&mut self) {
+        self.fixed(Reason::Rule);
+        self.to = Identity::of(segment::NONE);
+        self.flags |= RECEIVER_JUDGES | PEER_LOCAL;
+    }
+}
+
+/// An identity as a number.
+#[inline(always)]
+pub fn pack(identity: Identity) -> u64 {
+    u64::from(identity.flags) << 16 | u64::from(identity.segment)
+}
+
+/// The identity in the lower half of a number.
+#[inline(always)]
+pub fn unpack(packed: u64) -> Identity {
+    Identity { segment: packed as u16, flags: (packed >> 16) as u16 }
+}
+
+/// Judges an initiation and notes the ruling.
+#[inline(always)]
+pub fn judge(policy: &Policy, ruling: &mut Ruling, from: Identity, to: Identity, service: Service) {
+    let verdict = segd_judge(policy.slot, pack(from) | pack(to) << 32, service);
+    ruling.from = from;
+    ruling.to = to;
+    ruling.service = service;
+    ruling.rule = verdict as u32;
+    ruling.reason = (verdict >> 32) as u8;
+    ruling.outcome = (verdict >> 40) as u8;
+}
+
+/// The decision: `rule | reason << 32 | outcome << 40`; 0 is a denial.
+// VERIFIER: a global function of scalars is verified once, whoever calls it. As a static one it is verified again on
+// every path that leads to it, and no program stays below a million instructions.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_judge(slot: u32, sides: u64, service: u32) -> u64 {
+    let Some(policy) = Policy::in_slot(slot) else {
+        return 0;
+    };
+    let (from, to) = (unpack(sides), unpack(sides >> 32));
+    let verdict = decide(&policy, from, to, service);
+    let outcome = outcome(&policy, verdict, from, to);
+    u64::from(verdict.rule) | (verdict.reason as u64) << 32 | (outcome as u64) << 40
+}
+
+#[inline(always)]
+fn add(to: *mut u64, amount: u64) {
+    // SAFETY: a word of a map element, 8-byte aligned. Atomic, because a program can be interrupted by another
+    // on the same CPU between load and store. The intrinsic, because `AtomicU64::fetch_add` is not offered to a
+    // target without compare-and-swap.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(to, amount) };
+}
+
+/// Adds to one of the plain counts.
+#[inline(always)]
+pub fn stat(index: u32, amount: u64) {
+    if let Some(count) = STATS.get_ptr_mut(index) {
+        add(count, amount);
+    }
+}
+
+/// Counts a packet under its ruling.
+#[inline(always)]
+pub fn count(ruling: &Ruling, bytes: u32) {
+    let key = u64::from(ruling.from.segment)
+        | u64::from(ruling.to.segment) << 16
+        | u64::from(ruling.outcome) << 32
+        | u64::from(ruling.reason) << 40;
+    // A UDP connect sends nothing; a TCP connect is a SYN that did not happen.
+    let packets = u32::from(ruling.hook != Hook::Connect as u8 || service::protocol(ruling.service) == TCP);
+    segd_count(key, bytes, u32::from(ruling.flags) << 1 | packets);
+}
+
+/// Adds to a counter. `how`: bit 0, a packet; above it the ruling's flags.
+// VERIFIER: global, as `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_count(key: u64, bytes: u32, how: u32) -> u32 {
+    let key = CounterKey {
+        from: key as u16,
+        to: (key >> 16) as u16,
+        outcome: (key >> 32) as u8,
+        reason: (key >> 40) as u8,
+        reserved: 0,
+    };
+    let counter = match COUNTERS.get_ptr_mut(key) {
+        Some(counter) => Some(counter),
+        None => {
+            // A race with another CPU makes one of the inserts fail; the lookup after it decides.
+            let _ = COUNTERS.insert(key, Counter::default(), 1);
+            COUNTERS.get_ptr_mut(key).or_else(|| COUNTERS_OTHER.get_ptr_mut(u32::from(key.outcome)))
+        }
+    };
+    let Some(counter) = counter else {
+        return 0;
+    };
+    let flags = (how >> 1) as u8;
+    // SAFETY: pointers to the fields of a map element.
+    unsafe {
+        add(&raw mut (*counter).packets, u64::from(how & 1));
+        add(&raw mut (*counter).bytes, u64::from(bytes));
+        if flags & NEW_FLOW != 0 {
+            add(&raw mut (*counter).flows, 1);
+        }
+        if flags & REVOKED != 0 {
+            add(&raw mut (*counter).revoked, 1);
+        }
+    }
+    1
+}
+
+/// Counts the rule that decided, if one did.
+#[inline(always)]
+pub fn count_rule(policy: &Policy, ruling: &Ruling) {
+    let rule = core::hint::black_box(ruling.rule as usize);
+    if rule >= MAX_RULES {
+        return;
+    }
+    if let Some(hits) = RULE_HITS.get_ptr_mut(policy.slot) {
+        // SAFETY: checked above, on the value that is added (see policy.rs on `black_box`).
+        add(unsafe { hits.cast::<u64>().add(rule) }, 1);
+    }
+}
+
+const WINDOW_NS: u64 = 100_000_000;
+const EVENTS_PER_WINDOW: u64 = 400;
+
+/// Whether this CPU may emit another event now. Losing the race against an interrupt costs accuracy of the
+/// limit, nothing else.
+#[inline(always)]
+fn may_emit(now: u64) -> bool {
+    let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's element.
+    unsafe {
+        if now.wrapping_sub((*window).start_ns) >= WINDOW_NS {
+            (*window).start_ns = now;
+            (*window).events = 0;
+        }
+        (*window).events += 1;
+        (*window).events <= EVENTS_PER_WINDOW
+    }
+}
+
+/// Tells the daemon.
+#[inline(never)]
+pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
+    // SAFETY: no arguments.
+    let monotonic = unsafe { bpf_ktime_get_ns() };
+    if !may_emit(monotonic) {
+        stat(stat::EVENTS_SUPPRESSED, 1);
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<FlowEvent>(0) else {
+        stat(stat::EVENTS_LOST, 1);
+        return;
+    };
+    let reversed = ruling.flags & REVERSED != 0;
+    let (source, destination) =
+        if reversed { (&packet.destination, &packet.source) } else { (&packet.source, &packet.destination) };
+    let (source_port, destination_port) = if reversed {
+        (packet.destination_port, packet.source_port)
+    } else {
+        (packet.source_port, packet.destination_port)
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reservation has the size of the event; every field is written, padding included.
+    unsafe {
+        (*event).time_ns = bpf_ktime_get_boot_ns();
+        (*event).cgroup = ruling.cgroup;
+        (*event).peer_cgroup = ruling.peer_cgroup;
+        (*event).rule = ruling.rule;
+        (*event).revision = policy.revision;
+        (*event).service = ruling.service;
+        (*event).bytes = packet.bytes;
+        (*event).source = *source;
+        (*event).destination = *destination;
+        (*event).source_port = source_port;
+        (*event).destination_port = destination_port;
+        (*event).from = ruling.from.segment;
+        (*event).to = ruling.to.segment;
+        (*event).outcome = ruling.outcome;
+        (*event).reason = ruling.reason;
+        (*event).hook = ruling.hook;
+        (*event).flags = if ruling.flags & REVOKED != 0 { EVENT_REVOKED } else { 0 };
+        (*event).reserved = 0;
+    }
+    entry.submit(0);
+}
+
+/// Counts and tells what was ruled on one packet.
+#[inline(always)]
+pub fn settle(policy: &Policy, ruling: &Ruling, packet: &Packet) {
+    if ruling.flags & COPY != 0 {
+        return;
+    }
+    if ruling.flags & RECEIVER_JUDGES != 0 && ruling.passes() && ruling.flags & COUNT_HERE == 0 {
+        return;
+    }
+    count(ruling, packet.bytes);
+    count_rule(policy, ruling);
+    if !ruling.allowed() || ruling.flags & (NEW_FLOW | REVOKED) != 0 {
+        emit(policy, ruling, packet);
+    }
+}

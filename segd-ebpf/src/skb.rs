@@ -1,0 +1,174 @@
+//! The packet and its socket, as cgroup_skb shows them.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
+        bpf_skb_cgroup_id, bpf_skb_load_bytes,
+    },
+};
+use core::ptr::NonNull;
+use segd_common::{
+    bytes::Bytes,
+    packet::{PACKET_FRAGMENT, Packet, walk},
+    reason::Reason,
+};
+
+/// `ETH_P_IPV6`, as `__sk_buff.protocol` has it (network order).
+const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// The loopback device has this index in every network namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
+
+/// TCP states (`include/net/tcp_states.h`).
+pub mod state {
+    /// SYN sent.
+    pub const SYN_SENT: u32 = 2;
+    /// Listening.
+    pub const LISTEN: u32 = 10;
+}
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_RAW: u32 = 3;
+
+/// One run of a cgroup_skb hook.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    /// The context.
+    pub skb: *mut __sk_buff,
+}
+
+impl Skb {
+    /// Whether the carrier says IPv6. A v4-mapped socket carries IPv4.
+    #[inline(always)]
+    pub fn is_v6(self) -> bool {
+        // SAFETY: the hook's own context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb).protocol) == ETH_P_IPV6 }
+    }
+
+    /// Its length from the IP header on.
+    #[inline(always)]
+    pub fn bytes(self) -> u32 {
+        // SAFETY: the hook's own context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb).len) }
+    }
+
+    /// The device it leaves by, or came in by.
+    #[inline(always)]
+    pub fn device(self) -> u32 {
+        // SAFETY: the hook's own context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb).ifindex) }
+    }
+
+    /// The socket the hook runs for.
+    #[inline(always)]
+    pub fn socket(self) -> Option<Socket> {
+        // SAFETY: the hook's own context; the pointer is checked before use, as the verifier wants it.
+        let sk = unsafe { (*self.skb).__bindgen_anon_2.sk };
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: not null; the helper returns null for a socket that is not full.
+        let full = unsafe { bpf_sk_fullsock(sk) };
+        NonNull::new(full).map(|sk| Socket { sk })
+    }
+
+    /// The socket's cgroup, as it was when the socket was made.
+    #[inline(always)]
+    pub fn cgroup(self) -> u64 {
+        // SAFETY: the hook's own context.
+        unsafe { bpf_skb_cgroup_id(self.skb) }
+    }
+
+    /// The ancestor of the socket's cgroup at a level; 0 if the cgroup is not that deep.
+    #[inline(always)]
+    pub fn ancestor(self, level: u32) -> u64 {
+        // SAFETY: the hook's own context.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level as i32) }
+    }
+
+    /// The socket's cookie: never reused.
+    #[inline(always)]
+    pub fn cookie(self) -> u64 {
+        // SAFETY: the hook's own context.
+        unsafe { bpf_get_socket_cookie(self.skb.cast()) }
+    }
+
+    /// The cookie of the socket's network namespace.
+    #[inline(always)]
+    pub fn namespace(self) -> u64 {
+        // SAFETY: the hook's own context.
+        unsafe { bpf_get_netns_cookie(self.skb.cast()) }
+    }
+}
+
+/// Walks the packet. Returns a `Reason` as a number, or 0.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn parse(skb: Skb, packet: &mut Packet) -> u32 {
+    match walk(&skb, skb.is_v6(), packet) {
+        // The stack hands whole datagrams to both hooks: only a raw socket shows fragments here.
+        Ok(()) if packet.flags & PACKET_FRAGMENT != 0 => Reason::Fragment as u32,
+        Ok(()) => 0,
+        Err(reason) => {
+            packet.bytes = skb.bytes();
+            reason as u32
+        }
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn total(&self) -> u32 {
+        self.bytes()
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the helper checks offset and length against the packet and writes at most N bytes.
+        let failed =
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+        if failed == 0 { Some(bytes) } else { None }
+    }
+}
+
+/// A full socket.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    /// The kernel's. Never null, so that `None` is a null pointer and not an unset register.
+    pub sk: NonNull<bpf_sock>,
+}
+
+impl Socket {
+    /// Its TCP state.
+    #[inline(always)]
+    pub fn state(self) -> u32 {
+        // SAFETY: a full socket; the verifier checks the field. Volatile: fused loads are refused.
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).state) }
+    }
+
+    #[inline(always)]
+    fn kind(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).type_) }
+    }
+
+    #[inline(always)]
+    fn protocol(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).protocol) }
+    }
+
+    /// Whether it is a TCP socket, MPTCP's subflows included.
+    #[inline(always)]
+    pub fn is_tcp(self) -> bool {
+        self.kind() == SOCK_STREAM && self.protocol() == 6
+    }
+
+    /// Whether it is a raw socket: it writes its own headers and receives copies.
+    #[inline(always)]
+    pub fn is_raw(self) -> bool {
+        self.kind() == SOCK_RAW
+    }
+}

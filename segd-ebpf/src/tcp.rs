@@ -1,0 +1,307 @@
+//! TCP: judged at the SYN, remembered on the socket, judged again under every revision.
+//!
+//! The kernel has matched a packet to its connection before the hooks run, so the socket is the flow. What is
+//! kept there is who the peer is, who opened the connection, and the revision of the last verdict.
+
+use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_get};
+use segd_common::{
+    event::Hook,
+    flow::{
+        DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_LEARN, STATE_PEER_JUDGES,
+        STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_WAS_ALLOWED, SocketState,
+    },
+    packet::Packet,
+    reason::Reason,
+    segment,
+    verdict::Outcome,
+    workload::Identity,
+};
+
+use crate::{
+    egress::publish,
+    identity::{self, Side, UNKNOWN},
+    maps::SOCKETS,
+    policy::Policy,
+    ruling::{
+        NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge,
+    },
+    skb::{Skb, Socket, state},
+    toward::judge_departure,
+};
+
+/// The state of a socket; created if asked to.
+#[inline(always)]
+fn remembered(socket: Socket, create: bool) -> Option<&'static mut SocketState> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: a full socket and the map of this object; the storage lives as long as the socket, which the
+    // hook holds. Two CPUs may write at once: every field is judged again when it matters.
+    unsafe {
+        let storage = bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            socket.sk.as_ptr().cast(),
+            core::ptr::null_mut(),
+            flags,
+        );
+        storage.cast::<SocketState>().as_mut()
+    }
+}
+
+/// The fast path: a connection whose verdict was made under this very revision. `None` = judge.
+#[inline(always)]
+pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bool> {
+    if !socket.is_tcp() {
+        return None;
+    }
+    // A listener sees many peers; a connecting socket may have been connected elsewhere before.
+    let now = socket.state();
+    if now == state::LISTEN || now == state::SYN_SENT {
+        return None;
+    }
+    let memory = remembered(socket, false)?;
+    if memory.revision != policy.revision
+        || memory.outcome == Outcome::Denied as u8
+        || memory.direction == DIRECTION_UNKNOWN
+        || memory.flags & STATE_LEARN != 0
+    {
+        return None;
+    }
+    if hook as u8 == Hook::Egress as u8 && memory.flags & STATE_PEER_LOCAL != 0 {
+        return Some(true);
+    }
+    let own = Identity::of(memory.own);
+    let active = memory.direction == DIRECTION_ACTIVE;
+    let ruling = Ruling {
+        from: if active { own } else { memory.peer },
+        to: if active { memory.peer } else { own },
+        service: memory.service,
+        reason: memory.reason,
+        outcome: memory.outcome,
+        hook: hook as u8,
+        ..Ruling::default()
+    };
+    count(&ruling, skb.bytes());
+    Some(true)
+}
+
+/// The packet as its reply would look.
+#[inline(always)]
+fn mirrored(packet: &Packet) -> Packet {
+    Packet {
+        source: packet.destination,
+        destination: packet.source,
+        source_port: packet.destination_port,
+        destination_port: packet.source_port,
+        service: packet.reverse_service(),
+        ..*packet
+    }
+}
+
+/// For a socket older than segd: a listener on the local port means it was accepted.
+#[inline(never)]
+fn adopted(skb: Skb, packet: &Packet, arrives: bool) -> u8 {
+    let mut probe = if arrives { *packet } else { mirrored(packet) };
+    // No connection has port 0: only a listener can answer.
+    probe.source_port = 0;
+    if identity::receiver(skb, &probe) != 0 { DIRECTION_PASSIVE } else { DIRECTION_ACTIVE }
+}
+
+/// The identity a connection's peer has now.
+#[inline(always)]
+fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> Identity {
+    if memory.peer_cgroup == 0 {
+        return memory.peer;
+    }
+    let identity = identity::of_cgroup(policy, memory.peer_cgroup).unwrap_or(memory.peer);
+    identity::claimed_by_address(policy, identity, peer_address)
+}
+
+/// Rules on a segment that a TCP socket sends.
+#[inline(never)]
+pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    let Some(socket) = skb.socket() else {
+        return ruling.fixed(Reason::Unknown);
+    };
+    if socket.state() == state::LISTEN {
+        accepting(policy, ruling, packet, skb, own);
+        if ruling.passes() {
+            publish(ruling, packet, skb, own);
+        }
+        return;
+    }
+    let Some(memory) = remembered(socket, true) else {
+        return ruling.fixed(Reason::NoState);
+    };
+    if packet.is_syn() {
+        *memory = SocketState { direction: DIRECTION_ACTIVE, ..SocketState::default() };
+        ruling.flags |= NEW_FLOW;
+    } else if memory.direction == DIRECTION_UNKNOWN {
+        memory.direction = adopted(skb, packet, false);
+    }
+    if memory.direction == DIRECTION_ACTIVE {
+        if memory.peer_cgroup != 0 {
+            let peer = peer_now(policy, memory, &packet.destination);
+            judge(policy, ruling, *own, peer, packet.service);
+            ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
+            ruling.peer_cgroup = memory.peer_cgroup;
+        } else if memory.flags & STATE_PEER_JUDGES != 0 {
+            ruling.defer();
+        } else {
+            judge_departure(policy, ruling, packet, skb, own);
+            if ruling.flags & PEER_LOCAL != 0 && ruling.peer_cgroup == 0 {
+                memory.flags |= STATE_LEARN;
+            }
+        }
+    } else {
+        ruling.flags |= REVERSED;
+        let peer = passive_peer(policy, ruling, memory, packet, skb, Side::Destination);
+        judge(policy, ruling, peer, *own, packet.reverse_service());
+        if ruling.peer_cgroup != 0 {
+            ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
+        }
+    }
+    note(policy, ruling, memory, own);
+    if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
+        memory.flags |= STATE_PUBLISHED;
+        publish(ruling, packet, skb, own);
+    }
+}
+
+/// A listener's answer to a SYN: judged as the SYN it answers.
+#[inline(always)]
+fn accepting(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    let peer = identity::of_sender(policy, packet, skb, Side::Destination, &mut ruling.peer_cgroup);
+    judge(policy, ruling, peer, *own, packet.reverse_service());
+    ruling.flags |= REVERSED;
+    if ruling.peer_cgroup != 0 {
+        ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
+    }
+}
+
+/// The peer of an accepted connection: on which side of the packet it stands.
+#[inline(always)]
+fn passive_peer(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    memory: &mut SocketState,
+    packet: &Packet,
+    skb: Skb,
+    side: Side,
+) -> Identity {
+    if memory.peer_cgroup != 0 {
+        ruling.peer_cgroup = memory.peer_cgroup;
+        let peer = if side == Side::Source { &packet.source } else { &packet.destination };
+        return peer_now(policy, memory, peer);
+    }
+    let mut cgroup = 0;
+    let peer = identity::of_sender(policy, packet, skb, side, &mut cgroup);
+    ruling.peer_cgroup = cgroup;
+    memory.peer_cgroup = cgroup;
+    peer
+}
+
+/// Rules on a segment that a TCP socket is about to receive.
+#[inline(never)]
+pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+    let Some(socket) = skb.socket() else {
+        return ruling.fixed(Reason::Unknown);
+    };
+    let now = socket.state();
+    if now == state::LISTEN {
+        let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
+        judge(policy, ruling, peer, *own, packet.service);
+        if packet.is_syn() {
+            ruling.flags |= NEW_FLOW;
+        }
+        return;
+    }
+    let Some(memory) = remembered(socket, true) else {
+        return ruling.fixed(Reason::NoState);
+    };
+    if memory.direction == DIRECTION_UNKNOWN {
+        memory.direction =
+            if now == state::SYN_SENT { DIRECTION_ACTIVE } else { adopted(skb, packet, true) };
+    }
+    if memory.direction == DIRECTION_ACTIVE {
+        ruling.flags |= REVERSED;
+        answered(policy, ruling, memory, packet, skb, own);
+    } else {
+        let peer = passive_peer(policy, ruling, memory, packet, skb, Side::Source);
+        judge(policy, ruling, peer, *own, packet.service);
+    }
+    if ruling.peer_cgroup != 0 {
+        ruling.flags |= PEER_LOCAL;
+    }
+    note(policy, ruling, memory, own);
+}
+
+/// A segment for a socket that connected: judged as the connection it belongs to.
+#[inline(always)]
+fn answered(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    memory: &mut SocketState,
+    packet: &Packet,
+    skb: Skb,
+    own: &Identity,
+) {
+    let mut peer = UNKNOWN;
+    if memory.peer_cgroup != 0 {
+        ruling.peer_cgroup = memory.peer_cgroup;
+        peer = peer_now(policy, memory, &packet.source);
+    } else if memory.flags & STATE_PEER_JUDGES == 0 {
+        let mut cgroup = 0;
+        peer = identity::of_sender(policy, packet, skb, Side::Source, &mut cgroup);
+        ruling.peer_cgroup = cgroup;
+        memory.peer_cgroup = cgroup;
+        if peer.segment == segment::NONE {
+            // Local, and did not show itself: a kernel's RST, or its address was translated on the way.
+            peer = memory.peer;
+        }
+        memory.flags &= !STATE_LEARN;
+        if peer.segment == segment::NONE && memory.flags & STATE_PEER_LOCAL != 0 {
+            memory.flags |= STATE_PEER_JUDGES;
+        }
+    }
+    if memory.flags & STATE_PEER_JUDGES != 0 {
+        ruling.fixed(Reason::Reply);
+        ruling.from = *own;
+        ruling.to = UNKNOWN;
+        ruling.service = packet.reverse_service();
+        return;
+    }
+    judge(policy, ruling, *own, peer, packet.reverse_service());
+}
+
+/// Keeps the ruling on the socket, and notices a right that was lost.
+#[inline(always)]
+fn note(policy: &Policy, ruling: &mut Ruling, memory: &mut SocketState, own: &Identity) {
+    if !ruling.passes() && memory.flags & STATE_WAS_ALLOWED != 0 && memory.outcome != Outcome::Denied as u8 {
+        ruling.flags |= REVOKED;
+    }
+    let active = memory.direction == DIRECTION_ACTIVE;
+    memory.peer = if active { ruling.to } else { ruling.from };
+    memory.own = own.segment;
+    memory.service = ruling.service;
+    memory.rule = ruling.rule;
+    memory.reason = ruling.reason;
+    memory.outcome = ruling.outcome;
+    memory.revision = policy.revision;
+    if ruling.passes() {
+        memory.flags |= STATE_WAS_ALLOWED;
+    }
+    if ruling.flags & PEER_LOCAL != 0 {
+        memory.flags |= STATE_PEER_LOCAL;
+    }
+}
+
+/// An accepted connection is complete: who connected is noted on its own socket while it is still known.
+#[inline(always)]
+pub fn accepted(socket: Socket, cgroup: u64, peer: Identity) {
+    if let Some(memory) = remembered(socket, true) {
+        memory.direction = DIRECTION_PASSIVE;
+        memory.peer_cgroup = cgroup;
+        memory.peer = peer;
+        memory.revision = 0;
+        memory.flags |= STATE_WAS_ALLOWED;
+    }
+}

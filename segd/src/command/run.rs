@@ -1,0 +1,106 @@
+//! `segd run`: the daemon.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr};
+
+use crate::{cli, daemon::Options, policy::model::Mode};
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeArg {
+    /// Judge and drop
+    Enforce,
+    /// Judge and count, but let pass
+    Audit,
+}
+
+/// `--metrics`: an address and port, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsArg(pub Option<SocketAddr>);
+
+impl FromStr for MetricsArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MetricsArg, String> {
+        if text == "none" {
+            return Ok(MetricsArg(None));
+        }
+        text.parse()
+            .map(|address| MetricsArg(Some(address)))
+            .map_err(|_| {
+                "expected an address and port like 127.0.0.1:9464 or [::1]:9464, or `none`".to_string()
+            })
+    }
+}
+
+/// Flags of `segd run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Files and directories of the policy; a directory is read recursively (*.yaml, *.yml)
+    #[arg(long, env = "SEGD_POLICY", required = true, num_args = 1.., value_name = "PATH")]
+    policy: Vec<PathBuf>,
+    /// Override the policy's mode
+    #[arg(long, env = "SEGD_MODE", value_enum, value_name = "MODE")]
+    mode: Option<ModeArg>,
+    /// Accept a policy without a document: every segment, rule and guardrail is gone then
+    #[arg(long, env = "SEGD_ALLOW_EMPTY", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, default_missing_value = "true", default_value = "false",
+          require_equals = true, hide_possible_values = true, value_name = "BOOL")]
+    allow_empty: bool,
+    /// The root of the cgroup v2 tree [default: where cgroup2 is mounted]
+    #[arg(long, env = "SEGD_CGROUP_ROOT", value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Where programs, links and maps are pinned, on a bpf filesystem
+    #[arg(long, env = "SEGD_PIN_DIR", default_value = cli::PIN_DIR, value_name = "DIR")]
+    pin_dir: PathBuf,
+    /// The control socket to serve
+    #[arg(long, env = "SEGD_CONTROL", default_value = cli::CONTROL, value_name = "PATH")]
+    control: PathBuf,
+    /// A group, by name or number, that may ask on the control socket beside root
+    #[arg(long, env = "SEGD_CONTROL_GROUP", value_name = "GROUP")]
+    control_group: Option<String>,
+    /// Where to serve /metrics, /healthz and /readyz; `none` serves nothing
+    #[arg(long, env = "SEGD_METRICS", default_value = cli::METRICS, value_name = "ADDRESS")]
+    metrics: MetricsArg,
+    /// A network interface that gets the XDP program; may be repeated
+    #[arg(long, env = "SEGD_INTERFACE", value_delimiter = ',', value_name = "NAME")]
+    interface: Vec<String>,
+    /// This host's name in status [default: the host name]
+    #[arg(long, env = "SEGD_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+}
+
+impl RunArgs {
+    /// What the daemon is asked to do.
+    #[must_use]
+    pub fn options(self) -> Options {
+        Options {
+            policy: self.policy,
+            mode: self.mode.map(|mode| match mode {
+                ModeArg::Enforce => Mode::Enforce,
+                ModeArg::Audit => Mode::Audit,
+            }),
+            allow_empty: self.allow_empty,
+            cgroup_root: self.cgroup_root,
+            pin_dir: self.pin_dir,
+            control: self.control,
+            control_group: self.control_group,
+            metrics: self.metrics.0,
+            interfaces: self.interface,
+            node_name: self.node_name.unwrap_or_else(host_name),
+        }
+    }
+
+    /// Runs it.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        crate::daemon::run(self.options())
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_string())
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_string())
+}

@@ -1,0 +1,126 @@
+//! `segd unload`: detaches and removes everything, with the daemon running or dead.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use super::{CANNOT, ClientArgs, YES};
+use crate::{
+    cli,
+    control::{
+        client::{Client, ClientError},
+        protocol::{Refusal, RefusalKind, Request, Response},
+    },
+    output,
+};
+
+/// How long the daemon may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Flags of `segd unload`.
+#[derive(Debug, clap::Args)]
+pub struct UnloadArgs {
+    /// Where programs, links and maps are pinned
+    #[arg(long, env = "SEGD_PIN_DIR", default_value = cli::PIN_DIR, value_name = "DIR")]
+    pin_dir: PathBuf,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl UnloadArgs {
+    /// Runs it.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        // The rescue must work whatever the daemon does: one that cannot be stopped is said, and no obstacle.
+        let stopped = match stop(&self.client.control) {
+            Ok(Some(pid)) => {
+                let _ = output::stdout(&format!("stopped segd, pid {pid}\n"));
+                YES
+            }
+            Ok(None) => YES,
+            Err(error) => {
+                let help = "a daemon that still runs may load its programs again; stop it and repeat";
+                output::complain(&format!("segd could not be stopped: {error}"), Some(help));
+                CANNOT
+            }
+        };
+        match crate::datapath::unload(&self.pin_dir) {
+            Ok(report) => {
+                let mut text = String::new();
+                for what in &report.removed {
+                    text.push_str(&format!("removed {}\n", output::clean(what)));
+                }
+                if report.removed.is_empty() {
+                    text.push_str(&format!("nothing to unload in {}\n", self.pin_dir.display()));
+                }
+                let _ = output::stdout(&text);
+                ExitCode::from(stopped)
+            }
+            Err(error) => output::fail(CANNOT, &format!("{error:#}"), None),
+        }
+    }
+}
+
+/// Asks the daemon to end and waits for it. `None` if none answers there.
+fn stop(control: &Path) -> Result<Option<u32>, ClientError> {
+    let mut client = match Client::ask(control, &Request::Stop) {
+        Ok(client) => client,
+        Err(ClientError::NotRunning { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let pid = match client.answer()? {
+        Response::Stopping(stopping) => stopping.pid,
+        _ => return Err(client.surprise()),
+    };
+    let birth = birth(pid);
+    let deadline = Instant::now() + STOP_LIMIT;
+    let closed = client.wait_for_the_end(STOP_LIMIT);
+    // The connection closes a moment before the process has let go of its programs and maps.
+    while birth.is_some() && self::birth(pid) == birth && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if closed && (birth.is_none() || self::birth(pid) != birth) {
+        return Ok(Some(pid));
+    }
+    let message = format!("pid {pid} did not end within {} s", STOP_LIMIT.as_secs());
+    Err(ClientError::Refused(Refusal::new(RefusalKind::Busy, message)))
+}
+
+/// When a process started, in the kernel's ticks: tells it from a later one with the same id. A zombie has
+/// let go of everything and counts as ended.
+fn birth(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_when_a_process_was_born_and_that_it_ended() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep starts");
+        let born = birth(child.id());
+        assert!(born.is_some_and(|ticks| ticks > 0), "{born:?}");
+        assert_eq!(birth(child.id()), born);
+        child.kill().expect("it can be ended");
+        child.wait().expect("it ends");
+        assert_eq!(birth(child.id()), None);
+    }
+
+    #[test]
+    fn finds_no_daemon_where_no_socket_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(matches!(stop(&directory.path().join("control.sock")), Ok(None)));
+    }
+}

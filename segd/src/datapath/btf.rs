@@ -1,0 +1,138 @@
+//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: six numbers.
+//!
+//! Format: Documentation/bpf/btf.rst.
+
+use std::{collections::BTreeMap, path::Path};
+
+/// The kernel's own description.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets in bytes, by the name of the global that takes each.
+#[derive(Clone, Debug, Default)]
+pub struct Offsets {
+    /// `(global, offset)`.
+    pub globals: Vec<(&'static str, u64)>,
+}
+
+/// Reads the offsets that the programs need.
+pub fn offsets() -> Result<Offsets, super::Error> {
+    let data = std::fs::read(Path::new(VMLINUX)).map_err(|error| super::Error::Host {
+        what: format!("the kernel does not describe itself: {VMLINUX}: {error}"),
+        help: "segd needs a kernel built with CONFIG_DEBUG_INFO_BTF".to_owned(),
+    })?;
+    parse(&data).ok_or_else(|| super::Error::Host {
+        what: format!("the kernel's description of itself lacks what segd looks for: {VMLINUX}"),
+        help: "report the kernel's version; it needs cgroup v2 and CONFIG_DEBUG_INFO_BTF".to_owned(),
+    })
+}
+
+fn parse(data: &[u8]) -> Option<Offsets> {
+    let types = Types::parse(data)?;
+    let css = types.member("cgroup", "self")?;
+    let data = types.member("sock", "sk_cgrp_data")?;
+    Some(Offsets {
+        globals: vec![
+            ("CGROUP_KN", types.member("cgroup", "kn")?),
+            ("CGROUP_PARENT", css + types.member("cgroup_subsys_state", "parent")?),
+            ("CGROUP_ROOT", types.member("cgroup", "root")?),
+            ("ROOT_HIERARCHY", types.member("cgroup_root", "hierarchy_id")?),
+            ("KN_ID", types.member("kernfs_node", "id")?),
+            ("KN_NAME", types.member("kernfs_node", "name")?),
+            // Before 5.15 a union of a pointer and flags; the programs then do without.
+            ("SOCK_CGROUP", types.member("sock_cgroup_data", "cgroup").map_or(0, |cgroup| data + cgroup)),
+        ],
+    })
+}
+
+struct Types<'a> {
+    strings: &'a [u8],
+    /// Struct name to its members' names and bit offsets.
+    structs: BTreeMap<&'a [u8], Vec<(&'a [u8], u32)>>,
+}
+
+fn word(data: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+impl<'a> Types<'a> {
+    fn parse(data: &'a [u8]) -> Option<Types<'a>> {
+        const STRUCT: u32 = 4;
+        let header = word(data, 4)? as usize;
+        let part = |offset: usize, len: usize| -> Option<&'a [u8]> {
+            let start = header + word(data, offset)? as usize;
+            data.get(start..start + word(data, len)? as usize)
+        };
+        let (records, strings) = (part(8, 12)?, part(16, 20)?);
+        let mut types = Types { strings, structs: BTreeMap::new() };
+        let wanted: [&[u8]; 6] =
+            [b"cgroup", b"cgroup_subsys_state", b"cgroup_root", b"kernfs_node", b"sock", b"sock_cgroup_data"];
+        let mut at = 0;
+        while at < records.len() {
+            let name = types.string(word(records, at)?)?;
+            let info = word(records, at + 4)?;
+            let (kind, len, by_bits) = (info >> 24 & 0x1f, (info & 0xffff) as usize, info >> 31 != 0);
+            let body = at + 12;
+            if kind == STRUCT && wanted.contains(&name) {
+                let mut members = Vec::with_capacity(len);
+                for member in 0..len {
+                    let offset = word(records, body + member * 12 + 8)?;
+                    let name = types.string(word(records, body + member * 12)?)?;
+                    members.push((name, if by_bits { offset & 0x00ff_ffff } else { offset }));
+                }
+                types.structs.entry(name).or_insert(members);
+            }
+            at = body + body_len(kind, len)?;
+        }
+        Some(types)
+    }
+
+    fn string(&self, offset: u32) -> Option<&'a [u8]> {
+        self.strings.get(offset as usize..)?.split(|byte| *byte == 0).next()
+    }
+
+    fn member(&self, of: &str, name: &str) -> Option<u64> {
+        let members = self.structs.get(of.as_bytes())?;
+        let (_, bits) = members.iter().find(|(member, _)| *member == name.as_bytes())?;
+        Some(u64::from(bits / 8))
+    }
+}
+
+/// How many bytes follow a type's common part.
+fn body_len(kind: u32, len: usize) -> Option<usize> {
+    Some(match kind {
+        // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG
+        2 | 7..=12 | 16 | 18 => 0,
+        // INT, VAR, DECL_TAG
+        1 | 14 | 17 => 4,
+        // ARRAY
+        3 => 12,
+        // STRUCT, UNION, DATASEC, ENUM64
+        4 | 5 | 15 | 19 => len * 12,
+        // ENUM, FUNC_PROTO
+        6 | 13 => len * 8,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn finds_every_offset_in_the_running_kernel() {
+        if !std::path::Path::new(super::VMLINUX).exists() {
+            assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "{} is missing", super::VMLINUX);
+            eprintln!("skipped: {} is missing", super::VMLINUX);
+            return;
+        }
+        let offsets = super::offsets().unwrap();
+        assert_eq!(offsets.globals.len(), 7);
+        for (name, offset) in offsets.globals {
+            assert!(offset > 0 || name == "CGROUP_PARENT", "{name} lies at the start of its structure");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_btf() {
+        assert!(super::parse(&[]).is_none());
+        assert!(super::parse(&[0xff; 64]).is_none());
+    }
+}

@@ -1,0 +1,124 @@
+//! A pinned map with typed keys and values, large values included.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use aya::Pod;
+
+use super::{
+    Error,
+    sys::{self, ElementCommand, element},
+};
+
+/// `BPF_NOEXIST`.
+pub const NEW: u64 = 1;
+/// `BPF_EXIST`.
+pub const EXISTING: u64 = 2;
+
+/// A map of the datapath.
+#[derive(Debug)]
+pub struct Map<K, V> {
+    name: &'static str,
+    fd: OwnedFd,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Pod, V> Map<K, V> {
+    /// Opens a map by its pin.
+    pub fn open(dir: &Path, name: &'static str) -> Result<Map<K, V>, Error> {
+        let path = dir.join(name);
+        let fd = sys::open_pin(&path)
+            .map_err(|error| Error::system(format!("opening the pinned map `{}`", path.display()), error))?;
+        Ok(Map { name, fd, types: PhantomData })
+    }
+
+    fn failed(&self, operation: &str, error: io::Error) -> Error {
+        Error::system(format!("{operation} the map `{}`", self.name), error)
+    }
+
+    /// Writes a value in place of what is there. `false`: `flags` forbade it.
+    pub fn write(&self, key: &K, value: &V, flags: u64) -> Result<bool, Error> {
+        let key = (&raw const *key).cast();
+        let value = (&raw const *value).cast::<u8>().cast_mut();
+        // SAFETY: key and value have the map's sizes by construction; the command only reads them.
+        match unsafe { element(ElementCommand::Update, self.fd.as_fd(), key, value, flags) } {
+            Ok(written) => Ok(written),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(self.failed("writing to", error)),
+        }
+    }
+
+    /// Removes a key, if it is there.
+    pub fn remove(&self, key: &K) -> Result<(), Error> {
+        let key = (&raw const *key).cast();
+        // SAFETY: the key has the map's size; there is no value.
+        unsafe { element(ElementCommand::Delete, self.fd.as_fd(), key, std::ptr::null_mut(), 0) }
+            .map(drop)
+            .map_err(|error| self.failed("removing from", error))
+    }
+
+    /// Every key, as far as a table that others write can be walked.
+    pub fn keys(&self) -> Result<Vec<K>, Error> {
+        let mut keys: Vec<K> = Vec::new();
+        loop {
+            let last = keys.last().map_or(std::ptr::null(), |key: &K| (&raw const *key).cast());
+            let mut next = std::mem::MaybeUninit::<K>::uninit();
+            // SAFETY: the last key, or none, has the map's size; the next is written on success.
+            let found = unsafe {
+                element(ElementCommand::NextKey, self.fd.as_fd(), last, next.as_mut_ptr().cast(), 0)
+            };
+            match found {
+                // SAFETY: written by the kernel; any bytes are a valid `Pod`.
+                Ok(true) => keys.push(unsafe { next.assume_init() }),
+                Ok(false) => return Ok(keys),
+                Err(error) => return Err(self.failed("walking", error)),
+            }
+        }
+    }
+}
+
+impl<K: Pod, V: Pod> Map<K, V> {
+    /// Reads a value.
+    pub fn read(&self, key: &K) -> Result<Option<V>, Error> {
+        let key = (&raw const *key).cast();
+        let mut value = std::mem::MaybeUninit::<V>::uninit();
+        // SAFETY: key and value have the map's sizes; the value is written on success.
+        let found = unsafe {
+            element(ElementCommand::Lookup, self.fd.as_fd(), key, value.as_mut_ptr().cast(), 0)
+        }
+        .map_err(|error| self.failed("reading", error))?;
+        // SAFETY: written by the kernel; any bytes are a valid `Pod`.
+        Ok(found.then(|| unsafe { value.assume_init() }))
+    }
+
+    /// Reads a per-CPU value, one of each possible CPU.
+    pub fn read_per_cpu(&self, key: &K, cpus: usize) -> Result<Vec<V>, Error> {
+        const { assert!(size_of::<V>().is_multiple_of(8)) }
+        let key = (&raw const *key).cast();
+        let mut values: Vec<V> = Vec::with_capacity(cpus);
+        // SAFETY: the kernel writes one value of eight-byte-rounded size for each possible CPU.
+        let found = unsafe {
+            element(ElementCommand::Lookup, self.fd.as_fd(), key, values.as_mut_ptr().cast(), 0)
+        }
+        .map_err(|error| self.failed("reading", error))?;
+        if found {
+            // SAFETY: written by the kernel.
+            unsafe { values.set_len(cpus) };
+        }
+        Ok(values)
+    }
+}
+
+impl<K: Pod, V> Map<K, V> {
+    /// Reads a value too large for the stack into `out`.
+    pub fn read_into(&self, key: &K, out: &mut V) -> Result<bool, Error> {
+        let key = (&raw const *key).cast();
+        // SAFETY: key and value have the map's sizes; the maps read this way hold plain integers.
+        unsafe { element(ElementCommand::Lookup, self.fd.as_fd(), key, (&raw mut *out).cast(), 0) }
+            .map_err(|error| self.failed("reading", error))
+    }
+}

@@ -1,0 +1,158 @@
+//! The kernel programs, loaded: this build's code over the pinned maps.
+
+use std::{os::fd::BorrowedFd, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupSkb, CgroupSockAddr, Program, RawTracePoint, SockOps, Xdp},
+};
+
+use super::{Error, btf, kernel, pins::Pins};
+
+/// The object that `build.rs` built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
+
+/// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
+const PINNED: &[&str] = &[
+    "ACTIVE",
+    "POLICY",
+    "RULE_HITS",
+    "PREFIXES",
+    "CGROUPS",
+    "CGROUPS_FULL",
+    "EDGES",
+    "UNIT_PATTERNS",
+    "LOCALS",
+    "NAMESPACES",
+    "HANDOVERS",
+    "FLOWS",
+    "SOCKETS",
+    "COUNTERS",
+    "COUNTERS_OTHER",
+    "STATS",
+    "EVENTS",
+    "EVENT_WINDOW",
+];
+
+/// Loaded programs and where their maps are pinned.
+pub struct Datapath {
+    ebpf: Ebpf,
+    /// The pins.
+    pub pins: Pins,
+}
+
+impl Datapath {
+    /// Loads the programs over the maps pinned below a directory, which are made if they are not there.
+    ///
+    /// Attaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the host lacks, or what the kernel refused.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// 5.15.
+    pub fn load(pin_dir: &Path) -> Result<Datapath, Error> {
+        kernel::check_privilege()?;
+        kernel::check_bpffs(pin_dir)?;
+        let offsets = btf::offsets()?;
+        let namespace = kernel::namespace_cookie()?;
+        let pins = Pins::new(pin_dir);
+        pins.create()?;
+
+        let mut loader = EbpfLoader::new();
+        for map in PINNED {
+            loader.map_pin_path(map, pins.maps.join(map));
+        }
+        for (global, offset) in &offsets.globals {
+            loader.override_global(global, offset, true);
+        }
+        loader.override_global("HOST_NAMESPACE", &namespace, true);
+        let refused = |operation: &str, error: &dyn std::error::Error| Error::Refused {
+            operation: operation.to_owned(),
+            message: chain(error),
+        };
+        let mut ebpf =
+            loader.load(OBJECT).map_err(|error| refused("loading the kernel programs", &error))?;
+        for (name, program) in ebpf.programs_mut() {
+            load_program(program)
+                .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
+        }
+        Ok(Datapath { ebpf, pins })
+    }
+
+    /// A loaded program.
+    pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
+        use std::os::fd::AsFd as _;
+        let missing = |message: String| Error::Refused {
+            operation: format!("finding the kernel program `{name}`"),
+            message,
+        };
+        let program = self.ebpf.program(name).ok_or_else(|| missing("it is not in the object".to_owned()))?;
+        program.fd().map(|fd| fd.as_fd()).map_err(|error| missing(chain(&error)))
+    }
+
+    /// Hands the programs' own diagnostics to the log.
+    pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        match aya_log::EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => Some(logger),
+            Err(error) => {
+                tracing::warn!("the kernel programs' own log is not available: {}", chain(&error));
+                None
+            }
+        }
+    }
+
+    /// The ring buffer of flow events.
+    pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<aya::maps::MapData>, Error> {
+        let failed = |message: String| Error::Refused { operation: "opening the event ring".to_owned(), message };
+        let map = self.ebpf.take_map("EVENTS").ok_or_else(|| failed("it is not in the object".to_owned()))?;
+        aya::maps::RingBuf::try_from(map).map_err(|error| failed(chain(&error)))
+    }
+}
+
+fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+    match program {
+        Program::CgroupSkb(_) => <&mut CgroupSkb>::try_from(program)?.load(),
+        Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
+        Program::SockOps(_) => <&mut SockOps>::try_from(program)?.load(),
+        Program::Xdp(_) => <&mut Xdp>::try_from(program)?.load(),
+        Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+        _ => Ok(()),
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_verifier_accepts_every_program() {
+        let dir = std::path::PathBuf::from(format!("/sys/fs/bpf/segd-test-load-{}", std::process::id()));
+        if let Err(error) = super::kernel::check_privilege().and_then(|()| super::kernel::check_bpffs(&dir)) {
+            assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "{error}");
+            eprintln!("skipped: {error}");
+            return;
+        }
+        let loaded = super::Datapath::load(&dir);
+        let unloaded = crate::datapath::pins::unload(&dir);
+        if let Err(error) = &loaded {
+            panic!("{error}");
+        }
+        unloaded.unwrap();
+    }
+}

@@ -1,0 +1,215 @@
+//! The `bpf(2)` commands that aya does not offer, or offers without the file descriptor.
+//!
+//! Layouts: `union bpf_attr` in include/uapi/linux/bpf.h. A shorter attribute than the kernel's is valid: the rest
+//! is taken as zero.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+/// Runs one command.
+///
+/// # Safety
+///
+/// Every pointer in `attr` must be valid for what the command reads or writes there.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: the attribute is a live value of its own size; its pointers are the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// Runs a command that answers with a file descriptor.
+///
+/// # Safety
+///
+/// As [`bpf`].
+unsafe fn bpf_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise; the answer is a new descriptor that nobody else owns.
+    unsafe { bpf(command, attr).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// What an element command does.
+#[derive(Clone, Copy)]
+pub enum ElementCommand {
+    /// Read a value.
+    Lookup = 1,
+    /// Write a value.
+    Update = 2,
+    /// Remove a key.
+    Delete = 3,
+    /// Find the key after one.
+    NextKey = 4,
+}
+
+/// Runs an element command. `Ok(false)`: there is no such element.
+///
+/// # Safety
+///
+/// `key` and `value` must be valid for the map's sizes (`value` for what the command writes there).
+pub unsafe fn element(
+    command: ElementCommand,
+    map: BorrowedFd<'_>,
+    key: *const u8,
+    value: *mut u8,
+    flags: u64,
+) -> io::Result<bool> {
+    let mut attr = Element {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: key as u64,
+        value: value as u64,
+        flags,
+    };
+    // SAFETY: the caller's promise.
+    match unsafe { bpf(command as libc::c_long, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Pins an object.
+pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = Object { path: path.as_ptr() as u64, fd: fd.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: the path is a live C string.
+    unsafe { bpf(6, &mut attr) }.map(drop)
+}
+
+/// Opens a pinned object.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = Object { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the path is a live C string.
+    unsafe { bpf_fd(7, &mut attr) }
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to a cgroup (`target` is its descriptor) or an interface (its index).
+pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate { program: program.as_raw_fd() as u32, target, attach_type, flags };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(28, &mut attr) }
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// Puts another program behind a link, in place: the link, its position and its pin stay.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate {
+        link: link.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf(29, &mut attr) }.map(drop)
+}
+
+/// Takes a link off its hook, whoever still holds it. Tracepoint links do not support it.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = link.as_raw_fd() as u32;
+    // SAFETY: no pointers.
+    unsafe { bpf(34, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+struct RawTracepoint {
+    name: u64,
+    program: u32,
+    padding: u32,
+}
+
+/// Attaches a program to a raw tracepoint.
+pub fn raw_tracepoint(name: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut attr =
+        RawTracepoint { name: name.as_ptr() as u64, program: program.as_raw_fd() as u32, padding: 0 };
+    // SAFETY: the name is a live C string.
+    unsafe { bpf_fd(17, &mut attr) }
+}
+
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_link_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct LinkInfo {
+    /// `BPF_LINK_TYPE_`.
+    pub kind: u32,
+    /// The link's id.
+    pub id: u32,
+    /// The program's id.
+    pub program: u32,
+    padding: u32,
+    /// By type: the cgroup id's halves, or the interface's index first; all zero once detached.
+    pub target: [u32; 8],
+}
+
+/// What the kernel says of a link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    let mut attr = InfoByFd {
+        fd: link.as_raw_fd() as u32,
+        len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the info is a live value of the length given.
+    unsafe { bpf(15, &mut attr) }?;
+    Ok(info)
+}
+
+/// Waits until every program run that began before this call has ended.
+///
+/// `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period (kernel/sched/membarrier.c); programs run inside one
+/// RCU read-side section. It is refused with `nohz_full`.
+pub fn wait_for_programs() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

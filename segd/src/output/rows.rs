@@ -1,0 +1,244 @@
+//! What people see of each answer.
+
+use super::table::{clean, columns};
+use crate::control::types::{Explanation, FlowRecord, MapUse, SegmentRow, Status, WorkloadRow};
+
+/// Something that can be printed for people.
+pub trait Table: serde::Serialize {
+    /// The text, with its last newline.
+    fn table(&self) -> String;
+}
+
+impl Table for Status {
+    fn table(&self) -> String {
+        let enforcing = match &self.not_enforcing_because {
+            None if self.enforcing => "yes".to_string(),
+            None => "no".to_string(),
+            Some(reason) => format!("no: {reason}"),
+        };
+        let reload = match &self.last_reload {
+            None => "-".to_string(),
+            Some(reload) => match &reload.error {
+                None => format!("{} at {}", reload.result, reload.time),
+                Some(error) => format!("{} at {}: {error}", reload.result, reload.time),
+            },
+        };
+        let mut text = String::new();
+        for (name, value) in [
+            ("Enforcing", enforcing),
+            ("Mode", self.mode.to_string()),
+            ("Revision", self.revision.to_string()),
+            ("Policy", self.policy_paths.join(", ")),
+            ("Policy hash", self.policy_hash.clone()),
+            ("Last reload", reload),
+            ("Segments", self.segments.to_string()),
+            ("Workloads", self.workloads.to_string()),
+            ("Events lost", self.events_lost.to_string()),
+            ("Node", self.node.clone()),
+            (
+                "Daemon",
+                format!("segd {}, pid {}, since {}", self.version, self.pid, self.started),
+            ),
+        ] {
+            let value = if value.is_empty() { "-" } else { &value };
+            text.push_str(&format!("{:<13}{}\n", format!("{name}:"), clean(value)));
+        }
+        for warning in &self.warnings {
+            text.push_str(&format!("{:<13}{}\n", "Warning:", clean(warning)));
+        }
+        if !self.programs.is_empty() {
+            let rows: Vec<_> = self
+                .programs
+                .iter()
+                .map(|program| {
+                    vec![
+                        program.hook.clone(),
+                        if program.attached { "attached" } else { "MISSING" }.to_string(),
+                        program.link_id.map(|id| id.to_string()).unwrap_or_default(),
+                        program.note.clone().unwrap_or_default(),
+                    ]
+                })
+                .collect();
+            text.push('\n');
+            text.push_str(&columns(&["PROGRAM", "STATE", "LINK", "NOTE"], &rows));
+        }
+        if !self.maps.is_empty() {
+            let rows: Vec<_> = self.maps.iter().map(map_row).collect();
+            text.push('\n');
+            text.push_str(&columns(&["MAP", "ENTRIES", "CAPACITY", "USED"], &rows));
+        }
+        text
+    }
+}
+
+fn map_row(map: &MapUse) -> Vec<String> {
+    let used = map.entries.saturating_mul(100).checked_div(map.capacity);
+    vec![
+        map.name.clone(),
+        map.entries.to_string(),
+        map.capacity.to_string(),
+        used.map(|percent| format!("{percent}%")).unwrap_or_default(),
+    ]
+}
+
+impl Table for Vec<SegmentRow> {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self
+            .iter()
+            .map(|row| {
+                let labels: Vec<_> = row
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                vec![
+                    row.name.clone(),
+                    row.id.clone(),
+                    row.mode.to_string(),
+                    row.intra.to_string(),
+                    row.workloads.to_string(),
+                    row.addresses.join(","),
+                    labels.join(","),
+                    row.location.clone(),
+                ]
+            })
+            .collect();
+        columns(
+            &[
+                "SEGMENT",
+                "ID",
+                "MODE",
+                "INTRA",
+                "WORKLOADS",
+                "ADDRESSES",
+                "LABELS",
+                "DEFINED",
+            ],
+            &rows,
+        )
+    }
+}
+
+impl Table for Vec<WorkloadRow> {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self
+            .iter()
+            .map(|row| {
+                let because = match (&row.selector, &row.inherited_from) {
+                    (Some(selector), None) => selector.clone(),
+                    (Some(selector), Some(above)) => format!("{selector} (from {above})"),
+                    (None, Some(above)) => format!("from {above}"),
+                    (None, None) => String::new(),
+                };
+                vec![
+                    row.cgroup.clone(),
+                    row.id.to_string(),
+                    row.segment.clone(),
+                    row.state.to_string(),
+                    because,
+                    row.location.clone().unwrap_or_default(),
+                ]
+            })
+            .collect();
+        columns(
+            &["CGROUP", "ID", "SEGMENT", "STATE", "SELECTOR", "DEFINED"],
+            &rows,
+        )
+    }
+}
+
+impl Table for FlowRecord {
+    /// One line, so that a stream of flows needs no column widths.
+    fn table(&self) -> String {
+        let mut line = format!(
+            "{}  {:<7}  {} -> {}  {}  {} -> {}  {}",
+            self.time,
+            self.verdict,
+            self.from,
+            self.to,
+            self.service(),
+            endpoint(&self.source, self.source_port),
+            endpoint(&self.destination, self.destination_port),
+            self.reason,
+        );
+        if let Some(rule) = &self.rule {
+            line.push_str(&format!("  {rule}"));
+        }
+        if let Some(location) = &self.location {
+            line.push_str(&format!(" ({location})"));
+        }
+        if self.revoked {
+            line.push_str("  session revoked");
+        }
+        let mut line = clean(&line).into_owned();
+        line.push('\n');
+        line
+    }
+}
+
+impl FlowRecord {
+    /// What happened in one sentence, for the log. Safe on a terminal.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut line = format!(
+            "{} {} -> {} {} ({} -> {}): {}",
+            self.verdict,
+            self.from,
+            self.to,
+            self.service(),
+            endpoint(&self.source, self.source_port),
+            endpoint(&self.destination, self.destination_port),
+            self.reason,
+        );
+        if let Some(location) = &self.location {
+            line.push_str(&format!(" at {location}"));
+        }
+        if self.revoked {
+            line.push_str(", session revoked");
+        }
+        if let Some(cgroup) = &self.cgroup {
+            line.push_str(&format!(", cgroup {cgroup}"));
+        }
+        clean(&line).into_owned()
+    }
+
+    /// The service as a policy writes it: `tcp/5432`, `icmp/8/0`, `ip/47`.
+    #[must_use]
+    pub fn service(&self) -> String {
+        match (self.destination_port, self.icmp_type, self.icmp_code) {
+            (Some(port), _, _) => format!("{}/{port}", self.protocol),
+            (None, Some(kind), Some(code)) => format!("{}/{kind}/{code}", self.protocol),
+            _ => self.protocol.to_string(),
+        }
+    }
+}
+
+/// An address with its port, as URLs write it.
+fn endpoint(address: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+        None => address.to_string(),
+    }
+}
+
+impl Table for Explanation {
+    fn table(&self) -> String {
+        let mut line = format!(
+            "{}: {} -> {} {}: {}",
+            self.verdict, self.from, self.to, self.port, self.reason
+        );
+        if let Some(rule) = &self.rule {
+            line.push_str(&format!(": {rule}"));
+        }
+        if let Some(location) = &self.location {
+            line.push_str(&format!(" at {location}"));
+        }
+        if let Some(revision) = self.revision {
+            line.push_str(&format!(" (revision {revision})"));
+        }
+        let mut line = clean(&line).into_owned();
+        line.push('\n');
+        line
+    }
+}

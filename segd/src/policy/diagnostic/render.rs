@@ -1,0 +1,168 @@
+//! Draws diagnostics: `file:line:column`, the source line, the marked place, what to do.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::{Diagnostic, Places, Severity, Span};
+use crate::policy::model::Source;
+
+/// Whether colours are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// For files and pipes.
+    #[default]
+    Plain,
+    /// For terminals.
+    Ansi,
+}
+
+/// A longer line, in bytes, is named but not drawn.
+const LONGEST_LINE: usize = 400;
+
+/// Draws all of them, with an empty line between.
+#[must_use]
+pub fn render(diagnostics: &[Diagnostic], sources: &[Source], style: Style) -> String {
+    let renderer = match style {
+        Style::Plain => Renderer::plain(),
+        Style::Ansi => Renderer::styled(),
+    };
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        out.push_str(&renderer.render(&[group(diagnostic, sources)]));
+        out.push('\n');
+    }
+    out
+}
+
+/// One diagnostic in the terms of annotate-snippets.
+fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Group<'a> {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let mut group = Group::with_title(
+        level
+            .primary_title(diagnostic.message.as_str())
+            .id(diagnostic.code.label()),
+    );
+    for snippet in snippets(diagnostic, sources) {
+        group = match snippet {
+            Drawn::Lines(snippet) => group.element(snippet),
+            Drawn::Place(origin) => group.element(origin),
+        };
+    }
+    for help in &diagnostic.help {
+        group = group.element(Level::HELP.message(clean(help)));
+    }
+    group
+}
+
+/// A place with its line, or, where the line is too long to be shown, without it.
+enum Drawn<'a> {
+    Lines(Snippet<'a, annotate_snippets::Annotation<'a>>),
+    Place(Origin<'a>),
+}
+
+/// One snippet for each file, the file of the mark first.
+fn snippets<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Vec<Drawn<'a>> {
+    let Some(primary) = diagnostic.span else {
+        return Vec::new();
+    };
+    let mut files: BTreeMap<(bool, usize), Vec<(Span, bool, Option<&str>)>> = BTreeMap::new();
+    files
+        .entry((false, primary.file))
+        .or_default()
+        .push((primary, true, diagnostic.label.as_deref()));
+    for label in &diagnostic.related {
+        let other = label.span.file != primary.file;
+        files
+            .entry((other, label.span.file))
+            .or_default()
+            .push((label.span, false, Some(&label.text)));
+    }
+    files
+        .into_iter()
+        .filter_map(|((_, file), marks)| draw(sources, file, &marks))
+        .collect()
+}
+
+/// The marked lines of one file.
+fn draw<'a>(
+    sources: &'a [Source],
+    file: usize,
+    marks: &[(Span, bool, Option<&'a str>)],
+) -> Option<Drawn<'a>> {
+    let source = sources.get(file)?;
+    if marks
+        .iter()
+        .any(|(span, ..)| line_of(source, *span).len() > LONGEST_LINE)
+    {
+        let at = Places::new(sources).locate(marks.first()?.0);
+        let origin = Origin::path(source.name.as_str()).line(at.line as usize);
+        return Some(Drawn::Place(origin.char_column(at.column as usize)));
+    }
+    let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
+    for (span, primary, label) in marks {
+        let kind = if *primary {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
+        let (start, end) = on_one_line(source, *span);
+        let mut annotation = kind.span(start..end);
+        if let Some(label) = label {
+            annotation = annotation.label(clean(label));
+        }
+        snippet = snippet.annotation(annotation);
+    }
+    Some(Drawn::Lines(snippet))
+}
+
+/// What the user wrote must not steer the terminal: control characters are spelled out.
+fn clean(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let spelled = |c: char| {
+        if c.is_control() {
+            c.escape_unicode().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    Cow::Owned(text.chars().map(spelled).collect())
+}
+
+/// The line in which a span starts.
+fn line_of(source: &Source, span: Span) -> &str {
+    let text = source.text.as_str();
+    let start = text
+        .get(..span.start)
+        .and_then(|before| before.rfind('\n'))
+        .map_or(0, |at| at + 1);
+    text.get(start..)
+        .and_then(|rest| rest.lines().next())
+        .unwrap_or_default()
+}
+
+/// A mark stays on the line where it starts: a page of carets helps nobody.
+fn on_one_line(source: &Source, span: Span) -> (usize, usize) {
+    let text = source.text.as_str();
+    let start = floor(text, span.start.min(text.len()));
+    let end = floor(text, span.end.clamp(start, text.len()));
+    let marked = text.get(start..end).unwrap_or_default();
+    let end = marked.find(['\n', '\r']).map_or(end, |at| start + at);
+    (start, end)
+}
+
+/// The nearest character boundary at or before a byte.
+fn floor(text: &str, mut at: usize) -> usize {
+    while at > 0 && !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}

@@ -1,0 +1,198 @@
+//! Why a packet would pass or not: the verdict of the same function that the kernel runs, traced to its source line.
+
+use std::fmt;
+
+use segd_common::{
+    decide::{decide, outcome},
+    reason::Reason,
+    segment::SegmentIndex,
+    service::Service,
+    verdict::{Outcome, Verdict},
+    workload::Identity,
+};
+
+use super::{
+    compiled::CompiledTables,
+    diagnostic::nearest,
+    model::{Action, Location, Peer, Policy, Rule},
+    port,
+};
+
+/// The answer to one question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// Who initiates.
+    pub from: String,
+    /// Towards whom.
+    pub to: String,
+    /// What.
+    pub service: Service,
+    /// Allowed, denied, or denied and passed by audit mode.
+    pub outcome: Outcome,
+    /// The cause.
+    pub reason: Reason,
+    /// The cause in a sentence.
+    pub sentence: String,
+    /// The rule that decided.
+    pub rule: Option<RuleRef>,
+    /// The rule that comes nearest to allowing what no rule allows.
+    pub nearest: Option<NearMiss>,
+}
+
+/// A rule, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleRef {
+    /// Its label in metrics.
+    pub label: String,
+    /// Where it stands.
+    pub location: Location,
+    /// What the user wrote.
+    pub text: String,
+    /// `reason:`.
+    pub reason: Option<String>,
+}
+
+/// A rule that almost allowed it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NearMiss {
+    /// The rule.
+    pub rule: RuleRef,
+    /// What would have to be different.
+    pub difference: String,
+}
+
+/// A name in a question that the policy does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownSegment {
+    /// The name.
+    pub name: String,
+    /// What was probably meant.
+    pub suggestion: Option<String>,
+}
+
+impl fmt::Display for UnknownSegment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the policy has no segment `{}`", self.name)?;
+        match &self.suggestion {
+            Some(suggestion) => write!(f, "; did you mean `{suggestion}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for UnknownSegment {}
+
+/// Answers whether `from` may initiate `service` towards `to`.
+///
+/// # Errors
+///
+/// If the policy has no segment of that name.
+pub fn explain(
+    policy: &Policy,
+    tables: &CompiledTables,
+    from: &str,
+    to: &str,
+    service: Service,
+) -> Result<Explanation, UnknownSegment> {
+    let from_identity = Identity::of(find(policy, tables, from)?);
+    let to_identity = Identity::of(find(policy, tables, to)?);
+    let verdict = decide(tables, from_identity, to_identity, service);
+    let outcome = outcome(tables, verdict, from_identity, to_identity);
+    let rule = (verdict.rule != Verdict::NO_RULE)
+        .then(|| policy.rules.get(verdict.rule as usize).map(RuleRef::of))
+        .flatten();
+    let nearest = (verdict.reason == Reason::NoRule)
+        .then(|| near_miss(policy, from, to, service))
+        .flatten();
+    Ok(Explanation {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        service,
+        outcome,
+        reason: verdict.reason,
+        sentence: sentence(verdict.reason, from, to, service, outcome),
+        rule,
+        nearest,
+    })
+}
+
+impl RuleRef {
+    fn of(rule: &Rule) -> RuleRef {
+        RuleRef {
+            label: rule.label.clone(),
+            location: rule.location.clone(),
+            text: rule.text.clone(),
+            reason: rule.reason.clone(),
+        }
+    }
+}
+
+fn find(policy: &Policy, tables: &CompiledTables, name: &str) -> Result<SegmentIndex, UnknownSegment> {
+    let known = name == "host" || name == "world" || policy.segments.contains_key(name);
+    tables.index(name).filter(|_| known).ok_or_else(|| {
+        let names = policy
+            .segments
+            .keys()
+            .map(String::as_str)
+            .chain(["host", "world"]);
+        UnknownSegment {
+            name: name.to_owned(),
+            suggestion: nearest(name, names).map(str::to_owned),
+        }
+    })
+}
+
+fn sentence(reason: Reason, from: &str, to: &str, service: Service, outcome: Outcome) -> String {
+    let port = port::display(service);
+    let sentence = match reason {
+        Reason::Rule => format!("a rule allows `{from}` to reach `{to}` on {port}"),
+        Reason::Intra => format!("members of `{from}` may talk to each other"),
+        Reason::HostDefault => format!("`{from}` to `{to}` is not enforced by this policy"),
+        Reason::Guardrail => format!("a guardrail forbids `{from}` to reach `{to}` on {port}"),
+        Reason::NoRule => format!("no rule allows `{from}` to reach `{to}` on {port}"),
+        other => format!("`{from}` to `{to}` on {port}: {}", other.label()),
+    };
+    match outcome {
+        Outcome::Audited => format!("{sentence}; audit mode lets it pass"),
+        _ => sentence,
+    }
+}
+
+/// The `allow` rule that differs in the fewest respects: first the port, then one side, then the direction.
+fn near_miss(policy: &Policy, from: &str, to: &str, service: Service) -> Option<NearMiss> {
+    let (from_peer, to_peer) = (peer(from), peer(to));
+    let candidates = policy
+        .rules
+        .iter()
+        .filter(|rule| rule.action == Action::Allow)
+        .filter_map(|rule| {
+            let fits = rule
+                .services
+                .iter()
+                .any(|(low, high)| (*low..=*high).contains(&service));
+            let (from_fits, to_fits) = (rule.from.contains(&from_peer), rule.to.contains(&to_peer));
+            let (rank, difference) = match (from_fits, to_fits, fits) {
+                (true, true, false) => (0, "it is about other ports".to_owned()),
+                (true, false, true) => (1, format!("it does not lead to `{to}`")),
+                (false, true, true) => (2, format!("it does not start from `{from}`")),
+                (false, false, true) if rule.from.contains(&to_peer) && rule.to.contains(&from_peer) => {
+                    (3, "it is about the other direction".to_owned())
+                }
+                _ => return None,
+            };
+            Some((rank, rule, difference))
+        });
+    let (_, rule, difference) = candidates.min_by_key(|(rank, ..)| *rank)?;
+    Some(NearMiss {
+        rule: RuleRef::of(rule),
+        difference,
+    })
+}
+
+fn peer(name: &str) -> Peer {
+    match name {
+        "host" => Peer::Host,
+        "world" => Peer::World,
+        _ => Peer::Segment(name.to_owned()),
+    }
+}

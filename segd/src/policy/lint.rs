@@ -1,0 +1,273 @@
+//! What a policy that is right probably does not mean: rules that match nothing, rules that cannot win.
+//!
+//! Deliberately absent: anything that would refuse a policy.
+
+use std::collections::BTreeMap;
+
+use super::{
+    diagnostic::{Code, Diagnostic, Span},
+    model::{Action, Peer, Policy, Rule},
+    port::Interval,
+};
+
+/// Adds warnings about a resolved policy. `segments` and `rules` say where they stand.
+pub fn lint(policy: &Policy, segments: &BTreeMap<String, Span>, rules: &[Span], out: &mut Vec<Diagnostic>) {
+    let peers = Numbering::new(policy);
+    let looked_at: Vec<Looked> = policy
+        .rules
+        .iter()
+        .zip(rules)
+        .map(|(rule, span)| Looked {
+            rule,
+            span: *span,
+            from: peers.set(&rule.from),
+            to: peers.set(&rule.to),
+        })
+        .collect();
+    let denies: Vec<&Looked> = looked_at
+        .iter()
+        .filter(|looked| looked.rule.action == Action::Deny)
+        .collect();
+    for looked in &looked_at {
+        out.extend(
+            looked
+                .nothing()
+                .or_else(|| looked.not_enforced(policy))
+                .or_else(|| looked.forbidden(&denies)),
+        );
+    }
+    unused(policy, segments, &looked_at, out);
+}
+
+/// A rule with its ends as sets of numbers.
+struct Looked<'p> {
+    rule: &'p Rule,
+    span: Span,
+    from: Bits,
+    to: Bits,
+}
+
+impl Looked<'_> {
+    fn nothing(&self) -> Option<Diagnostic> {
+        let side = match (self.from.is_empty(), self.to.is_empty()) {
+            (false, false) => return None,
+            (true, _) => "from",
+            (false, true) => "to",
+        };
+        let message = format!("the rule matches nothing: `{side}` names nobody");
+        let help = "an empty list and labels that no segment has match nothing, not everything";
+        Some(Diagnostic::warning(Code::MatchesNothing, self.span, message).help(help))
+    }
+
+    /// `host` and `world` among themselves are left alone unless the policy says otherwise.
+    fn not_enforced(&self, policy: &Policy) -> Option<Diagnostic> {
+        if policy.enforce_host {
+            return None;
+        }
+        let built_in = |peer: &Peer| matches!(peer, Peer::Host | Peer::World);
+        let only_built_in = self.rule.from.iter().all(built_in) && self.rule.to.iter().all(built_in);
+        let one_is_host = self.rule.from.contains(&Peer::Host) || self.rule.to.contains(&Peer::Host);
+        if !only_built_in || !one_is_host {
+            return None;
+        }
+        let what = if self.rule.action == Action::Deny {
+            "forbids nothing"
+        } else {
+            "changes nothing"
+        };
+        let message = format!("the rule {what}: traffic between `host` and `world` is not enforced");
+        let help =
+            "`spec.defaults.host: enforce` enforces it; then the host, too, needs a rule for everything";
+        Some(Diagnostic::warning(Code::NotEnforced, self.span, message).help(help))
+    }
+
+    /// What guardrails leave of an `allow` rule.
+    fn forbidden(&self, denies: &[&Looked]) -> Option<Diagnostic> {
+        if self.rule.action == Action::Deny {
+            return None;
+        }
+        let mut meets = denies.iter().filter(|deny| {
+            deny.from.meets(&self.from)
+                && deny.to.meets(&self.to)
+                && meet(&deny.rule.services, &self.rule.services)
+        });
+        let covers = |deny: &&&Looked| {
+            self.from.within(&deny.from)
+                && self.to.within(&deny.to)
+                && within(&self.rule.services, &deny.rule.services)
+        };
+        let first = meets.next()?;
+        let whole = if covers(&first) {
+            Some(first)
+        } else {
+            meets.find(covers)
+        };
+        let (code, deny, message, help) = match whole {
+            Some(deny) => (
+                Code::Shadowed,
+                deny,
+                "the rule allows nothing: a guardrail forbids all of it",
+                "take the rule out, or narrow the guardrail",
+            ),
+            None => (
+                Code::Contradicted,
+                first,
+                "a guardrail forbids part of what the rule allows",
+                "a `deny` beats every `allow`; say in the rule only what it can open",
+            ),
+        };
+        let diagnostic = Diagnostic::warning(code, self.span, message);
+        Some(
+            diagnostic
+                .related(deny.span, format!("guardrail `{}`", deny.rule.label))
+                .help(help),
+        )
+    }
+}
+
+/// Segments nobody can enter, and segments nobody speaks of.
+fn unused(policy: &Policy, spans: &BTreeMap<String, Span>, rules: &[Looked], out: &mut Vec<Diagnostic>) {
+    for (name, segment) in &policy.segments {
+        let Some(span) = spans.get(name) else { continue };
+        if segment.selectors.is_empty() {
+            let message = format!("segment `{name}` has no members: nothing matches");
+            let diagnostic = Diagnostic::warning(Code::EmptySegment, *span, message);
+            out.push(diagnostic.help("add a matcher under `match`"));
+        }
+        let peer = Peer::Segment(name.clone());
+        let named = rules
+            .iter()
+            .any(|looked| looked.rule.from.contains(&peer) || looked.rule.to.contains(&peer));
+        if !named {
+            let message = format!("no rule speaks of segment `{name}`");
+            let help = "its members reach nobody and nobody reaches them; if that is meant, say so with a `deny` rule";
+            out.push(Diagnostic::warning(Code::UnusedSegment, *span, message).help(help));
+        }
+    }
+}
+
+/// Whether two sorted lists of intervals have something in common.
+fn meet(a: &[Interval], b: &[Interval]) -> bool {
+    a.iter().any(|(low, high)| {
+        let at = b.partition_point(|(_, other_high)| other_high < low);
+        b.get(at).is_some_and(|(other_low, _)| other_low <= high)
+    })
+}
+
+/// Whether every interval of the first lies inside one of the second, both merged.
+fn within(a: &[Interval], b: &[Interval]) -> bool {
+    a.iter().all(|(low, high)| {
+        let at = b.partition_point(|(_, other_high)| other_high < high);
+        b.get(at).is_some_and(|(other_low, _)| other_low <= low)
+    })
+}
+
+/// Peers by number, so that comparing ends is comparing words.
+struct Numbering<'p> {
+    numbers: BTreeMap<&'p str, usize>,
+}
+
+impl<'p> Numbering<'p> {
+    fn new(policy: &'p Policy) -> Numbering<'p> {
+        let names = ["host", "world"]
+            .into_iter()
+            .chain(policy.segments.keys().map(String::as_str));
+        Numbering {
+            numbers: names.enumerate().map(|(number, name)| (name, number)).collect(),
+        }
+    }
+
+    fn set<'a>(&self, peers: impl IntoIterator<Item = &'a Peer>) -> Bits {
+        let mut bits = Bits(vec![0; self.numbers.len().div_ceil(64)]);
+        for peer in peers {
+            let name = match peer {
+                Peer::Host => "host",
+                Peer::World => "world",
+                Peer::Segment(name) => name,
+            };
+            if let Some(number) = self.numbers.get(name)
+                && let Some(word) = bits.0.get_mut(number / 64)
+            {
+                *word |= 1 << (number % 64);
+            }
+        }
+        bits
+    }
+}
+
+/// A set of numbers.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    fn meets(&self, other: &Bits) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+    }
+
+    fn within(&self, other: &Bits) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a & !b == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{model::Source, resolve::resolve, testing::source_of};
+
+    #[track_caller]
+    fn warnings(source: Source) -> Vec<&'static str> {
+        let (_, warnings) = resolve(&[source], false).expect("the policy is right");
+        warnings.into_iter().map(|warning| warning.code.label()).collect()
+    }
+
+    const TWO: &str = "{a: {match: [{cgroup: /a}], labels: {l: x}}, b: {match: [{cgroup: /b}]}}";
+
+    #[test]
+    fn is_silent_about_a_good_policy() {
+        assert!(warnings(source_of(TWO, "[{from: a, to: b, ports: [any]}]", "[]")).is_empty());
+    }
+
+    #[test]
+    fn sees_rules_that_match_nothing() {
+        let rules = "[{from: [], to: b, ports: [any]}, {from: {}, to: b, ports: [any]}, \
+                     {from: {l: other}, to: a, ports: [any]}]";
+        assert_eq!(
+            warnings(source_of(TWO, rules, "[]")),
+            [
+                "unused-segment",
+                "matches-nothing",
+                "matches-nothing",
+                "matches-nothing"
+            ]
+        );
+    }
+
+    #[test]
+    fn sees_what_a_guardrail_takes_away() {
+        let allow = "[{from: a, to: b, ports: [tcp/22, tcp/80]}]";
+        assert_eq!(
+            warnings(source_of(TWO, allow, "[{from: any, to: b}]")),
+            ["shadowed"]
+        );
+        assert_eq!(
+            warnings(source_of(TWO, allow, "[{from: a, to: b, ports: [tcp/22]}]")),
+            ["contradicted"]
+        );
+        assert!(warnings(source_of(TWO, allow, "[{from: b, to: a}]")).is_empty());
+    }
+
+    #[test]
+    fn sees_segments_nobody_is_in_or_speaks_of() {
+        let segments = "{a: {match: []}, b: {match: [{cgroup: /b}]}}";
+        let found = warnings(source_of(segments, "[{from: a, to: world, ports: [any]}]", "[]"));
+        assert_eq!(found, ["empty-segment", "unused-segment"]);
+    }
+
+    #[test]
+    fn sees_a_host_rule_that_is_not_enforced() {
+        let rule = "[{from: world, to: host, ports: [tcp/22]}]";
+        assert!(warnings(source_of(TWO, rule, "[{from: a, to: b}]")).contains(&"not-enforced"));
+    }
+}

@@ -1,0 +1,178 @@
+//! From documents to one policy: every name found, every port parsed, every conflict excluded.
+//!
+//! INVARIANT: neither the order of files nor the order of entries changes what the policy means.
+
+pub mod name;
+pub mod prefix;
+pub mod selector;
+mod segment;
+mod rule;
+mod conflict;
+mod capacity;
+
+use std::collections::BTreeMap;
+
+use super::{
+    diagnostic::{Code, Diagnostic, Places, Severity, Span},
+    document::{self, Document, Text},
+    lint,
+    model::{Mode, Policy, Selector, Source},
+};
+
+/// Resolves all sources into one policy, with warnings; or says everything that is wrong with them.
+///
+/// # Errors
+///
+/// Every problem of every source at once. A source that is not YAML has one.
+pub fn resolve(sources: &[Source], allow_empty: bool) -> Result<(Policy, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut resolver = Resolver::new(sources);
+    let documents = resolver.read();
+    if documents.is_empty() && resolver.complete && !allow_empty {
+        let message = "the policy has no document: under it everything would be denied";
+        let diagnostic = Diagnostic::general(Code::Empty, message);
+        resolver.report(diagnostic.help("check the path; `--allow-empty` takes an empty policy"));
+    }
+    resolver.names(&documents);
+    resolver.segments(&documents);
+    resolver.rules(&documents);
+    resolver.release(&documents);
+    resolver.conflicts();
+    resolver.capacity();
+    resolver.finish()
+}
+
+/// What is known so far.
+struct Resolver<'s> {
+    places: Places<'s>,
+    sources: &'s [Source],
+    out: Vec<Diagnostic>,
+    /// Every source and document could be read: a name that is missing is missing.
+    complete: bool,
+    policy: Policy,
+    /// Where segments are defined.
+    segment_spans: BTreeMap<String, Span>,
+    /// Where rules stand, by their index.
+    rule_spans: Vec<Span>,
+    /// Every selector with its segment.
+    claims: Vec<Claim>,
+}
+
+/// A selector and where it stands.
+struct Claim {
+    segment: String,
+    span: Span,
+    selector: Selector,
+}
+
+impl<'s> Resolver<'s> {
+    fn new(sources: &'s [Source]) -> Resolver<'s> {
+        Resolver {
+            places: Places::new(sources),
+            sources,
+            out: Vec::new(),
+            complete: true,
+            policy: Policy::default(),
+            segment_spans: BTreeMap::new(),
+            rule_spans: Vec::new(),
+            claims: Vec::new(),
+        }
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.out.push(diagnostic);
+    }
+
+    /// All documents, ordered by file name and position.
+    fn read(&mut self) -> Vec<Document> {
+        let mut order: Vec<usize> = (0..self.sources.len()).collect();
+        order.sort_by_key(|file| self.sources.get(*file).map(|source| &source.name));
+        let mut documents = Vec::new();
+        for file in order {
+            let Some(source) = self.sources.get(file) else {
+                continue;
+            };
+            match document::tree::parse(file, source) {
+                Ok(nodes) => {
+                    let read = document::documents(&nodes, &mut self.out);
+                    self.complete &= read.len() == nodes.len();
+                    documents.extend(read);
+                }
+                Err(diagnostic) => {
+                    self.complete = false;
+                    self.out.push(*diagnostic);
+                }
+            }
+        }
+        documents
+    }
+
+    /// The names of documents, and what documents say as a whole.
+    fn names(&mut self, documents: &[Document]) {
+        let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
+        for document in documents {
+            self.policy.enforce_host |= document.enforce_host;
+            if let (Some((Mode::Audit, span)), true) = (document.mode, document.segments.is_empty()) {
+                let message = "`mode: audit` changes nothing: the document defines no segment";
+                let help = "audit is a property of segments; give the mode to the document that defines them";
+                self.report(Diagnostic::error(Code::InvalidValue, span, message).help(help));
+            }
+            let Some(name) = &document.name else { continue };
+            if let Err(problem) = name::document(&name.value) {
+                self.report(problem.at(Code::InvalidName, name.span));
+                continue;
+            }
+            if let Some(first) = seen.get(name.value.as_str()) {
+                let message = format!("two documents are called `{}`", name.value);
+                let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, message)
+                    .related(*first, "first here")
+                    .help("rules are named after their document in metrics; give each its own name");
+                self.report(diagnostic);
+                continue;
+            }
+            seen.insert(&name.value, name.span);
+            self.policy.names.push(name.value.clone());
+        }
+    }
+
+    /// The segments that are given up. They must be gone, or the document contradicts itself.
+    fn release(&mut self, documents: &[Document]) {
+        for Text { value, span } in documents.iter().flat_map(|document| &document.release) {
+            if name::BUILT_IN.contains(&value.as_str()) {
+                let message = format!("`{value}` is built in and cannot be released");
+                self.report(Diagnostic::error(Code::ReservedName, *span, message));
+            } else if let Err((code, problem)) = name::segment(value) {
+                self.report(problem.at(code, *span));
+            } else if let Some(defined) = self.segment_spans.get(value) {
+                let message = format!("`{value}` is released, but it is defined");
+                let diagnostic = Diagnostic::error(Code::InvalidValue, *span, message)
+                    .related(*defined, "defined here")
+                    .help("only a segment that left the policy can be released");
+                self.report(diagnostic);
+            } else if !self.policy.release.insert(value.clone()) {
+                let message = format!("`{value}` is released twice");
+                self.report(Diagnostic::warning(Code::Redundant, *span, message));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<(Policy, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
+        if self.out.iter().any(is_error) {
+            self.out.retain(is_error);
+        } else {
+            lint::lint(&self.policy, &self.segment_spans, &self.rule_spans, &mut self.out);
+        }
+        // By the name of the file: the order in which sources were given does not matter here either.
+        let name = |file: usize| self.sources.get(file).map(|source| source.name.as_str());
+        self.out.sort_by_key(|diagnostic| {
+            diagnostic
+                .span
+                .map(|span| (name(span.file), span.start, diagnostic.code))
+        });
+        if self.out.iter().any(is_error) {
+            Err(self.out)
+        } else {
+            Ok((self.policy, self.out))
+        }
+    }
+}

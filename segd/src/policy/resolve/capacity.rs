@@ -1,0 +1,72 @@
+//! What the kernel tables hold, told before anything is compiled.
+
+use std::collections::BTreeSet;
+
+use segd_common::{
+    segment::{FIRST_SEGMENT, MAX_SEGMENTS},
+    tables::MAX_RULES,
+    workload::{MAX_EDGES, MAX_UNIT_PATTERNS},
+};
+
+use super::{Claim, Resolver};
+use crate::policy::{
+    diagnostic::{Code, Diagnostic},
+    model::SelectorKind,
+};
+
+impl Resolver<'_> {
+    pub(super) fn capacity(&mut self) {
+        let mut steps: BTreeSet<&[String]> = BTreeSet::new();
+        let mut units = 0;
+        let mut patterns: Vec<&Claim> = Vec::new();
+        for claim in &self.claims {
+            match &claim.selector.kind {
+                SelectorKind::Cgroup(components) => {
+                    steps.extend((1..=components.len()).filter_map(|len| components.get(..len)));
+                }
+                SelectorKind::Systemd(unit) => {
+                    // The socket unit of a service takes a place of its own.
+                    let names = if unit.ends_with(".service") { 2 } else { 1 };
+                    if unit.contains('*') {
+                        patterns.extend(std::iter::repeat_n(claim, names));
+                    } else {
+                        units += names;
+                    }
+                }
+                SelectorKind::UserName(_) | SelectorKind::UserId(_) => units += 1,
+                SelectorKind::Cidr { .. } => {}
+            }
+        }
+        let edges = steps.len() + units;
+        let slow = patterns.get(MAX_UNIT_PATTERNS).map(|claim| claim.span);
+        let patterns = patterns.len();
+        let segments = self.policy.segments.len();
+        let rules = self.policy.rules.len();
+        self.at_most("segments", segments, MAX_SEGMENTS - usize::from(FIRST_SEGMENT));
+        self.at_most("rules", rules, MAX_RULES);
+        self.at_most(
+            "cgroup path components, units and users",
+            edges,
+            MAX_EDGES as usize,
+        );
+        if let Some(span) = slow {
+            let message = format!(
+                "{patterns} unit names with a `*` are matched (a service counts twice, for its socket); \
+                 the kernel matches {MAX_UNIT_PATTERNS}"
+            );
+            let diagnostic = Diagnostic::warning(Code::SlowSelector, span, message);
+            self.report(
+                diagnostic.help(
+                    "new units that the rest could match are denied until the daemon has looked at them",
+                ),
+            );
+        }
+    }
+
+    fn at_most(&mut self, what: &str, needed: usize, available: usize) {
+        if needed > available {
+            let message = format!("the policy needs {needed} {what}; the kernel tables hold {available}");
+            self.report(Diagnostic::general(Code::Capacity, message));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Rules: peers looked up, ports parsed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segd_common::service;
+
+use super::{Resolver, name};
+use crate::policy::{
+    diagnostic::{Code, Diagnostic, Span},
+    document::{Document, Peers, PeersKind, Ports, RuleEntry, Text},
+    model::{Action, Peer, Rule},
+    port::{self, Interval},
+};
+
+impl Resolver<'_> {
+    pub(super) fn rules(&mut self, documents: &[Document]) {
+        let unnamed = String::from("policy");
+        let mut rules = Vec::new();
+        for document in documents {
+            let document_name = document.name.as_ref().map_or(&unnamed, |name| &name.value);
+            for entry in &document.rules {
+                if let Some(rule) = self.rule(document_name, entry) {
+                    rules.push((entry.span, rule));
+                }
+            }
+        }
+        // `allow` and `deny` are read one list after the other, but numbered as they stand.
+        rules.sort_by(|(_, a), (_, b)| a.location.cmp(&b.location));
+        (self.rule_spans, self.policy.rules) = rules.into_iter().unzip();
+    }
+
+    fn rule(&mut self, document: &str, entry: &RuleEntry) -> Option<Rule> {
+        let word = if entry.action == Action::Allow {
+            "allow"
+        } else {
+            "deny"
+        };
+        let from = self.peers(entry.from.as_ref());
+        let to = self.peers(entry.to.as_ref());
+        let services = match &entry.ports {
+            Ports::Every => Some(vec![(0, service::MAX)]),
+            Ports::Listed(ports) => self.services(ports),
+            Ports::Unreadable(ports) => {
+                let _ = self.services(ports);
+                None
+            }
+        };
+        Some(Rule {
+            location: self.places.locate(entry.span),
+            label: format!("{document}/{word}[{}]", entry.index),
+            action: entry.action,
+            from: from?,
+            to: to?,
+            services: services?,
+            text: self.one_line(entry.extent),
+            reason: entry.reason.clone(),
+        })
+    }
+
+    /// What stands there, on one line.
+    fn one_line(&self, extent: Span) -> String {
+        const LONGEST: usize = 200;
+        let source = self
+            .sources
+            .get(extent.file)
+            .map_or("", |source| source.text.as_str());
+        let text = source.get(extent.start..extent.end).unwrap_or_default();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let line = words.join(" ");
+        match line.char_indices().nth(LONGEST) {
+            Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
+            None => line,
+        }
+    }
+
+    /// The intervals of a list of ports; `None` if one of them is none.
+    fn services(&mut self, ports: &[Text]) -> Option<Vec<Interval>> {
+        let mut intervals: Vec<(Interval, &Text)> = Vec::new();
+        for text in ports {
+            match port::parse(&text.value) {
+                Ok(interval) => intervals.push((interval, text)),
+                Err(problem) => self.report(problem.at(Code::InvalidPort, text.span)),
+            }
+        }
+        if intervals.len() < ports.len() {
+            return None;
+        }
+        for (at, (interval, text)) in intervals.iter().enumerate() {
+            let covers = |other: &Interval| other.0 <= interval.0 && interval.1 <= other.1;
+            // Of two equal ones the second is too much.
+            let earlier = intervals.iter().take(at).find(|(other, _)| covers(other));
+            let later = intervals
+                .iter()
+                .skip(at + 1)
+                .find(|(other, _)| covers(other) && other != interval);
+            if let Some((_, by)) = earlier.or(later) {
+                let message = format!("`{}` is already in `{}`", text.value, by.value);
+                self.report(
+                    Diagnostic::warning(Code::Redundant, text.span, message).related(by.span, "here"),
+                );
+            }
+        }
+        Some(merged(
+            intervals.into_iter().map(|(interval, _)| interval).collect(),
+        ))
+    }
+
+    /// Who an end of a rule is; `None` if a name in it is unknown.
+    fn peers(&mut self, peers: Option<&Peers>) -> Option<BTreeSet<Peer>> {
+        let peers = peers?;
+        match &peers.kind {
+            PeersKind::Labels(labels) => Some(self.labelled(labels)),
+            PeersKind::Names(names) => {
+                let mut found = BTreeSet::new();
+                let mut seen = BTreeMap::new();
+                let mut unknown = false;
+                for name in names {
+                    if let Some(first) = seen.insert(name.value.as_str(), name.span) {
+                        let message = format!("`{}` is listed twice", name.value);
+                        let diagnostic = Diagnostic::warning(Code::Redundant, name.span, message);
+                        self.report(diagnostic.related(first, "first here"));
+                    }
+                    match name.value.as_str() {
+                        "host" => drop(found.insert(Peer::Host)),
+                        "world" => drop(found.insert(Peer::World)),
+                        "any" => found.extend(self.everyone()),
+                        known if self.segment_spans.contains_key(known) => {
+                            found.insert(Peer::Segment(known.to_owned()));
+                        }
+                        _ => {
+                            unknown = true;
+                            self.undeclared(name);
+                        }
+                    }
+                }
+                (!unknown).then_some(found)
+            }
+        }
+    }
+
+    /// Every segment, `world` and `host`.
+    fn everyone(&self) -> impl Iterator<Item = Peer> {
+        let segments = self.policy.segments.keys().cloned().map(Peer::Segment);
+        [Peer::Host, Peer::World].into_iter().chain(segments)
+    }
+
+    /// Every segment that has all of the labels. No labels are no segments: empty means nothing.
+    fn labelled(&self, labels: &[(Text, Text)]) -> BTreeSet<Peer> {
+        if labels.is_empty() {
+            return BTreeSet::new();
+        }
+        let has_all = |have: &BTreeMap<String, String>| {
+            labels
+                .iter()
+                .all(|(key, value)| have.get(&key.value) == Some(&value.value))
+        };
+        let segments = self
+            .policy
+            .segments
+            .values()
+            .filter(|segment| has_all(&segment.labels));
+        segments
+            .map(|segment| Peer::Segment(segment.name.clone()))
+            .collect()
+    }
+
+    fn undeclared(&mut self, name: &Text) {
+        // What another file defines is not known while that file cannot be read.
+        if !self.complete {
+            return;
+        }
+        let message = format!("peer `{}` is not declared", name.value);
+        let known = self
+            .segment_spans
+            .keys()
+            .map(String::as_str)
+            .chain(name::BUILT_IN);
+        let mut diagnostic =
+            Diagnostic::error(Code::UndeclaredPeer, name.span, message).suggest(&name.value, known);
+        if diagnostic.help.is_empty() {
+            let help = match name.value.as_str() {
+                "*" | "all" => "write `any`: every segment, `world` and `host`",
+                "localhost" | "self" | "node" => "write `host`: this host's processes that no segment claims",
+                "internet" | "external" | "outside" => "write `world`: addresses in no segment",
+                _ => "define it under `segments`, or use `host`, `world` or `any`",
+            };
+            diagnostic = diagnostic.help(help);
+        }
+        self.report(diagnostic);
+    }
+}
+
+/// Sorted, disjoint and not adjacent.
+fn merged(mut intervals: Vec<Interval>) -> Vec<Interval> {
+    intervals.sort_unstable();
+    let mut merged: Vec<Interval> = Vec::with_capacity(intervals.len());
+    for (low, high) in intervals {
+        match merged.last_mut() {
+            Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
+            _ => merged.push((low, high)),
+        }
+    }
+    merged
+}

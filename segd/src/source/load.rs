@@ -1,0 +1,118 @@
+//! From paths to a policy in one step: what `segd policy check` and the daemon both do.
+
+use std::{fmt, path::PathBuf};
+
+use super::{ContentHash, SourceError, Sources, read};
+use crate::policy::{
+    diagnostic::{Diagnostic, Style, render},
+    model::{Policy, Source},
+    resolve::resolve,
+};
+
+/// A policy that is right, with its texts.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// What it probably does not mean.
+    pub warnings: Vec<Diagnostic>,
+    /// Its texts.
+    pub sources: Vec<Source>,
+    /// Changes with any name or text.
+    pub hash: ContentHash,
+}
+
+impl Loaded {
+    /// The warnings, drawn. Empty if there are none.
+    #[must_use]
+    pub fn render_warnings(&self, style: Style) -> String {
+        render(&self.warnings, &self.sources, style)
+    }
+}
+
+/// Why there is no policy.
+#[derive(Debug)]
+pub enum LoadError {
+    /// It cannot be read.
+    Unreadable(SourceError),
+    /// It is wrong.
+    Invalid {
+        /// Everything that is wrong with it.
+        diagnostics: Vec<Diagnostic>,
+        /// Its texts.
+        sources: Vec<Source>,
+        /// Their hash, so that the same mistake need not be told twice.
+        hash: ContentHash,
+    },
+}
+
+impl LoadError {
+    /// The whole story, drawn, ending with a newline.
+    #[must_use]
+    pub fn render(&self, style: Style) -> String {
+        match self {
+            LoadError::Unreadable(error) => format!("error: {error}\n"),
+            LoadError::Invalid {
+                diagnostics, sources, ..
+            } => render(diagnostics, sources, style),
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    /// One line, for a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::Unreadable(error) => error.fmt(f),
+            LoadError::Invalid {
+                diagnostics, sources, ..
+            } => {
+                let Some(first) = diagnostics.first() else {
+                    return f.write_str("the policy is invalid");
+                };
+                if let Some(span) = first.span {
+                    let places = crate::policy::diagnostic::Places::new(sources);
+                    let place = places.locate(span);
+                    write!(f, "{}:{}:{}: ", place.file, place.line, place.column)?;
+                }
+                f.write_str(&first.message)?;
+                match diagnostics.len() {
+                    0 | 1 => Ok(()),
+                    2 => f.write_str(" (and 1 more error)"),
+                    count => write!(f, " (and {} more errors)", count - 1),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LoadError::Unreadable(error) => std::error::Error::source(error),
+            LoadError::Invalid { .. } => None,
+        }
+    }
+}
+
+/// Reads and resolves a policy.
+///
+/// # Errors
+///
+/// If it cannot be read, or with everything that is wrong with it.
+pub fn load(paths: &[PathBuf], allow_empty: bool) -> Result<Loaded, LoadError> {
+    let Sources { sources, hash } = read(paths).map_err(LoadError::Unreadable)?;
+    match resolve(&sources, allow_empty) {
+        Ok((policy, warnings)) => Ok(Loaded {
+            policy,
+            warnings,
+            sources,
+            hash,
+        }),
+        Err(diagnostics) => Err(LoadError::Invalid {
+            diagnostics,
+            sources,
+            hash,
+        }),
+    }
+}

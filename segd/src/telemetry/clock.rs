@@ -1,0 +1,74 @@
+//! From the kernel's clock to the calendar.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The clock of the kernel programs' events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventClock {
+    /// `CLOCK_BOOTTIME`.
+    Boot,
+    /// `CLOCK_MONOTONIC`: kernels without `bpf_ktime_get_boot_ns`.
+    Monotonic,
+}
+
+impl EventClock {
+    /// The clock's present time in nanoseconds.
+    #[must_use]
+    pub fn now_ns(self) -> u64 {
+        let clock = match self {
+            EventClock::Boot => libc::CLOCK_BOOTTIME,
+            EventClock::Monotonic => libc::CLOCK_MONOTONIC,
+        };
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: `time` is a valid place for one timespec for the whole call.
+        unsafe { libc::clock_gettime(clock, &raw mut time) };
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+    }
+
+    /// The calendar time of an event, by its age: a step of the calendar clock does not accumulate.
+    #[must_use]
+    pub fn calendar(self, event_ns: u64) -> SystemTime {
+        let age = Duration::from_nanos(self.now_ns().saturating_sub(event_ns));
+        SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// RFC 3339 in UTC with microseconds; the years 1970 to 9999.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let nanos = i128::try_from(since.as_nanos()).unwrap_or(i128::MAX);
+    let stamp = jiff::Timestamp::from_nanosecond(nanos).unwrap_or(jiff::Timestamp::MAX);
+    format!("{stamp:.6}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_rfc_3339_in_utc() {
+        assert_eq!(rfc3339(UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
+        let time = UNIX_EPOCH + Duration::new(1_795_339_445, 123_456_789);
+        assert_eq!(rfc3339(time), "2026-11-22T09:24:05.123456Z");
+    }
+
+    #[test]
+    fn dates_an_event_by_its_age() {
+        let clock = EventClock::Boot;
+        let event = clock.now_ns().saturating_sub(2_000_000_000);
+        let age = SystemTime::now()
+            .duration_since(clock.calendar(event))
+            .expect("it is past");
+        assert!(
+            age >= Duration::from_secs(2) - Duration::from_millis(1) && age < Duration::from_secs(10),
+            "{age:?}"
+        );
+    }
+}

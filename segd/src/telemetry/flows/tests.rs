@@ -1,0 +1,203 @@
+use segd_common::address::mapped;
+
+use super::*;
+use crate::policy::{compiled::RuleInfo, model::Location};
+
+fn tables(label: &str) -> Arc<CompiledTables> {
+    Arc::new(CompiledTables {
+        names: ["", "host", "world", "", "web", "db"].map(String::from).to_vec(),
+        rules: vec![RuleInfo {
+            label: label.to_string(),
+            location: Location {
+                file: "p.yaml".into(),
+                line: 12,
+                column: 3,
+            },
+        }],
+        ..Default::default()
+    })
+}
+
+fn event() -> FlowEvent {
+    FlowEvent {
+        time_ns: EventClock::Boot.now_ns(),
+        cgroup: 42,
+        peer_cgroup: 0,
+        rule: Verdict::NO_RULE,
+        revision: 1,
+        service: service::port(service::TCP, 5432),
+        bytes: 60,
+        source: mapped([10, 0, 0, 1]),
+        destination: mapped([10, 0, 0, 2]),
+        source_port: 40000,
+        destination_port: 5432,
+        from: 4,
+        to: 5,
+        outcome: Outcome::Denied as u8,
+        reason: Reason::NoRule as u8,
+        hook: Hook::Ingress as u8,
+        flags: 0,
+        reserved: 0,
+    }
+}
+
+fn log() -> FlowLog {
+    let log = FlowLog::new(EventClock::Boot);
+    log.adopt(1, tables("shop/allow[0]"));
+    log
+}
+
+fn newest(log: &FlowLog) -> FlowRecord {
+    log.follow(1, &FlowFilter::default())
+        .0
+        .first()
+        .expect("a flow is kept")
+        .as_ref()
+        .clone()
+}
+
+#[test]
+fn tells_a_denied_flow_in_the_policys_words() {
+    let log = log();
+    log.record(&event(), |id| (id == 42).then(|| "/shop/web".to_string()));
+    let flow = newest(&log);
+    assert_eq!((flow.from.as_str(), flow.to.as_str()), ("web", "db"));
+    assert_eq!(
+        (flow.verdict.as_ref(), flow.reason.as_ref(), flow.hook.as_ref()),
+        ("denied", "no-rule", "ingress")
+    );
+    assert_eq!(
+        (flow.source.as_str(), flow.source_port),
+        ("10.0.0.1", Some(40000))
+    );
+    assert_eq!(
+        (flow.destination.as_str(), flow.destination_port),
+        ("10.0.0.2", Some(5432))
+    );
+    assert_eq!(flow.service(), "tcp/5432");
+    assert_eq!(flow.cgroup.as_deref(), Some("/shop/web"));
+    assert_eq!((flow.rule, flow.peer_cgroup), (None, None));
+}
+
+#[test]
+fn names_the_rule_of_the_revision_that_judged() {
+    let log = log();
+    log.adopt(2, tables("shop/allow[7]"));
+    log.record(&FlowEvent { rule: 0, ..event() }, |_| None);
+    assert_eq!(newest(&log).rule.as_deref(), Some("shop/allow[0]"));
+    assert_eq!(newest(&log).location.as_deref(), Some("p.yaml:12"));
+    log.record(
+        &FlowEvent {
+            rule: 0,
+            revision: 2,
+            ..event()
+        },
+        |_| None,
+    );
+    assert_eq!(newest(&log).rule.as_deref(), Some("shop/allow[7]"));
+    log.adopt(3, tables("x"));
+    log.record(
+        &FlowEvent {
+            rule: 0,
+            revision: 1,
+            ..event()
+        },
+        |_| None,
+    );
+    assert_eq!(
+        newest(&log).rule,
+        None,
+        "a forgotten revision names no rule rather than a wrong one"
+    );
+    log.record(
+        &FlowEvent {
+            rule: 9,
+            revision: 3,
+            ..event()
+        },
+        |_| None,
+    );
+    assert_eq!(newest(&log).rule, None);
+}
+
+#[test]
+fn shows_icmp_types_and_bare_protocols_without_ports() {
+    let log = log();
+    log.record(
+        &FlowEvent {
+            service: service::icmp(service::ICMPV6, 128, 0),
+            ..event()
+        },
+        |_| None,
+    );
+    let flow = newest(&log);
+    assert_eq!(flow.service(), "icmpv6/128/0");
+    assert_eq!(
+        (flow.source_port, flow.destination_port, flow.icmp_type),
+        (None, None, Some(128))
+    );
+    log.record(
+        &FlowEvent {
+            service: service::bare(47),
+            ..event()
+        },
+        |_| None,
+    );
+    assert_eq!(newest(&log).service(), "ip/47");
+}
+
+#[test]
+fn leaves_out_its_own_probe() {
+    let log = log();
+    log.record(
+        &FlowEvent {
+            reason: Reason::Probe as u8,
+            ..event()
+        },
+        |_| None,
+    );
+    assert!(log.follow(9, &FlowFilter::default()).0.is_empty());
+}
+
+#[test]
+fn keeps_the_newest_and_filters_before_it_counts() {
+    let log = log();
+    for n in 0..KEPT + 10 {
+        let outcome = if n % 2 == 0 {
+            Outcome::Denied
+        } else {
+            Outcome::Allowed
+        };
+        log.record(
+            &FlowEvent {
+                outcome: outcome as u8,
+                revision: n as u32,
+                ..event()
+            },
+            |_| None,
+        );
+    }
+    let all = log.follow(usize::MAX, &FlowFilter::default()).0;
+    assert_eq!((all.len(), all[0].revision), (KEPT, 10));
+    let filter = FlowFilter {
+        verdict: vec!["allowed".into()],
+        ..Default::default()
+    };
+    let some = log.follow(3, &filter).0;
+    let revisions: Vec<_> = some.iter().map(|flow| flow.revision as usize).collect();
+    assert_eq!(revisions, [KEPT + 5, KEPT + 7, KEPT + 9]);
+}
+
+#[test]
+fn passes_new_flows_to_followers() {
+    let log = log();
+    let (_, mut coming) = log.follow(0, &FlowFilter::default());
+    log.record(
+        &FlowEvent {
+            flags: EVENT_REVOKED,
+            ..event()
+        },
+        |_| None,
+    );
+    assert!(coming.try_recv().expect("it came").revoked);
+}

@@ -1,0 +1,177 @@
+//! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Nothing else, and nothing that changes anything.
+//!
+//! INVARIANT: a connection serves one request and ends after [`CONNECTION_LIMIT`] at the latest.
+
+use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{metrics::Metrics, snapshot::Snapshot};
+use crate::control::types::Readiness;
+
+/// How many connections are served at once; more wait.
+pub const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to send its request.
+pub const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a connection may last.
+pub const CONNECTION_LIMIT: Duration = Duration::from_secs(20);
+/// The longest request head.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Where the answers come from.
+pub trait Source: Send + Sync + 'static {
+    /// Everything the metrics need, now.
+    fn snapshot(&self) -> impl Future<Output = Snapshot> + Send;
+    /// Whether segd enforces, and if not, why.
+    fn readiness(&self) -> impl Future<Output = Readiness> + Send;
+}
+
+/// Why the address cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Somebody else listens there.
+    #[error("metrics address {0} is in use; choose another with --metrics, or `--metrics none`")]
+    InUse(SocketAddr),
+    /// An operation failed.
+    #[error("cannot serve metrics on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Binds the address. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// If somebody else listens there, or the kernel refuses.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => HttpError::InUse(address),
+            _ => HttpError::Bind { address, source },
+        })
+}
+
+/// Serves until the future is dropped.
+pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let metrics = Arc::new(Mutex::new(Metrics::default()));
+    // Dropping the set ends its tasks, so nothing outlives this future.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("metrics: accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (source, metrics) = (Arc::clone(&source), Arc::clone(&metrics));
+        connections.spawn(async move {
+            let _permit = permit;
+            connection(stream, source, metrics).await;
+        });
+    }
+}
+
+/// Serves one request. A client that goes away or is too slow is not an error.
+async fn connection<S: Source>(stream: TcpStream, source: Arc<S>, metrics: Arc<Mutex<Metrics>>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (source, metrics) = (Arc::clone(&source), Arc::clone(&metrics));
+        async move {
+            Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &*source, &metrics).await)
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = timeout(CONNECTION_LIMIT, served).await;
+}
+
+async fn answer<S: Source>(
+    method: &Method,
+    path: &str,
+    source: &S,
+    metrics: &Mutex<Metrics>,
+) -> Response<Full<Bytes>> {
+    const JSON: &str = "application/json";
+    const TEXT: &str = "text/plain; charset=utf-8";
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
+        return page(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "not found: /metrics, /healthz and /readyz are here\n".into(),
+        );
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/metrics" => {
+            let snapshot = source.snapshot().await;
+            match metrics.lock().await.render(&snapshot) {
+                Ok(text) => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error:#}\n")),
+            }
+        }
+        "/readyz" => {
+            let readiness = source.readiness().await;
+            let status = if readiness.ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            page(
+                status,
+                JSON,
+                crate::output::json(&readiness, false).unwrap_or_default(),
+            )
+        }
+        _ => page(StatusCode::OK, JSON, "{\"alive\":true}\n".into()),
+    }
+}
+
+fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! Everything the metrics need, read at one moment.
+
+use segd_common::counter::{Counter, CounterKey};
+
+/// What the daemon fills in at a scrape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The kernel's counters, summed over the CPUs.
+    pub counters: Vec<(CounterKey, Counter)>,
+    /// What did not fit into the kernel's table, summed over the CPUs.
+    pub other: Counter,
+    /// Segment names by index, see [`super::names::Names::to_vec`].
+    pub names: Vec<String>,
+    /// Hits by rule label, see [`super::hits::RuleHits::totals`].
+    pub rule_hits: Vec<(String, u64)>,
+    /// The revision in force; 0 = none.
+    pub revision: u32,
+    /// Readings of the policy that succeeded.
+    pub reload_success: u64,
+    /// Readings of the policy that failed.
+    pub reload_failure: u64,
+    /// Workloads by segment name.
+    pub workloads: Vec<(String, u64)>,
+    /// Events that did not fit into the ring buffer, summed over the CPUs.
+    pub events_lost: u64,
+    /// Kernel tables: name, entries, capacity.
+    pub maps: Vec<(String, u64, u64)>,
+    /// Every program is attached and a probe was refused.
+    pub enforcing: bool,
+}

@@ -1,0 +1,462 @@
+//! Random policies, judged twice: by the oracle and by the compiled tables. The answers must be the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+use proptest::{collection::vec, prelude::*, sample::select};
+use segd::policy::{
+    compile::compile,
+    compiled::{CompiledTables, SegmentIndexes, zeroed_tables},
+    model::{Action, Location, Mode, Peer, Policy, Rule, Segment, Selector, SelectorKind},
+    oracle,
+    prefixes::{Claim, Walk},
+};
+use segd_common::{
+    address::{Address, mapped},
+    decide::{decide, outcome},
+    segment::{self, MAX_SEGMENTS, SEGMENT_ADMITS, SEGMENT_INITIATES},
+    service::{self, Service},
+    tables::{MAX_RANGES, PolicyTables, PortRange, PortSet, Tables},
+    verdict::{Outcome, Verdict},
+    workload::Identity,
+};
+
+/// Where rules of this test begin and end, so that they touch, overlap and leave gaps.
+const POINTS: [Service; 10] = [
+    0,
+    service::port(service::TCP, 1),
+    service::port(service::TCP, 22),
+    service::port(service::TCP, 23),
+    service::port(service::TCP, 65535),
+    service::icmp(service::ICMP, 8, 0),
+    service::port(service::UDP, 53),
+    service::icmp(service::ICMPV6, 128, 0),
+    service::bare(47),
+    service::MAX,
+];
+
+fn location() -> Location {
+    Location {
+        file: "random.yaml".to_owned(),
+        line: 1,
+        column: 1,
+    }
+}
+
+fn segment(name: &str, intra: bool, audit: bool, selectors: Vec<Selector>) -> Segment {
+    Segment {
+        name: name.to_owned(),
+        location: location(),
+        labels: BTreeMap::new(),
+        mode: if audit { Mode::Audit } else { Mode::Enforce },
+        intra,
+        selectors,
+    }
+}
+
+fn peers(count: usize) -> Vec<Peer> {
+    let segments = (0..count).map(|number| Peer::Segment(format!("s{number}")));
+    [Peer::Host, Peer::World].into_iter().chain(segments).collect()
+}
+
+/// Some of them, none, or all.
+fn side(count: usize) -> impl Strategy<Value = BTreeSet<Peer>> {
+    let all: BTreeSet<Peer> = peers(count).into_iter().collect();
+    prop_oneof![
+        6 => vec(select(peers(count)), 0..4).prop_map(|peers| peers.into_iter().collect()),
+        1 => Just(all),
+    ]
+}
+
+/// Sorted, disjoint and not adjacent, as the resolver makes them.
+fn services() -> impl Strategy<Value = Vec<(Service, Service)>> {
+    vec((select(POINTS.to_vec()), select(POINTS.to_vec()), 0..2_u32), 0..3).prop_map(|pairs| {
+        let mut covered: Vec<(Service, Service)> = pairs
+            .into_iter()
+            .map(|(a, b, more)| (a.min(b), (a.max(b) + more).min(service::MAX)))
+            .collect();
+        covered.sort_unstable();
+        let mut merged: Vec<(Service, Service)> = Vec::new();
+        for (low, high) in covered {
+            match merged.last_mut() {
+                Some(last) if low <= last.1 + 1 => last.1 = last.1.max(high),
+                _ => merged.push((low, high)),
+            }
+        }
+        merged
+    })
+}
+
+fn rule(count: usize) -> impl Strategy<Value = Rule> {
+    (any::<bool>(), side(count), side(count), services()).prop_map(|(deny, from, to, services)| Rule {
+        location: location(),
+        label: "random".to_owned(),
+        action: if deny { Action::Deny } else { Action::Allow },
+        from,
+        to,
+        services,
+        text: String::new(),
+        reason: None,
+    })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    (0..5_usize).prop_flat_map(|count| {
+        let segments = vec((any::<bool>(), prop::bool::weighted(0.2)), count);
+        (segments, vec(rule(count), 0..10), any::<bool>()).prop_map(|(segments, rules, enforce_host)| {
+            let segments = segments.into_iter().enumerate().map(|(number, (intra, audit))| {
+                let name = format!("s{number}");
+                (name.clone(), segment(&name, intra, audit, Vec::new()))
+            });
+            Policy {
+                segments: segments.collect(),
+                rules,
+                enforce_host,
+                ..Policy::default()
+            }
+        })
+    })
+}
+
+fn compiled(policy: &Policy, mode: Option<Mode>) -> (SegmentIndexes, CompiledTables) {
+    let mut indexes = SegmentIndexes::default();
+    indexes.allocate(policy, &BTreeSet::new()).expect("few segments");
+    let tables = compile(policy, &indexes, mode).expect("few rules");
+    (indexes, tables)
+}
+
+fn identity(tables: &CompiledTables, peer: &Peer) -> Identity {
+    let name = match peer {
+        Peer::Host => "host",
+        Peer::World => "world",
+        Peer::Segment(name) => name,
+    };
+    Identity::of(tables.index(name).expect("every peer has an index"))
+}
+
+/// Every point, its neighbours, and the ends.
+fn questions() -> Vec<Service> {
+    let mut services: BTreeSet<Service> = BTreeSet::new();
+    for point in POINTS {
+        services.extend([point.saturating_sub(1), point, (point + 1).min(service::MAX)]);
+    }
+    services.into_iter().collect()
+}
+
+/// The kernel's layout, read the way the kernel reads it.
+struct Layout(Box<PolicyTables>);
+
+impl Tables for Layout {
+    fn flags(&self) -> u32 {
+        self.0.flags
+    }
+
+    fn segment(&self, index: u16) -> u32 {
+        self.0.segments[usize::from(index)]
+    }
+
+    fn class(&self, from: u16, to: u16) -> u16 {
+        self.0.classes[usize::from(from) * MAX_SEGMENTS + usize::from(to)]
+    }
+
+    fn set(&self, class: u16) -> PortSet {
+        self.0.sets[usize::from(class)]
+    }
+
+    fn range(&self, index: u32) -> Option<PortRange> {
+        ((index as usize) < MAX_RANGES).then(|| self.0.ranges[index as usize])
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    // 400 policies, up to 49 pairs and 27 services each: some 200 000 verdicts.
+    #[test]
+    fn the_tables_say_what_the_policy_means(policy in policy()) {
+        let (_, tables) = compiled(&policy, None);
+        for from in peers(policy.segments.len()) {
+            for to in peers(policy.segments.len()) {
+                let (a, b) = (identity(&tables, &from), identity(&tables, &to));
+                for service in questions() {
+                    let (reason, rule) = oracle::judge(&policy, &from, &to, service);
+                    let verdict = decide(&tables, a, b, service);
+                    prop_assert_eq!(verdict.reason, reason, "{:?} {:?} {:x}", from, to, service);
+                    let rule = rule.map_or(Verdict::NO_RULE, |rule| rule as u32);
+                    prop_assert_eq!(verdict.rule, rule, "{:?} {:?} {:x}", from, to, service);
+                    let expected = match (reason.allows(), oracle::audits(&policy, &from, &to)) {
+                        (true, _) => Outcome::Allowed,
+                        (false, true) => Outcome::Audited,
+                        (false, false) => Outcome::Denied,
+                    };
+                    prop_assert_eq!(outcome(&tables, verdict, a, b), expected);
+                    if expected != Outcome::Denied {
+                        prop_assert!(tables.segment(a.segment) & SEGMENT_INITIATES != 0, "{:?} initiates", from);
+                        prop_assert!(tables.segment(b.segment) & SEGMENT_ADMITS != 0, "{:?} admits", to);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_gets_through_to_or_from_the_probe_or_an_unknown_segment(policy in policy()) {
+        for mode in [None, Some(Mode::Audit)] {
+            let (_, tables) = compiled(&policy, mode);
+            for peer in peers(policy.segments.len()) {
+                let known = identity(&tables, &peer);
+                let unknown = [segment::NONE, segment::PROBE, 900, u16::MAX];
+                for other in unknown.map(Identity::of) {
+                    for service in questions() {
+                        prop_assert!(!decide(&tables, known, other, service).allows());
+                        prop_assert!(!decide(&tables, other, known, service).allows());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_mode_of_the_command_line_overrides_every_other(policy in policy()) {
+        for (mode, denied) in [(Mode::Audit, Outcome::Audited), (Mode::Enforce, Outcome::Denied)] {
+            let (_, tables) = compiled(&policy, Some(mode));
+            for from in peers(policy.segments.len()) {
+                for to in peers(policy.segments.len()) {
+                    let (a, b) = (identity(&tables, &from), identity(&tables, &to));
+                    let verdict = decide(&tables, a, b, POINTS[2]);
+                    let expected = if verdict.allows() { Outcome::Allowed } else { denied };
+                    prop_assert_eq!(outcome(&tables, verdict, a, b), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_rules_decides_nothing(policy in policy(), seed in any::<u64>()) {
+        let mut shuffled = policy.clone();
+        let len = shuffled.rules.len();
+        for at in (1..len).rev() {
+            shuffled.rules.swap(at, (seed.rotate_left(at as u32) % (at as u64 + 1)) as usize);
+        }
+        let (_, one) = compiled(&policy, None);
+        let (_, other) = compiled(&shuffled, None);
+        for from in peers(policy.segments.len()) {
+            for to in peers(policy.segments.len()) {
+                let (a, b) = (identity(&one, &from), identity(&one, &to));
+                for service in questions() {
+                    prop_assert_eq!(decide(&one, a, b, service).reason, decide(&other, a, b, service).reason);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_kernel_layout_says_the_same(first in policy(), second in policy()) {
+        let mut layout = zeroed_tables();
+        // Filled twice: nothing of the first revision may be left in the second.
+        compiled(&first, None).1.fill(1, &mut layout);
+        let (_, tables) = compiled(&second, None);
+        tables.fill(2, &mut layout);
+        prop_assert_eq!(layout.revision, 2);
+        let layout = Layout(layout);
+        let most = u16::try_from(MAX_SEGMENTS).expect("fits");
+        for from in (0..12).chain([most - 1]).map(Identity::of) {
+            for to in (0..12).chain([most - 1]).map(Identity::of) {
+                for service in questions() {
+                    let verdict = decide(&tables, from, to, service);
+                    prop_assert_eq!(verdict, decide(&layout, from, to, service));
+                    prop_assert_eq!(outcome(&tables, verdict, from, to), outcome(&layout, verdict, from, to));
+                }
+            }
+        }
+    }
+}
+
+/// Prefixes in a space so small that every address of it can be asked about.
+fn net() -> impl Strategy<Value = IpNet> {
+    prop_oneof![
+        6 => (0..16_u8, 28..=32_u8).prop_map(|(host, len)| net_of(Ipv4Addr::new(10, 0, 0, host).into(), len)),
+        1 => select(vec![0_u8, 8, 24]).prop_map(|len| net_of(Ipv4Addr::new(10, 0, 0, 0).into(), len)),
+        4 => (0..8_u16, 125..=128_u8)
+            .prop_map(|(host, len)| net_of(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host).into(), len)),
+        2 => select(vec![0_u8, 1, 64, 80, 95]).prop_map(|len| net_of(Ipv6Addr::UNSPECIFIED.into(), len)),
+    ]
+}
+
+fn net_of(address: IpAddr, len: u8) -> IpNet {
+    IpNet::new(address, len).expect("a length that exists").trunc()
+}
+
+/// Claims of four segments; exceptions lie inside their prefix, as the resolver guarantees.
+fn claims() -> impl Strategy<Value = Policy> {
+    vec((0..4_usize, net(), vec(net(), 0..4)), 0..8).prop_map(|claims| {
+        let mut policy = Policy::default();
+        for (owner, prefix, except) in claims {
+            let inside = except
+                .into_iter()
+                .filter(|net| *net != prefix && prefix.contains(net))
+                .collect();
+            let kind = SelectorKind::Cidr {
+                prefix,
+                except: inside,
+            };
+            let name = format!("s{owner}");
+            let entry = policy
+                .segments
+                .entry(name.clone())
+                .or_insert_with(|| segment(&name, true, false, Vec::new()));
+            entry.selectors.push(Selector {
+                location: location(),
+                kind,
+            });
+        }
+        policy
+    })
+}
+
+/// Every address that the prefixes tell apart.
+fn addresses() -> Vec<IpAddr> {
+    let v4 = (0..18).map(|host| IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)));
+    let v6 = (0..9).map(|host| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host)));
+    let far = [
+        "0.0.0.0",
+        "10.0.1.1",
+        "10.9.9.9",
+        "127.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::2:0:0:1",
+        "::5:0:0:0:1",
+    ]
+    .map(|text| text.parse().expect("an address"));
+    let edges = [
+        "::ffff:ffff:0:0",
+        "::fffe:ffff:ffff",
+        "7fff::",
+        "8000::",
+        "ffff::",
+    ]
+    .map(|text| text.parse().expect("an address"));
+    v4.chain(v6).chain(far).chain(edges).collect()
+}
+
+fn bits(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Longest prefix wins, looked up the slow way.
+fn longest(tables: &CompiledTables, address: Address) -> u16 {
+    let matches = |prefix: &Address, len: u32| {
+        let differing = u128::from_be_bytes(*prefix) ^ u128::from_be_bytes(address);
+        len == 0 || differing >> (128 - len) == 0
+    };
+    tables
+        .prefixes
+        .iter()
+        .filter(|(prefix, len, _)| matches(prefix, *len))
+        .max_by_key(|(_, len, _)| *len)
+        .map_or(segment::WORLD, |(_, _, owner)| *owner)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    // 4 000 sets of prefixes, 41 addresses each.
+    #[test]
+    fn an_address_belongs_to_the_longest_prefix_that_does_not_except_it(policy in claims()) {
+        let flat: Vec<(IpNet, Vec<IpNet>, &str)> = policy.segments.iter().flat_map(|(name, segment)| {
+            segment.selectors.iter().filter_map(move |selector| match &selector.kind {
+                SelectorKind::Cidr { prefix, except } => Some((*prefix, except.clone(), name.as_str())),
+                _ => None,
+            })
+        }).collect();
+        let walk = Walk::new(flat.iter().map(|(prefix, except, name)| Claim::new(*prefix, except, name)));
+        let tied = addresses().into_iter().any(|address| oracle::owners(&policy, address).len() > 1);
+        if tied {
+            prop_assert!(!walk.ties().is_empty(), "two owners of one address are a tie");
+        }
+        let (indexes, tables) = compiled(&policy, None);
+        for address in addresses() {
+            let expected = match oracle::owners(&policy, address).as_slice() {
+                [] => segment::WORLD,
+                [owner] => indexes.by_name[*owner],
+                _ => continue,
+            };
+            prop_assert_eq!(longest(&tables, bits(address)), expected, "{}", address);
+        }
+    }
+
+    #[test]
+    fn a_tie_is_reported_only_where_some_address_has_two_owners(
+        claims in vec((0..3_usize, (0..16_u8, 28..=32_u8), vec((0..16_u8, 29..=32_u8), 0..5)), 0..6)
+    ) {
+        let mut policy = Policy::default();
+        let space = |(host, len): (u8, u8)| net_of(Ipv4Addr::new(10, 0, 0, host).into(), len);
+        for (owner, prefix, except) in claims {
+            let prefix = space(prefix);
+            let except = except.into_iter().map(space).filter(|net| *net != prefix && prefix.contains(net));
+            let kind = SelectorKind::Cidr { prefix, except: except.collect() };
+            let name = format!("s{owner}");
+            let entry =
+                policy.segments.entry(name.clone()).or_insert_with(|| segment(&name, true, false, Vec::new()));
+            entry.selectors.push(Selector { location: location(), kind });
+        }
+        let claims = policy.segments.iter().flat_map(|(name, segment)| {
+            segment.selectors.iter().filter_map(move |selector| match &selector.kind {
+                SelectorKind::Cidr { prefix, except } => Some(Claim::new(*prefix, except, name)),
+                _ => None,
+            })
+        });
+        let ties = Walk::new(claims).ties();
+        let tied = (0..16).any(|host| {
+            oracle::owners(&policy, Ipv4Addr::new(10, 0, 0, host).into()).len() > 1
+        });
+        prop_assert_eq!(!ties.is_empty(), tied, "{:?}", policy);
+    }
+}
+
+#[test]
+fn a_default_route_of_one_family_claims_nothing_of_the_other() {
+    let claim = |net: &str| {
+        let kind = SelectorKind::Cidr {
+            prefix: net.parse().expect("a prefix"),
+            except: Vec::new(),
+        };
+        let selector = Selector {
+            location: location(),
+            kind,
+        };
+        let segments = BTreeMap::from([("s".to_owned(), segment("s", true, false, vec![selector]))]);
+        compiled(
+            &Policy {
+                segments,
+                ..Policy::default()
+            },
+            None,
+        )
+        .1
+    };
+    let v4 = mapped([192, 0, 2, 1]);
+    let v6: Address = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let everything_v6 = claim("::/0");
+    assert_eq!(longest(&everything_v6, v6), 4);
+    assert_eq!(longest(&everything_v6, v4), segment::WORLD, "`::/0` is IPv6 only");
+    let everything_v4 = claim("0.0.0.0/0");
+    assert_eq!(longest(&everything_v4, v4), 4);
+    assert_eq!(
+        longest(&everything_v4, v6),
+        segment::WORLD,
+        "`0.0.0.0/0` is IPv4 only"
+    );
+}
