@@ -160,3 +160,16 @@ pub struct UnitPatterns {
 }
 
 const _: () = assert!(size_of::<UnitPattern>() == 140);
+
+impl UnitPattern {
+    /// No pattern.
+    pub const NONE: UnitPattern = UnitPattern {
+        prefix_len: 0,
+        suffix_len: 0,
+        segment: 0,
+        reserved: 0,
+        selector: 0,
+        prefix: [0; UNIT_AFFIX_LEN],
+        suffix: [0; UNIT_AFFIX_LEN],
+    };
+}

@@ -18,7 +18,7 @@ use crate::{
     ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, pack, settle, unpack},
     skb::{Skb, parse},
     tcp as stream,
-    toward::{judge_departure, locate},
+    toward::{Place, judge_departure, locate},
 };
 
 /// Rules on one packet that leaves: whether it passes.
@@ -124,6 +124,8 @@ fn answer(policy: &Policy, ruling: &mut Ruling, packet: &Packet, flow: &Flow, ow
     }
     let first = *ruling;
     let peer = match flow.peer_cgroup {
+        // An address on the network is looked up again: its segment may have changed.
+        0 if ruling.place == Place::Network as u32 => ruling.there,
         0 => flow.peer,
         cgroup => identity::of_cgroup(policy, cgroup).unwrap_or(flow.peer),
     };

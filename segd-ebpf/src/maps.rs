@@ -93,3 +93,7 @@ pub static CGROUPS_FULL: Array<u64> = Array::with_max_entries(1, 0);
 /// Room for one birth. Belongs to one load, not pinned.
 #[map]
 pub static BIRTH: Array<crate::birth::Scratch> = Array::with_max_entries(1, 0);
+
+/// Which segment has which index, for the next daemon. The programs do not read it.
+#[map]
+pub static NAMES: Array<[u8; 64]> = Array::with_max_entries(segd_common::segment::MAX_SEGMENTS as u32, 0);

@@ -1,6 +1,34 @@
-//! `segd run`: load, attach, tag, enforce, watch, serve (skeleton).
+//! `segd run`: load, attach, tag, enforce, watch, serve.
+//!
+//! INVARIANT: everything that can make the daemon act is an `Event`, and one loop handles them one at a time.
+//! INVARIANT: whatever fails, the policy in force stays in force.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+mod lock;
+mod engine;
+mod tagging;
+mod start;
+mod watch;
+mod serve;
+pub mod probe;
+mod health;
+mod report;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    command::INTERNAL,
+    control::{protocol::Refusal, types::Reloaded},
+    datapath::events::Events,
+    workload::{births::Birth, namespaces::NamespaceInfo},
+};
+
+use self::serve::Shared;
 
 /// What `segd run` was asked to do.
 #[derive(Clone, Debug)]
@@ -27,8 +55,147 @@ pub struct Options {
     pub node_name: String,
 }
 
+/// Everything that makes the daemon act.
+#[derive(Debug)]
+enum Event {
+    /// Something moved where the policy lies.
+    PolicyMoved,
+    /// Time to look at the policy again, whatever the watch saw.
+    PolicyTimer,
+    /// `segd` or SIGHUP asked for a reload.
+    Reload(Option<oneshot::Sender<Result<Reloaded, Refusal>>>),
+    /// Addresses or namespaces changed.
+    NamespacesMoved,
+    /// They were listed anew.
+    NamespacesListed(Vec<NamespaceInfo>),
+    /// A cgroup was born that the kernel could not classify.
+    Born(Birth),
+    /// Time to look at the health and to tell what was left out of the log.
+    Tick,
+    /// End, and leave everything enforced.
+    Stop,
+}
+
+/// Between two looks at the policy, the watch aside.
+const POLICY_TIMER: Duration = Duration::from_secs(5);
+/// Between two probes.
+const TICK: Duration = Duration::from_secs(1);
+/// Flow events handled in one go, so that a flood does not starve the rest.
+const EVENTS_AT_ONCE: usize = 512;
+
 /// Runs the daemon until it is told to stop.
 #[must_use]
-pub fn run(_options: Options) -> ExitCode {
-    ExitCode::from(4)
+pub fn run(options: Options) -> ExitCode {
+    // The probe's sockets come from a child process, which wants no threads around it.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            crate::output::complain(&format!("no runtime: {error}"), None);
+            return ExitCode::from(INTERNAL);
+        }
+    };
+    runtime.block_on(async {
+        match start::start(options).await {
+            Ok(running) => live(running).await,
+            Err(failure) => failure.report(),
+        }
+    })
+}
+
+/// A daemon that enforces.
+struct Running {
+    shared: Arc<Shared>,
+    events: Events,
+    queue: mpsc::Receiver<Event>,
+    send: mpsc::Sender<Event>,
+    watch: watch::PolicyWatch,
+}
+
+async fn live(mut running: Running) -> ExitCode {
+    let tasks = pump(&running);
+    loop {
+        let shared = Arc::clone(&running.shared);
+        let event = tokio::select! {
+            biased;
+            event = running.queue.recv() => event.unwrap_or(Event::Stop),
+            read = running.events.read(EVENTS_AT_ONCE, &mut |event| shared.record(event)) => {
+                if let Err(error) = read {
+                    tracing::error!("reading flow events: {error}");
+                    tokio::time::sleep(TICK).await;
+                }
+                continue;
+            }
+        };
+        match event {
+            Event::PolicyMoved | Event::PolicyTimer => {
+                shared.reload();
+                running.watch.follow(&shared.options().policy);
+            }
+            Event::Reload(answer) => {
+                let result = shared.reload();
+                running.watch.follow(&shared.options().policy);
+                if let Some(answer) = answer {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(result);
+                }
+            }
+            Event::NamespacesMoved => list_namespaces(&shared, running.send.clone()),
+            Event::NamespacesListed(list) => shared.set_namespaces(list),
+            Event::Born(birth) => shared.classify(&birth),
+            Event::Tick => shared.tick(),
+            Event::Stop => break,
+        }
+    }
+    for task in tasks {
+        task.abort();
+    }
+    tracing::info!("ending; what is enforced stays enforced (`segd unload` ends it)");
+    ExitCode::SUCCESS
+}
+
+/// Lists namespaces on a thread that may block.
+fn list_namespaces(shared: &Arc<Shared>, send: mpsc::Sender<Event>) {
+    let root = shared.cgroup_root();
+    tokio::task::spawn_blocking(move || match crate::workload::namespaces::namespaces(&root) {
+        Ok(list) => drop(send.blocking_send(Event::NamespacesListed(list))),
+        Err(error) => tracing::warn!("network namespaces: {}", report::chain(&error)),
+    });
+}
+
+/// Turns signals and time into events, and serves metrics' and clients' questions.
+fn pump(running: &Running) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut tasks = running.shared.serve();
+    let kinds = [
+        (SignalKind::hangup(), false),
+        (SignalKind::terminate(), true),
+        (SignalKind::interrupt(), true),
+    ];
+    for (kind, ends) in kinds {
+        let send = running.send.clone();
+        match signal(kind) {
+            Ok(mut signals) => tasks.push(tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    let event = if ends { Event::Stop } else { Event::Reload(None) };
+                    if send.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            })),
+            Err(error) => tracing::warn!("a signal cannot be handled: {error}"),
+        }
+    }
+    tasks.push(tokio::spawn(every(TICK, running.send.clone(), || Event::Tick)));
+    tasks.push(tokio::spawn(every(POLICY_TIMER, running.send.clone(), || Event::PolicyTimer)));
+    tasks
+}
+
+async fn every(period: Duration, send: mpsc::Sender<Event>, event: fn() -> Event) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if send.send(event()).await.is_err() {
+            return;
+        }
+    }
 }

@@ -1,2 +1,61 @@
-//! (skeleton)
-fn main() {}
+//! `cargo xtask`: what a person or CI does with this repository beside building it.
+//!
+//! Depends on none of segd's crates, so that it builds on a bare machine before anything else does.
+
+mod bench;
+mod command;
+mod demo;
+mod fixture;
+mod lock;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// segd's setup, test, demo and upkeep commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing on this machine (Debian 12, as root); elsewhere, say what to do by hand.
+    Setup(setup::Options),
+    /// Set up, build, and run every test, the ones against the real kernel too.
+    Test(test::Options),
+    /// Show segd's main job on nginx, redis, curl and ping.
+    Demo(demo::Options),
+    /// Measure the running daemon.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Watch one verdict; what `bench reload` starts.
+    #[command(hide = true)]
+    Probe(bench::probe::Options),
+    /// Check the invariants of DESIGN.md section 4 that can be read off the source.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup(options) => setup::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Bench(bench) => bench::run(&bench),
+        Task::Probe(options) => bench::probe::run(&options),
+        Task::Tidy => tidy::run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,9 +1,15 @@
-//! The hidden child of the health probe (skeleton).
+//! The hidden child of the health probe.
 
 use std::process::ExitCode;
 
-/// Runs the probe that must be refused.
+/// Makes the socket that must not be able to send, and hands it over.
 #[must_use]
 pub fn run() -> ExitCode {
-    ExitCode::from(super::INTERNAL)
+    match crate::daemon::probe::child() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::output::complain(&format!("probe: {error}"), None);
+            ExitCode::from(super::INTERNAL)
+        }
+    }
 }

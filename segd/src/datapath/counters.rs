@@ -1,1 +1,77 @@
-//! (next)
+//! Reading the kernel's counts, summed over CPUs.
+
+use segd_common::counter::{Counter, CounterKey, MAX_COUNTERS, stat};
+
+use super::{Error, kernel, map::Map, pins::Pins};
+
+/// The counters.
+#[derive(Debug)]
+pub struct Counters {
+    cpus: usize,
+    counters: Map<CounterKey, Counter>,
+    other: Map<u32, Counter>,
+    stats: Map<u32, u64>,
+}
+
+/// All counts at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// By segment pair, outcome and reason.
+    pub counters: Vec<(CounterKey, Counter)>,
+    /// What did not fit.
+    pub other: Counter,
+    /// Events that the ring had no room for, or that the kernel's limiter held back.
+    pub events_lost: u64,
+    /// Newborn cgroups that did not fit.
+    pub cgroups_lost: u64,
+}
+
+impl Counters {
+    /// Opens the pinned counters.
+    ///
+    /// # Errors
+    ///
+    /// A pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Counters, Error> {
+        Ok(Counters {
+            cpus: kernel::possible_cpus()?,
+            counters: Map::open(&pins.maps, "COUNTERS")?,
+            other: Map::open(&pins.maps, "COUNTERS_OTHER")?,
+            stats: Map::open(&pins.maps, "STATS")?,
+        })
+    }
+
+    /// How many different counters there can be.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        MAX_COUNTERS
+    }
+
+    /// Reads everything.
+    pub fn read(&self) -> Result<Counts, Error> {
+        let mut counts = Counts::default();
+        for key in self.counters.keys()? {
+            let sum = sum(&self.counters.read_per_cpu(&key, self.cpus)?);
+            counts.counters.push((key, sum));
+        }
+        for outcome in 0..3 {
+            let more = sum(&self.other.read_per_cpu(&outcome, self.cpus)?);
+            counts.other = sum(&[counts.other, more]);
+        }
+        let stat = |index| -> Result<u64, Error> {
+            Ok(self.stats.read_per_cpu(&index, self.cpus)?.iter().sum())
+        };
+        counts.events_lost = stat(stat::EVENTS_LOST)? + stat(stat::EVENTS_SUPPRESSED)?;
+        counts.cgroups_lost = stat(stat::CGROUPS_LOST)?;
+        Ok(counts)
+    }
+}
+
+fn sum(values: &[Counter]) -> Counter {
+    values.iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets + value.packets,
+        bytes: sum.bytes + value.bytes,
+        flows: sum.flows + value.flows,
+        revoked: sum.revoked + value.revoked,
+    })
+}

@@ -32,6 +32,7 @@ const PINNED: &[&str] = &[
     "STATS",
     "EVENTS",
     "EVENT_WINDOW",
+    "NAMES",
 ];
 
 /// Loaded programs and where their maps are pinned.

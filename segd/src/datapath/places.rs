@@ -1,1 +1,98 @@
-//! (next)
+//! This host's addresses and network namespaces.
+
+use std::collections::BTreeMap;
+
+use segd_common::address::{Address, LOCAL_HOST, Local, Namespace};
+
+use super::{Error, map::Map, pins::Pins};
+
+/// The tables of addresses and namespaces.
+#[derive(Debug)]
+pub struct Places {
+    locals: Map<Address, Local>,
+    namespaces: Map<u64, Namespace>,
+    written: BTreeMap<Address, Local>,
+}
+
+impl Places {
+    /// Opens the pinned tables.
+    ///
+    /// # Errors
+    ///
+    /// A pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Places, Error> {
+        let locals: Map<Address, Local> = Map::open(&pins.maps, "LOCALS")?;
+        let mut written = BTreeMap::new();
+        for address in locals.keys()? {
+            written.insert(address, locals.read(&address)?.unwrap_or_default());
+        }
+        Ok(Places { locals, namespaces: Map::open(&pins.maps, "NAMESPACES")?, written })
+    }
+
+    /// Makes the address table say exactly this: `(cookie, is the initial namespace, addresses)` each.
+    /// An address that several namespaces have belongs to none of them.
+    ///
+    /// # Errors
+    ///
+    /// A write that failed; the next call repeats it.
+    pub fn set_addresses<'a>(
+        &mut self,
+        namespaces: impl IntoIterator<Item = (u64, bool, &'a [Address])>,
+    ) -> Result<(), Error> {
+        let mut wanted: BTreeMap<Address, Local> = BTreeMap::new();
+        for (cookie, is_host, addresses) in namespaces {
+            let flags = if is_host { LOCAL_HOST } else { 0 };
+            for address in addresses {
+                if segd_common::address::is_loopback(address) {
+                    continue;
+                }
+                wanted
+                    .entry(*address)
+                    .and_modify(|local| {
+                        if local.namespace != cookie {
+                            *local = Local::default();
+                        }
+                    })
+                    .or_insert(Local { namespace: cookie, flags, reserved: 0 });
+            }
+        }
+        for (address, local) in &wanted {
+            if self.written.get(address) != Some(local) {
+                self.locals.write(address, local, 0)?;
+                self.written.insert(*address, *local);
+            }
+        }
+        let gone: Vec<Address> =
+            self.written.keys().filter(|address| !wanted.contains_key(*address)).copied().collect();
+        for address in gone {
+            self.locals.remove(&address)?;
+            self.written.remove(&address);
+        }
+        Ok(())
+    }
+
+    /// Says who lives in a namespace under the revision of a slot.
+    pub fn set_owner(&self, cookie: u64, slot: u32, owner: u16, flags: u16) -> Result<(), Error> {
+        let slot = slot as usize & 1;
+        let known = self.namespaces.read(&cookie)?;
+        let mut entry = known.unwrap_or_default();
+        if let (Some(to), Some(to_flags)) = (entry.owner.get_mut(slot), entry.flags.get_mut(slot)) {
+            *to = owner;
+            *to_flags = flags;
+        }
+        if known != Some(entry) {
+            self.namespaces.write(&cookie, &entry, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets namespaces that are gone.
+    pub fn keep_namespaces(&self, living: &dyn Fn(u64) -> bool) -> Result<(), Error> {
+        for cookie in self.namespaces.keys()? {
+            if !living(cookie) {
+                self.namespaces.remove(&cookie)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,1 +1,171 @@
-//! (next)
+//! Writing a revision: everything of it into the slot that is not in force, then one word.
+//!
+//! INVARIANT: nothing of the slot in force is touched, and the other slot is written only after every program run
+//! that might still read it has ended.
+
+use segd_common::{
+    address::{PrefixData, SLOT_BITS},
+    config::Active,
+    segment::MAX_SEGMENTS,
+    tables::{MAX_RULES, PolicyTables},
+    workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, UnitPattern, UnitPatterns},
+};
+
+use super::{Error, map::Map, pins::Pins, sys};
+use crate::{
+    policy::compiled::{CompiledTables, zeroed_tables},
+    workload::selector::SelectorTables,
+};
+
+/// A key of the prefix trie, as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+struct PrefixKey {
+    bits: u32,
+    data: PrefixData,
+}
+
+const _: () = assert!(size_of::<PrefixKey>() == 24);
+
+// SAFETY: `repr(C)`, integers only, no padding (asserted above).
+unsafe impl aya::Pod for PrefixKey {}
+
+/// The name of a segment index, zero-padded.
+type NameBytes = [u8; 64];
+
+/// The tables of both slots.
+pub struct Tables {
+    active: Map<u32, Active>,
+    policy: Map<u32, PolicyTables>,
+    hits: Map<u32, [u64; MAX_RULES]>,
+    prefixes: Map<PrefixKey, u32>,
+    edges: Map<EdgeKey, Edge>,
+    patterns: Map<u32, UnitPatterns>,
+    names: Map<u32, NameBytes>,
+    room: Box<PolicyTables>,
+}
+
+impl Tables {
+    /// Opens the pinned tables.
+    ///
+    /// # Errors
+    ///
+    /// A pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Tables, Error> {
+        Ok(Tables {
+            active: Map::open(&pins.maps, "ACTIVE")?,
+            policy: Map::open(&pins.maps, "POLICY")?,
+            hits: Map::open(&pins.maps, "RULE_HITS")?,
+            prefixes: Map::open(&pins.maps, "PREFIXES")?,
+            edges: Map::open(&pins.maps, "EDGES")?,
+            patterns: Map::open(&pins.maps, "UNIT_PATTERNS")?,
+            names: Map::open(&pins.maps, "NAMES")?,
+            room: zeroed_tables(),
+        })
+    }
+
+    /// What is in force; revision 0 if nothing is.
+    pub fn active(&self) -> Result<Active, Error> {
+        Ok(self.active.read(&0)?.unwrap_or_default())
+    }
+
+    /// Writes everything of a revision but the workloads into a slot that is not in force.
+    ///
+    /// # Errors
+    ///
+    /// A write that failed. The policy in force is untouched; the slot may hold anything.
+    pub fn write(
+        &mut self,
+        slot: u32,
+        revision: u32,
+        tables: &CompiledTables,
+        selectors: &SelectorTables,
+    ) -> Result<(), Error> {
+        tables.fill(revision, &mut self.room);
+        self.policy.write(&slot, &self.room, 0)?;
+        self.hits.write(&slot, zeroed_hits().as_ref(), 0)?;
+        self.write_prefixes(slot, tables)?;
+        self.write_selectors(slot, selectors)
+    }
+
+    fn write_prefixes(&self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
+        let slot = slot.to_be_bytes();
+        for key in self.prefixes.keys()?.iter().filter(|key| key.data.slot == slot) {
+            self.prefixes.remove(key)?;
+        }
+        for (address, bits, segment) in &tables.prefixes {
+            let data = PrefixData { slot, address: *address };
+            self.prefixes.write(&PrefixKey { bits: SLOT_BITS + bits, data }, &u32::from(*segment), 0)?;
+        }
+        Ok(())
+    }
+
+    fn write_selectors(&self, slot: u32, selectors: &SelectorTables) -> Result<(), Error> {
+        for key in self.edges.keys()?.iter().filter(|key| key.slot == slot) {
+            self.edges.remove(key)?;
+        }
+        for ((state, name), edge) in &selectors.edges {
+            self.edges.write(&EdgeKey { slot, state: *state, name: *name }, edge, 0)?;
+        }
+        let mut patterns = UnitPatterns { len: 0, patterns: [UnitPattern::NONE; MAX_UNIT_PATTERNS] };
+        for (to, from) in patterns.patterns.iter_mut().zip(&selectors.patterns) {
+            *to = *from;
+            patterns.len += 1;
+        }
+        self.patterns.write(&slot, &patterns, 0).map(drop)
+    }
+
+    /// Puts a complete slot in force, and waits until nobody reads the other.
+    ///
+    /// # Errors
+    ///
+    /// The write failed: the old policy stays. A failed wait is an error of the next write.
+    pub fn flip(&self, active: Active) -> Result<(), Error> {
+        self.active.write(&0, &active, 0).map(drop)
+    }
+
+    /// Waits until no program run reads what was in force before the last flip.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot wait (`nohz_full`).
+    pub fn settle(&self) -> Result<(), Error> {
+        sys::wait_for_programs()
+            .map_err(|error| Error::system("waiting for an RCU grace period (membarrier)", error))
+    }
+
+    /// How often each rule decided, by its number in the slot.
+    pub fn hits(&self, slot: u32) -> Result<Box<[u64; MAX_RULES]>, Error> {
+        let mut hits = zeroed_hits();
+        self.hits.read_into(&slot, &mut hits)?;
+        Ok(hits)
+    }
+
+    /// The names of indexes that an earlier daemon gave out.
+    pub fn names(&self) -> Result<Vec<(u16, String)>, Error> {
+        let mut names = Vec::new();
+        for index in 0..MAX_SEGMENTS as u32 {
+            let bytes = self.names.read(&index)?.unwrap_or([0; 64]);
+            let name: Vec<u8> = bytes.into_iter().take_while(|byte| *byte != 0).collect();
+            if !name.is_empty() {
+                names.push((index as u16, String::from_utf8_lossy(&name).into_owned()));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Notes the name of an index, or that it is free.
+    pub fn note_name(&self, index: u16, name: &str) -> Result<(), Error> {
+        let mut bytes = [0; 64];
+        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        self.names.write(&u32::from(index), &bytes, 0).map(drop)
+    }
+}
+
+fn zeroed_hits() -> Box<[u64; MAX_RULES]> {
+    let zeros = vec![0; MAX_RULES].into_boxed_slice();
+    // The length is the type's; the fallback cannot be reached and costs nothing.
+    zeros.try_into().unwrap_or_else(|_| Box::new([0; MAX_RULES]))
+}

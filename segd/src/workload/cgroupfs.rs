@@ -1,7 +1,9 @@
 //! The cgroup2 file system: where it is, which cgroups exist, who made them, who is in them.
 //!
 //! INVARIANT: a walk calls `visit(parent)` before it reads the parent's children. So if `visit` tags, a newborn
-//! either inherits the new tag in the kernel or is met by the walk; none slips between.
+//! either inherits the new tag in the kernel or is met by the walk; except one whose birth was under way, which
+//! read the old tag and is not visible yet. Therefore tag in two walks, with [`CgroupRoot::await_births`] between:
+//! the second meets those.
 //! INVARIANT: a cgroup's id comes from the directory that is open, never from a path looked up again.
 //!
 //! Deliberately absent: which segment a cgroup is in.
@@ -116,6 +118,19 @@ impl CgroupRoot {
     pub fn pids(&self, cgroup: &str) -> io::Result<Vec<u32>> {
         let text = fs::read_to_string(self.directory(cgroup).join("cgroup.procs"))?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Waits until every birth that is under way is over: the new directory is visible.
+    ///
+    /// A birth holds `cgroup_mutex` from before its tracepoint until the directory is active
+    /// (`kernel/cgroup/cgroup.c`, `cgroup_mkdir`); so does a change of the controllers, here of none.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if the mount may not be written.
+    pub fn await_births(&self) -> Result<(), WorkloadError> {
+        let file = self.path.join("cgroup.subtree_control");
+        fs::write(&file, "\n").map_err(|source| WorkloadError::io("write", file, source))
     }
 
     /// Visits every cgroup, parents first. One that vanishes meanwhile is left out.

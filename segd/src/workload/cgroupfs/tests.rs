@@ -180,6 +180,15 @@ fn cgroups_that_vanish_during_a_walk_are_left_out() {
 }
 
 #[test]
+fn waiting_for_births_changes_nothing() {
+    let Some(scratch) = Scratch::new() else { return };
+    let controllers = || fs::read(scratch.root.directory("/cgroup.subtree_control")).unwrap();
+    let before = controllers();
+    scratch.root.await_births().unwrap();
+    assert_eq!(controllers(), before);
+}
+
+#[test]
 fn a_deep_tree_needs_few_descriptors() {
     let Some(scratch) = Scratch::new() else { return };
     let deep = vec!["d"; 3 * MAX_OPEN].join("/");

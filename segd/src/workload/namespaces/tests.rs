@@ -1,4 +1,7 @@
 use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
     process::{Child, Command},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -7,7 +10,11 @@ use std::{
 use segd_common::{address::mapped, workload::PENDING};
 use tokio::{sync::mpsc, time};
 
-use super::{super::cgroupfs::tests::Scratch, *};
+use super::{
+    super::cgroupfs::tests::Scratch,
+    census::{cgroup_path, link},
+    *,
+};
 
 /// A named network namespace, removed when dropped.
 struct Netns(String);

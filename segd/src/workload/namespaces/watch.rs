@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
-use super::{Census, inside};
+use super::{census::Census, inside};
 use crate::workload::error::WorkloadError;
 
 /// How often `/proc` is looked at.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// If `/proc` cannot be read, or no thread can be made.
 pub fn watch(ticks: Sender<()>) -> Result<(), WorkloadError> {
     let mut watch = Watch {
-        census: Census::take()?,
+        census: Census::take(None)?,
         sockets: BTreeMap::new(),
     };
     watch.follow();
@@ -66,7 +66,7 @@ impl Watch {
 
     /// Takes a new census; whether it is another one.
     fn look(&mut self) -> bool {
-        let Ok(census) = Census::take() else {
+        let Ok(census) = Census::take(Some(&self.census)) else {
             return false;
         };
         let changed = census.differs(&self.census);

@@ -1,0 +1,241 @@
+//! What is enforced, and the one way to change it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use segd_common::{
+    config::Active,
+    segment::{FIRST_SEGMENT, PROBE, SegmentIndex},
+    workload::Identity,
+};
+
+use super::{Options, probe::Probe, report::chain};
+use crate::{
+    datapath::{Datapath, cgroups::Cgroups, counters::Counters, places::Places, tables::Tables},
+    policy::{
+        compile::compile,
+        compiled::{CompiledTables, SegmentIndexes},
+        model::Policy,
+    },
+    source::{ContentHash, Loaded},
+    telemetry::{flows::FlowLog, hits::RuleHits},
+    workload::{
+        births::Births,
+        cgroupfs::CgroupRoot,
+        namespaces::{NamespaceInfo, owner},
+        selector::SelectorTables,
+        users,
+    },
+};
+
+/// Why a policy that is right is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It does not fit into the tables.
+    #[error(transparent)]
+    Compile(#[from] crate::policy::compile::CompileError),
+    /// The workloads could not be told apart.
+    #[error(transparent)]
+    Workload(#[from] crate::workload::error::WorkloadError),
+    /// Two segments claim one workload with equal right.
+    #[error("{0}")]
+    Ambiguous(String),
+    /// The kernel refused.
+    #[error(transparent)]
+    Datapath(#[from] crate::datapath::Error),
+}
+
+/// The policy in force.
+#[derive(Debug)]
+pub struct InForce {
+    /// Revision and slot.
+    pub active: Active,
+    /// The policy.
+    pub policy: Policy,
+    /// Its tables.
+    pub tables: Arc<CompiledTables>,
+    /// Its selectors.
+    pub selectors: SelectorTables,
+    /// The hash of its texts.
+    pub hash: ContentHash,
+}
+
+/// Everything that changes the kernel's state.
+pub struct Engine {
+    pub(super) options: Options,
+    pub(super) datapath: Datapath,
+    pub(super) tables: Tables,
+    pub(super) cgroups: Cgroups,
+    pub(super) places: Places,
+    pub(super) counters: Counters,
+    pub(super) root: Arc<CgroupRoot>,
+    pub(super) indexes: SegmentIndexes,
+    pub(super) namespaces: Vec<NamespaceInfo>,
+    pub(super) in_force: Option<InForce>,
+    pub(super) hits: RuleHits,
+    pub(super) flows: Arc<FlowLog>,
+    pub(super) probe: Option<Probe>,
+    pub(super) births: Option<Births>,
+    pub(super) paths: BTreeMap<u64, String>,
+}
+
+impl Engine {
+    /// The index and name of every segment that a living workload may bear.
+    pub(super) fn name_of(&self, index: SegmentIndex) -> String {
+        let found = self.indexes.by_name.iter().find(|(_, known)| **known == index);
+        found.map_or_else(String::new, |(name, _)| name.clone())
+    }
+
+    /// Puts a policy in force: everything beside, then one word.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then.
+    pub fn apply(&mut self, loaded: &Loaded) -> Result<u32, ApplyError> {
+        let active = self.tables.active()?;
+        let slot = if active.revision() == 0 { 0 } else { 1 - active.slot() };
+        let revision = active.revision().checked_add(1).unwrap_or(1);
+        let before = self.indexes.clone();
+        let keep = self.borne(active)?;
+        self.indexes.allocate(&loaded.policy, &keep)?;
+        match self.prepare(loaded, active, slot, revision, &before) {
+            Ok((tables, selectors)) => {
+                self.flip(loaded, Active::new(revision, slot), tables, selectors)?;
+                Ok(revision)
+            }
+            Err(error) => {
+                self.indexes = before;
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        loaded: &Loaded,
+        active: Active,
+        slot: u32,
+        revision: u32,
+        before: &SegmentIndexes,
+    ) -> Result<(CompiledTables, SelectorTables), ApplyError> {
+        let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
+        let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
+        self.collect_hits()?;
+        // Nobody reads the other slot any more: the last flip waited for it.
+        self.tables.write(slot, revision, &tables, &selectors)?;
+        for (name, index) in &self.indexes.by_name {
+            if before.by_name.get(name) != Some(index) {
+                self.tables.note_name(*index, name)?;
+            }
+        }
+        for (name, index) in &before.by_name {
+            if !self.indexes.by_name.contains_key(name) && !self.indexes.by_name.values().any(|used| used == index) {
+                self.tables.note_name(*index, "")?;
+            }
+        }
+        let names: BTreeMap<SegmentIndex, String> =
+            before.by_name.iter().map(|(name, index)| (*index, name.clone())).collect();
+        self.tag_all(active, slot, revision, &tables, &selectors, &names)?;
+        self.write_owners(slot)?;
+        Ok((tables, selectors))
+    }
+
+    fn flip(
+        &mut self,
+        loaded: &Loaded,
+        active: Active,
+        tables: CompiledTables,
+        selectors: SelectorTables,
+    ) -> Result<(), ApplyError> {
+        let tables = Arc::new(tables);
+        self.flows.adopt(active.revision(), Arc::clone(&tables));
+        self.tables.flip(active)?;
+        for user in &selectors.unresolved_users {
+            tracing::warn!("user `{user}` is not known on this host: its matcher matches nothing");
+        }
+        self.in_force =
+            Some(InForce { active, policy: loaded.policy.clone(), tables, selectors, hash: loaded.hash });
+        if let Err(error) = self.tables.settle() {
+            // The next write has to wait itself, or refuse.
+            tracing::warn!("{}", chain(&error));
+        }
+        self.watch_births();
+        Ok(())
+    }
+
+    /// The segments that living workloads bear: their indexes are not for others.
+    fn borne(&self, active: Active) -> Result<BTreeSet<String>, ApplyError> {
+        let mut borne = BTreeSet::new();
+        if active.revision() == 0 {
+            return Ok(borne);
+        }
+        let mut indexes = BTreeSet::new();
+        for id in self.cgroups.ids()? {
+            if let Some(entry) = self.cgroups.read(id)?
+                && let Some(slot) = entry.slots.get(active.slot() as usize)
+                && slot.identity.segment >= FIRST_SEGMENT
+            {
+                indexes.insert(slot.identity.segment);
+            }
+        }
+        for index in indexes {
+            borne.insert(self.name_of(index));
+        }
+        Ok(borne)
+    }
+
+    /// Says under a slot's revision who lives in which namespace.
+    pub(super) fn write_owners(&self, slot: u32) -> Result<(), ApplyError> {
+        for info in &self.namespaces {
+            let identity = |id: u64| -> Option<Identity> {
+                let entry = self.cgroups.read(id).ok()??;
+                let slot = entry.slots.get(slot as usize & 1)?;
+                (slot.revision != 0).then_some(slot.identity)
+            };
+            let (owner, flags) = owner(info, &identity);
+            self.places.set_owner(info.cookie, slot, owner, flags)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a new list of namespaces.
+    ///
+    /// # Errors
+    ///
+    /// A write that failed; the next list repeats it.
+    pub fn set_namespaces(&mut self, list: Vec<NamespaceInfo>) -> Result<(), ApplyError> {
+        self.namespaces = list;
+        // Owners go first: an address without an owner is judged by its receiver alone.
+        for slot in [0, 1] {
+            self.write_owners(slot)?;
+        }
+        let places = self.namespaces.iter();
+        self.places
+            .set_addresses(places.map(|info| (info.cookie, info.is_host, info.addresses.as_slice())))?;
+        let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
+        self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
+        Ok(())
+    }
+
+    /// Adds the kernel's rule hits to the totals.
+    pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
+        if let Some(in_force) = &self.in_force {
+            let hits = self.tables.hits(in_force.active.slot())?;
+            let labels = in_force.tables.rules.iter().map(|rule| rule.label.as_str());
+            self.hits.absorb(in_force.active.slot(), in_force.active.revision(), labels, hits.as_slice());
+        }
+        Ok(())
+    }
+
+    /// The probe's identity, for its cgroup.
+    pub(super) fn is_probe(&self, id: u64) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.cgroup == id)
+    }
+}
+
+/// Whether an identity is the probe's.
+pub(super) fn bears_probe(identity: Identity) -> bool {
+    identity.segment == PROBE
+}

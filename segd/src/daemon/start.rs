@@ -1,0 +1,283 @@
+//! Starting: everything that can fail fails before anything is attached.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Event, Options, Running,
+    engine::{ApplyError, Engine},
+    health::Health,
+    lock,
+    probe::Probe,
+    report::chain,
+    serve::Shared,
+    watch::PolicyWatch,
+};
+use crate::{
+    command::{CANNOT, INTERNAL, INVALID},
+    control::{peer, server::Server},
+    datapath::{
+        Datapath, Error, cgroups::Cgroups, counters::Counters, events::Events,
+        links::{JUDGES, TRACEPOINTS},
+        pins, places::Places, tables::Tables,
+    },
+    output,
+    policy::{compiled::SegmentIndexes, diagnostic::Style},
+    source::{LoadError, Loaded, load},
+    telemetry::{clock::EventClock, flows::FlowLog, hits::RuleHits, http},
+    workload::{births::Births, cgroupfs::CgroupRoot, error::WorkloadError, namespaces},
+};
+
+/// Why the daemon does not run: one clear line, and the contract's exit code.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    text: String,
+    help: Option<String>,
+    /// The text is a drawing, ending with a newline.
+    drawn: bool,
+}
+
+impl Failure {
+    /// The host cannot do it.
+    pub fn host(text: String, help: Option<&str>) -> Failure {
+        Failure { code: CANNOT, text, help: help.map(str::to_owned), drawn: false }
+    }
+
+    fn internal(text: String) -> Failure {
+        Failure { code: INTERNAL, text, help: None, drawn: false }
+    }
+
+    /// Says it on stderr.
+    pub fn report(self) -> ExitCode {
+        if self.drawn {
+            eprint!("{}", self.text);
+        } else {
+            output::complain(&self.text, self.help.as_deref());
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Failure {
+        Failure { code: INVALID, text: error.render(style()), help: None, drawn: true }
+    }
+}
+
+impl From<WorkloadError> for Failure {
+    fn from(error: WorkloadError) -> Failure {
+        let help = match error {
+            WorkloadError::NoCgroup2 => Some("mount it: mount -t cgroup2 none /sys/fs/cgroup"),
+            WorkloadError::NotCgroup2(_) => Some("--cgroup-root takes the cgroup2 mount"),
+            _ => None,
+        };
+        Failure::host(chain(&error), help)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::Host { what, help } => Failure::host(what, Some(&help)),
+            Error::System { .. } => Failure::host(chain(&error), None),
+            Error::Refused { .. } => Failure::host(
+                chain(&error),
+                Some("docs/kernels.md says what the kernel must have; please report the message"),
+            ),
+            Error::Capacity { .. } => Failure { code: INVALID, text: error.to_string(), help: None, drawn: false },
+        }
+    }
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Failure {
+        match error {
+            ApplyError::Datapath(error) => error.into(),
+            ApplyError::Workload(error) => error.into(),
+            ApplyError::Compile(_) | ApplyError::Ambiguous(_) => {
+                Failure { code: INVALID, text: chain(&error), help: None, drawn: false }
+            }
+        }
+    }
+}
+
+/// How diagnostics are drawn on stderr.
+pub fn style() -> Style {
+    use std::io::IsTerminal as _;
+    if std::io::stderr().is_terminal() { Style::Ansi } else { Style::Plain }
+}
+
+/// Starts everything, or nothing.
+pub async fn start(options: Options) -> Result<Running, Failure> {
+    let loaded = load(&options.policy, options.allow_empty)?;
+    eprint!("{}", loaded.render_warnings(style()));
+    let root = match &options.cgroup_root {
+        Some(path) => CgroupRoot::open(path)?,
+        None => CgroupRoot::find()?,
+    };
+    let group = match &options.control_group {
+        Some(name) => Some(peer::group_id(name).map_err(|error| {
+            Failure::host(format!("--control-group {name}: {error}"), Some("`getent group` lists them"))
+        })?),
+        None => None,
+    };
+    crate::datapath::kernel::check_privilege()?;
+    crate::datapath::kernel::check_bpffs(&options.pin_dir)?;
+    for interface in &options.interfaces {
+        crate::datapath::kernel::interface_index(interface)?;
+    }
+    let control = Server::bind(&options.control, group)
+        .await
+        .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
+    let listener = match options.metrics {
+        Some(address) => Some(
+            http::bind(address)
+                .await
+                .map_err(|error| Failure::host(chain(&error), Some("--metrics takes another address, or `none`")))?,
+        ),
+        None => None,
+    };
+    let fresh = !pins::Pins::new(&options.pin_dir).has_links();
+    let pin_dir = options.pin_dir.clone();
+    let attached = attach(options, root, loaded).await;
+    if attached.is_err() && fresh {
+        undo(&pin_dir);
+    }
+    let (engine, events, queue, send, lock, health) = attached?;
+    let watch = PolicyWatch::start(&engine.options.policy, send.clone());
+    let revision = engine.in_force.as_ref().map_or(0, |in_force| in_force.active.revision());
+    let shared = Arc::new(Shared::new(engine, health, lock, send.clone(), control, listener));
+    shared.tick();
+    tracing::info!("enforcing revision {revision}");
+    notify_ready(revision);
+    Ok(Running { shared, events, queue, send, watch })
+}
+
+type Attached =
+    (Engine, Events, mpsc::Receiver<Event>, mpsc::Sender<Event>, lock::Lock, Health);
+
+async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<Attached, Failure> {
+    let mut datapath = Datapath::load(&options.pin_dir)?;
+    let lock = lock::take(&options.pin_dir)?;
+    log_from_kernel(&mut datapath);
+    let ring = datapath.take_events()?;
+    let events = Events::new(ring)
+        .map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
+    let pins = datapath.pins.clone();
+    let tables = Tables::open(&pins)?;
+    let mut indexes = SegmentIndexes::default();
+    for (index, name) in tables.names()? {
+        indexes.by_name.insert(name, index);
+    }
+    let (send, queue) = mpsc::channel(256);
+    let births = start_births(&root, &send);
+    let probe = match Probe::start(&root) {
+        Ok(probe) => Some(probe),
+        Err(error) => {
+            tracing::warn!("no live probe: {error}; health rests on the links alone");
+            None
+        }
+    };
+    let mut engine = Engine {
+        cgroups: Cgroups::open(&pins)?,
+        places: Places::open(&pins)?,
+        counters: Counters::open(&pins)?,
+        tables,
+        datapath,
+        root: Arc::new(root),
+        indexes,
+        namespaces: Vec::new(),
+        in_force: None,
+        hits: RuleHits::default(),
+        flows: Arc::new(FlowLog::new(EventClock::Boot)),
+        probe,
+        births,
+        paths: std::collections::BTreeMap::new(),
+        options,
+    };
+    let cgroups = engine.root.path().to_owned();
+    engine.datapath.attach(TRACEPOINTS, &cgroups)?;
+    watch_namespaces(&send)?;
+    let list = namespaces::namespaces(&engine.root)?;
+    engine.set_namespaces(list)?;
+    engine.apply(&loaded)?;
+    engine.datapath.attach(JUDGES, &cgroups)?;
+    let mut notes = Vec::new();
+    for interface in engine.options.interfaces.clone() {
+        let note = engine.datapath.attach_interface(&interface)?;
+        tracing::info!("{note}");
+        notes.push(note);
+    }
+    engine.datapath.detach_other_interfaces(&engine.options.interfaces);
+    pins.remove_other_layouts();
+    Ok((engine, events, queue, send, lock, Health::new()))
+}
+
+/// A start that failed leaves nothing, if there was nothing before.
+fn undo(pin_dir: &Path) {
+    if let Err(error) = pins::unload(pin_dir) {
+        tracing::warn!("removing what was attached: {}", chain(&error));
+    }
+}
+
+fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births> {
+    let (news, mut births) = mpsc::channel(64);
+    let send = send.clone();
+    tokio::spawn(async move {
+        while let Some(birth) = births.recv().await {
+            if send.send(Event::Born(birth)).await.is_err() {
+                return;
+            }
+        }
+    });
+    match Births::start(root, news) {
+        Ok(births) => Some(births),
+        Err(error) => {
+            tracing::warn!("newborn cgroups that a glob could match stay denied until a reload: {error}");
+            None
+        }
+    }
+}
+
+fn watch_namespaces(send: &mpsc::Sender<Event>) -> Result<(), Failure> {
+    let (ticks, mut moved) = mpsc::channel(8);
+    namespaces::watch(ticks)?;
+    let send = send.clone();
+    tokio::spawn(async move {
+        while moved.recv().await.is_some() {
+            if send.send(Event::NamespacesMoved).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The kernel programs' own diagnostics go to the log.
+fn log_from_kernel(datapath: &mut Datapath) {
+    let Some(logger) = datapath.take_logger() else {
+        return;
+    };
+    match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
+        Ok(mut logger) => {
+            tokio::spawn(async move {
+                while let Ok(mut ready) = logger.readable_mut().await {
+                    ready.get_inner_mut().flush();
+                    ready.clear_ready();
+                }
+            });
+        }
+        Err(error) => tracing::warn!("the kernel programs' own log cannot be watched: {error}"),
+    }
+}
+
+/// `READY=1`, if a service manager waits for it.
+fn notify_ready(revision: u32) {
+    let states =
+        [sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&format!("enforcing revision {revision}"))];
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::warn!("telling the service manager: {error}");
+    }
+}

@@ -1,0 +1,270 @@
+//! Tagging: which cgroup has which identity under a revision.
+//!
+//! INVARIANT: a parent is tagged before its children are read. So a newborn either inherits from a parent that is
+//! tagged already, in the kernel, or is found by the walk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segd_common::{
+    config::Active,
+    segment::{FIRST_SEGMENT, HOST, PROBE, SegmentIndex},
+    workload::{AMBIGUOUS, CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, ORPHANED, STATE_NONE},
+};
+
+use super::engine::{ApplyError, Engine, bears_probe};
+use crate::{
+    datapath::cgroups::Place,
+    policy::{compiled::CompiledTables, model::SelectorKind},
+    workload::{
+        births::Birth,
+        cgroupfs::Cgroup,
+        glob::{PathGlob, name_matches},
+        orphan::keep_orphaned,
+        selector::{Position, SelectorTables},
+    },
+};
+
+/// One walk over the cgroups.
+struct Walk<'a> {
+    slot: u32,
+    active: Active,
+    selectors: &'a SelectorTables,
+    tables: &'a CompiledTables,
+    /// The names of indexes under the revision in force.
+    names: &'a BTreeMap<SegmentIndex, String>,
+    positions: BTreeMap<u64, (Position, u16)>,
+    paths: BTreeMap<u64, String>,
+    ambiguous: Vec<String>,
+}
+
+impl Engine {
+    /// Tags every cgroup in a slot that is not in force.
+    pub(super) fn tag_all(
+        &mut self,
+        active: Active,
+        slot: u32,
+        revision: u32,
+        tables: &CompiledTables,
+        selectors: &SelectorTables,
+        names: &BTreeMap<SegmentIndex, String>,
+    ) -> Result<(), ApplyError> {
+        let mut walk = Walk {
+            slot,
+            active,
+            selectors,
+            tables,
+            names,
+            positions: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            ambiguous: Vec::new(),
+        };
+        let root = std::sync::Arc::clone(&self.root);
+        let mut failed = None;
+        root.walk(&mut |cgroup| {
+            if failed.is_none() {
+                failed = self.tag_one(&mut walk, cgroup).err();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if !walk.ambiguous.is_empty() {
+            return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
+        }
+        let Walk { positions, paths, .. } = walk;
+        let visited: BTreeSet<u64> = positions.into_keys().collect();
+        self.tag_dying(active, slot, revision, &visited, tables, names)?;
+        self.paths = paths;
+        if self.cgroups.overflowed()? {
+            // The walk found room for every cgroup there is.
+            self.cgroups.clear_overflow()?;
+        }
+        Ok(())
+    }
+
+    fn tag_one(&self, walk: &mut Walk<'_>, cgroup: &Cgroup) -> Result<(), ApplyError> {
+        let known = self.cgroups.read(cgroup.id)?;
+        // The kernel saw who made it; the walk only sees who may.
+        let flags = cgroup.flags | known.map_or(0, |entry| entry.flags & CGROUP_UNTRUSTED);
+        let mut position = match walk.positions.get(&cgroup.parent) {
+            Some((parent, _)) => walk.selectors.descend(parent, flags, &cgroup.name),
+            None => walk.selectors.root_position(),
+        };
+        // Who may choose names freely must not be able to keep a policy from being loaded.
+        if position.slot.identity.flags & AMBIGUOUS != 0 && flags & CGROUP_UNTRUSTED == 0 {
+            walk.ambiguous.push(ambiguity(cgroup, &position, walk.tables));
+        }
+        let old = identity_in(known.as_ref(), walk.active);
+        let old_name = walk.names.get(&old.segment).map_or("", String::as_str);
+        position.slot = keep_orphaned(old, old_name, position.slot, &walk.tables.release);
+        if self.is_probe(cgroup.id) {
+            position.slot.identity = Identity::of(PROBE);
+        }
+        let place = Place { id: cgroup.id, parent: cgroup.parent, path_len: position.path_len, flags };
+        self.cgroups.tag(place, walk.slot, position.slot)?;
+        walk.paths.insert(cgroup.id, cgroup.path.clone());
+        walk.positions.insert(cgroup.id, (position, flags));
+        Ok(())
+    }
+
+    /// Tags the removed cgroups whose sockets live: they keep their segment as long as it exists, and never
+    /// become `host`.
+    fn tag_dying(
+        &self,
+        active: Active,
+        slot: u32,
+        revision: u32,
+        visited: &BTreeSet<u64>,
+        tables: &CompiledTables,
+        names: &BTreeMap<SegmentIndex, String>,
+    ) -> Result<(), ApplyError> {
+        for id in self.cgroups.ids()? {
+            if visited.contains(&id) {
+                continue;
+            }
+            self.cgroups.change(id, |entry| {
+                let old = identity_in(Some(entry), active);
+                let name = names.get(&old.segment).map_or("", String::as_str);
+                let identity = dying(old, name, tables);
+                if let Some(to) = entry.slots.get_mut(slot as usize & 1)
+                    && to.revision != revision
+                {
+                    *to = CgroupSlot { identity, revision, state: STATE_NONE, ..CgroupSlot::default() };
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Classifies what the kernel could not, under the revision in force.
+    pub(super) fn classify(&mut self, birth: &Birth) -> Result<(), ApplyError> {
+        let Some(in_force) = &self.in_force else {
+            return Ok(());
+        };
+        let names: BTreeMap<SegmentIndex, String> =
+            self.indexes.by_name.iter().map(|(name, index)| (*index, name.clone())).collect();
+        let mut walk = Walk {
+            slot: in_force.active.slot(),
+            active: in_force.active,
+            selectors: &in_force.selectors,
+            tables: &in_force.tables,
+            names: &names,
+            positions: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            ambiguous: Vec::new(),
+        };
+        let mut failed = None;
+        let mut visit = |cgroup: &Cgroup| {
+            if failed.is_none() {
+                failed = self.tag_one(&mut walk, cgroup).err();
+            }
+        };
+        match birth {
+            Birth::Below(path) => self.root.walk_at(path, &mut visit)?,
+            Birth::Anywhere => self.root.walk(&mut visit)?,
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        for line in &walk.ambiguous {
+            tracing::warn!("{line}: denied");
+        }
+        let paths = std::mem::take(&mut walk.paths);
+        let watched = watched(&walk.positions, &paths, walk.selectors);
+        if *birth == Birth::Anywhere {
+            self.paths.clear();
+            if let Some(births) = &mut self.births {
+                births.watch(&watched);
+            }
+        }
+        self.paths.extend(paths);
+        Ok(())
+    }
+
+    /// Watches the cgroups below which newborns can be pending.
+    pub(super) fn watch_births(&mut self) {
+        let pending = self.in_force.as_ref().is_some_and(|in_force| in_force.selectors.can_be_pending());
+        if !pending {
+            if let Some(births) = &mut self.births {
+                births.watch(&BTreeSet::new());
+            }
+        } else if let Err(error) = self.classify(&Birth::Anywhere) {
+            tracing::warn!("watching for newborn cgroups: {}", super::report::chain(&error));
+        }
+    }
+
+    /// The path of a cgroup that the last walk met.
+    pub(super) fn path_of(&self, id: u64) -> Option<String> {
+        self.paths.get(&id).cloned()
+    }
+}
+
+/// Names both sides of a tie, as far as the tables tell.
+fn ambiguity(cgroup: &Cgroup, position: &Position, tables: &CompiledTables) -> String {
+    let number = position.slot.selector.checked_sub(1).unwrap_or(u32::MAX) as usize;
+    let first = tables.selectors.get(number);
+    let segment = |index: SegmentIndex| tables.names.get(usize::from(index)).map_or("?", String::as_str);
+    let named = first.map_or_else(String::new, |selector| {
+        format!(": `{}` by `{}` ({})", segment(selector.segment), selector.kind, selector.location)
+    });
+    let others: Vec<String> = tables
+        .selectors
+        .iter()
+        .filter(|other| first.is_some_and(|first| other.segment != first.segment))
+        .filter(|other| could_tie(&other.kind, &cgroup.path))
+        .map(|other| format!("`{}` by `{}` ({})", segment(other.segment), other.kind, other.location))
+        .collect();
+    let others = if others.is_empty() { String::new() } else { format!(", {}", others.join(", ")) };
+    format!("cgroup `{}` is claimed by two segments with equal right{named}{others}", cgroup.path)
+}
+
+/// Whether a selector mentions a cgroup's path or its last component: good enough for a message.
+fn could_tie(kind: &SelectorKind, path: &str) -> bool {
+    let names: Vec<&[u8]> = path.split('/').filter(|name| !name.is_empty()).map(str::as_bytes).collect();
+    match kind {
+        SelectorKind::Cgroup(components) => {
+            let glob = PathGlob::new(components);
+            let end = names.iter().fold(glob.start(), |at, name| glob.advance(&at, name));
+            glob.matches(&end)
+        }
+        SelectorKind::Systemd(unit) => names.iter().any(|name| name_matches(unit.as_bytes(), name)),
+        _ => false,
+    }
+}
+
+fn watched(
+    positions: &BTreeMap<u64, (Position, u16)>,
+    paths: &BTreeMap<u64, String>,
+    selectors: &SelectorTables,
+) -> BTreeSet<String> {
+    positions
+        .iter()
+        .filter(|(_, (position, flags))| selectors.is_watched(position, *flags))
+        .filter_map(|(id, _)| paths.get(id).cloned())
+        .collect()
+}
+
+/// Who a cgroup is under the revision in force.
+fn identity_in(entry: Option<&CgroupEntry>, active: Active) -> Identity {
+    if active.revision() == 0 {
+        return Identity::of(HOST);
+    }
+    entry
+        .and_then(|entry| entry.slots.get(active.slot() as usize))
+        .filter(|slot| slot.revision != 0)
+        .map_or(Identity::of(HOST), |slot| slot.identity)
+}
+
+/// Who a removed cgroup's sockets are under a new revision.
+fn dying(old: Identity, name: &str, tables: &CompiledTables) -> Identity {
+    if bears_probe(old) || old.segment < FIRST_SEGMENT {
+        return old;
+    }
+    if tables.release.iter().any(|released| released == name) {
+        return Identity::of(HOST);
+    }
+    match tables.index(name) {
+        Some(index) => Identity { segment: index, flags: old.flags },
+        None => Identity { segment: old.segment, flags: old.flags | ORPHANED },
+    }
+}

@@ -1,0 +1,82 @@
+//! Programs that cargo builds: bpf-linker links the kernel programs, cargo-deny judges the dependencies.
+
+use anyhow::Result;
+
+use crate::command::{cargo, command, line, probe, run};
+
+/// The version that goes with rustc 1.95 and LLVM 22.
+pub const BPF_LINKER: &str = "0.13.0";
+
+/// The version whose checks `deny.toml` is written for.
+pub const CARGO_DENY: &str = "0.20.2";
+
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// Whether the right bpf-linker is in `PATH`.
+pub fn bpf_linker_present() -> Result<bool> {
+    present("bpf-linker", BPF_LINKER)
+}
+
+/// Whether the right cargo-deny is in `PATH`.
+pub fn cargo_deny_present() -> Result<bool> {
+    present("cargo-deny", CARGO_DENY)
+}
+
+/// Builds bpf-linker; 80 s on two cores.
+pub fn install_bpf_linker() -> Result<()> {
+    // `LLVM_PREFIX`, or the link ends with "unable to find library -lLLVM".
+    run(cargo(&bpf_linker_args()).env("LLVM_PREFIX", LLVM_PREFIX))
+}
+
+/// Builds cargo-deny, unoptimised: 80 s on two cores, and it runs for one.
+pub fn install_cargo_deny() -> Result<()> {
+    run(&mut cargo(&cargo_deny_args()))
+}
+
+/// How to build bpf-linker by hand.
+pub fn bpf_linker_line() -> String {
+    let mut cargo = command("cargo", &bpf_linker_args());
+    format!(
+        "LLVM_PREFIX={LLVM_PREFIX} {}   (the prefix of an LLVM 22)",
+        line(cargo.arg("--force"))
+    )
+}
+
+/// How to build cargo-deny by hand.
+pub fn cargo_deny_line() -> String {
+    line(&command("cargo", &cargo_deny_args()))
+}
+
+fn bpf_linker_args() -> [&'static str; 8] {
+    let features = "llvm-22";
+    [
+        "install",
+        "bpf-linker",
+        "--version",
+        BPF_LINKER,
+        "--no-default-features",
+        "--features",
+        features,
+        "--locked",
+    ]
+}
+
+fn cargo_deny_args() -> [&'static str; 6] {
+    [
+        "install",
+        "cargo-deny",
+        "--version",
+        CARGO_DENY,
+        "--locked",
+        "--debug",
+    ]
+}
+
+fn present(program: &str, version: &str) -> Result<bool> {
+    let Some(output) = probe(&mut command(program, &["--version"]))? else {
+        return Ok(false);
+    };
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .ends_with(&format!(" {version}")))
+}
