@@ -95,7 +95,10 @@ pub fn may_enter(ctx: &XdpContext) -> bool {
     }
     frame.offset = offset;
     let mut packet = Packet::default();
-    let mut ruling = Ruling { hook: Hook::Xdp as u8, ..Ruling::default() };
+    let mut ruling = Ruling {
+        hook: Hook::Xdp as u8,
+        ..Ruling::default()
+    };
     ruling.from = Identity::of(segment::WORLD);
     ruling.to = Identity::of(segment::HOST);
     match walk(&frame, kind == ETH_P_IPV6, &mut packet) {
@@ -162,4 +165,3 @@ fn receiver(policy: &Policy, packet: &Packet) -> Option<(Identity, bool)> {
     let claimed = identity::claimed_by_address(policy, owner, &packet.destination);
     Some((claimed, single || claimed.segment != owner.segment))
 }
-

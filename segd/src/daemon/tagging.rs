@@ -105,10 +105,12 @@ impl Engine {
         let old = identity_in(known.as_ref(), walk.active);
         let old_name = walk.names.get(&old.segment).map_or("", String::as_str);
         position.slot = keep_orphaned(old, old_name, position.slot, &walk.tables.release);
-        if self.is_probe(cgroup.id) {
-            position.slot.identity = Identity::of(PROBE);
-        }
-        let place = Place { id: cgroup.id, parent: cgroup.parent, path_len: position.path_len, flags };
+        let place = Place {
+            id: cgroup.id,
+            parent: cgroup.parent,
+            path_len: position.path_len,
+            flags,
+        };
         self.cgroups.tag(place, walk.slot, position.slot)?;
         walk.paths.insert(cgroup.id, cgroup.path.clone());
         walk.positions.insert(cgroup.id, (position, flags));
@@ -133,11 +135,20 @@ impl Engine {
             self.cgroups.change(id, |entry| {
                 let old = identity_in(Some(entry), active);
                 let name = names.get(&old.segment).map_or("", String::as_str);
-                let identity = dying(old, name, tables);
+                let identity = if self.is_probe(id) {
+                    Identity::of(PROBE)
+                } else {
+                    dying(old, name, tables)
+                };
                 if let Some(to) = entry.slots.get_mut(slot as usize & 1)
                     && to.revision != revision
                 {
-                    *to = CgroupSlot { identity, revision, state: STATE_NONE, ..CgroupSlot::default() };
+                    *to = CgroupSlot {
+                        identity,
+                        revision,
+                        state: STATE_NONE,
+                        ..CgroupSlot::default()
+                    };
                 }
             })?;
         }
@@ -149,8 +160,12 @@ impl Engine {
         let Some(in_force) = &self.in_force else {
             return Ok(());
         };
-        let names: BTreeMap<SegmentIndex, String> =
-            self.indexes.by_name.iter().map(|(name, index)| (*index, name.clone())).collect();
+        let names: BTreeMap<SegmentIndex, String> = self
+            .indexes
+            .by_name
+            .iter()
+            .map(|(name, index)| (*index, name.clone()))
+            .collect();
         let mut walk = Walk {
             slot: in_force.active.slot(),
             active: in_force.active,
@@ -191,7 +206,10 @@ impl Engine {
 
     /// Watches the cgroups below which newborns can be pending.
     pub(super) fn watch_births(&mut self) {
-        let pending = self.in_force.as_ref().is_some_and(|in_force| in_force.selectors.can_be_pending());
+        let pending = self
+            .in_force
+            .as_ref()
+            .is_some_and(|in_force| in_force.selectors.can_be_pending());
         if !pending {
             if let Some(births) = &mut self.births {
                 births.watch(&BTreeSet::new());
@@ -209,17 +227,28 @@ impl Engine {
 
 /// Names both sides of a tie.
 fn ambiguity(cgroup: &Cgroup, tables: &CompiledTables, flags: u16) -> String {
-    let names: Vec<(&[u8], u16)> =
-        cgroup.path.split('/').filter(|name| !name.is_empty()).map(|name| (name.as_bytes(), flags)).collect();
+    let names: Vec<(&[u8], u16)> = cgroup
+        .path
+        .split('/')
+        .filter(|name| !name.is_empty())
+        .map(|name| (name.as_bytes(), flags))
+        .collect();
     let sides: Vec<String> = rivals(tables, &users::uid, &names)
         .into_iter()
         .filter_map(|number| tables.selectors.get(number.checked_sub(1)? as usize))
         .map(|side| {
-            let segment = tables.names.get(usize::from(side.segment)).map_or("?", String::as_str);
+            let segment = tables
+                .names
+                .get(usize::from(side.segment))
+                .map_or("?", String::as_str);
             format!("`{segment}` by `{}` ({})", side.kind, side.location)
         })
         .collect();
-    format!("cgroup `{}` is claimed with equal right: {}", cgroup.path, sides.join(", "))
+    format!(
+        "cgroup `{}` is claimed with equal right: {}",
+        cgroup.path,
+        sides.join(", ")
+    )
 }
 
 fn watched(
@@ -254,7 +283,13 @@ fn dying(old: Identity, name: &str, tables: &CompiledTables) -> Identity {
         return Identity::of(HOST);
     }
     match tables.index(name) {
-        Some(index) => Identity { segment: index, flags: old.flags },
-        None => Identity { segment: old.segment, flags: old.flags | ORPHANED },
+        Some(index) => Identity {
+            segment: index,
+            flags: old.flags,
+        },
+        None => Identity {
+            segment: old.segment,
+            flags: old.flags | ORPHANED,
+        },
     }
 }
