@@ -46,12 +46,14 @@ pub fn egress(skb: Skb) -> bool {
     if unparsed != 0 {
         ruling.unparsed(unparsed);
     } else {
+        // What the kernel itself sends bears the root cgroup, whoever claims the address it sends from.
+        let kernel = own;
         if skb.namespace() != globals::host_namespace() {
             own = identity::claimed_by_address(&policy, own, &packet.source);
             ruling.from = own;
         }
         let raw = socket.is_none_or(|socket| socket.is_raw());
-        if is_control(&packet, own, raw) {
+        if is_control(&packet, kernel, raw) {
             ruling.fixed(Reason::Control);
         } else {
             locate(&policy, &mut ruling, &packet, skb);

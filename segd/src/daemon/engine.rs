@@ -252,11 +252,6 @@ impl Engine {
         }
         Ok(())
     }
-
-    /// The probe's identity, for its cgroup.
-    pub(super) fn is_probe(&self, id: u64) -> bool {
-        self.probe.as_ref().is_some_and(|probe| probe.cgroup == id)
-    }
 }
 
 /// Whether an identity is the probe's.

@@ -82,6 +82,7 @@ impl Engine {
         let Walk { positions, paths, .. } = walk;
         let visited: BTreeSet<u64> = positions.into_keys().collect();
         self.tag_dying(active, slot, revision, &visited, tables, names)?;
+        self.tag_probe(slot, revision)?;
         self.paths = paths;
         if self.cgroups.overflowed()? {
             // The walk found room for every cgroup there is.
@@ -135,11 +136,7 @@ impl Engine {
             self.cgroups.change(id, |entry| {
                 let old = identity_in(Some(entry), active);
                 let name = names.get(&old.segment).map_or("", String::as_str);
-                let identity = if self.is_probe(id) {
-                    Identity::of(PROBE)
-                } else {
-                    dying(old, name, tables)
-                };
+                let identity = dying(old, name, tables);
                 if let Some(to) = entry.slots.get_mut(slot as usize & 1)
                     && to.revision != revision
                 {
@@ -153,6 +150,27 @@ impl Engine {
             })?;
         }
         Ok(())
+    }
+
+    /// Tags the probe's cgroup, whose directory is gone and whose birth nobody may have seen.
+    fn tag_probe(&self, slot: u32, revision: u32) -> Result<(), ApplyError> {
+        let Some(probe) = &self.probe else {
+            return Ok(());
+        };
+        let place = Place {
+            id: probe.cgroup,
+            parent: 0,
+            path_len: 0,
+            flags: CGROUP_UNTRUSTED,
+        };
+        let identity = Identity::of(PROBE);
+        let tag = CgroupSlot {
+            identity,
+            revision,
+            state: STATE_NONE,
+            ..CgroupSlot::default()
+        };
+        Ok(self.cgroups.tag(place, slot, tag)?)
     }
 
     /// Classifies what the kernel could not, under the revision in force.
