@@ -21,8 +21,8 @@ use crate::{
     identity,
     identity::UNKNOWN,
     policy::Policy,
-    skb::LOOPBACK,
     ruling::{Ruling, count, count_rule, emit, judge},
+    skb::LOOPBACK,
 };
 
 const ETHERNET: u32 = 14;
