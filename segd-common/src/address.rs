@@ -106,6 +106,8 @@ pub struct Namespace {
 
 /// Exactly one segment lives in the namespace.
 pub const NAMESPACE_SINGLE: u16 = 1 << 0;
+/// No segment claims any of the namespace's addresses: an unclaimed process in it is `host`.
+pub const NAMESPACE_PLAIN: u16 = 1 << 1;
 
 const _: () = assert!(size_of::<PrefixData>() == 20);
 const _: () = assert!(size_of::<Local>() == 16);

@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
 };
 use segd_common::{
-    address::{Address, is_multicast, mapped},
+    address::{Address, is_loopback, mapped},
     event::Hook,
     flow::{FLOW_PEER_ASKED, FlowKey},
     packet::Packet,
@@ -116,7 +116,9 @@ fn address_of(sk: *mut bpf_sock) -> Option<u64> {
 #[inline(always)]
 pub fn may_call(call: Call) -> bool {
     let protocol = call.protocol();
-    if protocol != TCP && protocol != UDP {
+    // A UDP connect sends nothing; programs use it to ask for a route. What they send later is judged.
+    let sends = protocol == TCP || (protocol == UDP && call.hook as u8 == Hook::Send as u8);
+    if !sends {
         return true;
     }
     // Without a policy the packet hooks deny.
@@ -131,7 +133,7 @@ pub fn may_call(call: Call) -> bool {
     };
     // Whether an unclaimed process elsewhere is claimed by its address shows only in a packet.
     let namespace = call.namespace();
-    if own.segment == segment::HOST && namespace != globals::host_namespace() {
+    if own.segment == segment::HOST && !identity::is_plain(&policy, namespace) {
         return true;
     }
     let mut packet = Packet {
@@ -181,16 +183,19 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
     let own = ruling.from;
     let (place, found) = place(policy, &packet.destination, namespace, false);
     let to = match place {
-        Place::Network if is_multicast(&packet.destination) && call.hook as u8 == Hook::Connect as u8 => {
-            return false;
-        }
         Place::Network | Place::Beside => found,
         Place::Shared => return false,
         Place::Here => {
-            // No socket there: a translated port, or a closed one. The packet will tell.
             let cgroup = listener(call, packet);
             if cgroup == 0 {
-                return false;
+                // No socket there: a translated port, or a closed one. The packet will tell, but for loopback, whose
+                // ports nobody translates: there the kernel answers.
+                if !is_loopback(&packet.destination) {
+                    return false;
+                }
+                let (owner, _) = identity::owner(policy, namespace, own);
+                judge(policy, ruling, own, owner, packet.service);
+                return true;
             }
             let to = identity::of_cgroup(policy, cgroup).unwrap_or(UNKNOWN);
             if to.segment == segment::NONE {

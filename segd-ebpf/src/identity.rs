@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use core::ffi::c_void;
 use segd_common::{
-    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
+    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_PLAIN, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
     flow::HandoverKey,
     packet::Packet,
     segment::{self, FIRST_SEGMENT, SegmentIndex},
@@ -148,6 +148,17 @@ extern "C" fn segd_claimed(slot: u32, identity: u64, high: u64, low: u64) -> u64
 pub fn owner(policy: &Policy, namespace: u64, own: Identity) -> (Identity, bool) {
     let packed = segd_owner(policy.slot, namespace, pack(own));
     (unpack(packed), packed & FOUND != 0)
+}
+
+/// Whether an unclaimed process in a namespace is `host`, whatever address it uses.
+#[inline(always)]
+pub fn is_plain(policy: &Policy, namespace: u64) -> bool {
+    let slot = (policy.slot & 1) as usize;
+    // SAFETY: an element of the map.
+    namespace == globals::host_namespace()
+        || NAMESPACES
+            .get_ptr(namespace)
+            .is_some_and(|known| unsafe { (*known).flags[slot] } & NAMESPACE_PLAIN != 0)
 }
 
 #[unsafe(no_mangle)]

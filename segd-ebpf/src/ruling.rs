@@ -5,11 +5,11 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use segd_common::{
     counter::{Counter, CounterKey, stat},
     decide::{decide, outcome},
-    event::{EVENT_REVOKED, FlowEvent, Hook},
+    event::{EVENT_REVOKED, FlowEvent},
     packet::Packet,
     reason::Reason,
     segment,
-    service::{self, Service, TCP},
+    service::Service,
     tables::MAX_RULES,
     verdict::{Outcome, Verdict},
     workload::Identity,
@@ -169,16 +169,14 @@ pub fn count(ruling: &Ruling, bytes: u32) {
         | u64::from(ruling.to.segment) << 16
         | u64::from(ruling.outcome) << 32
         | u64::from(ruling.reason) << 40;
-    // A UDP connect sends nothing; a TCP connect is a SYN that did not happen.
-    let packets = u32::from(ruling.hook != Hook::Connect as u8 || service::protocol(ruling.service) == TCP);
-    segd_count(key, bytes, u32::from(ruling.flags) << 1 | packets);
+    segd_count(key, bytes, u32::from(ruling.flags));
 }
 
-/// Adds to a counter. `how`: bit 0, a packet; above it the ruling's flags.
+/// Adds a packet to a counter; a refused connect is a SYN that did not happen.
 // VERIFIER: global, as `segd_judge`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segd_count(key: u64, bytes: u32, how: u32) -> u32 {
+extern "C" fn segd_count(key: u64, bytes: u32, flags: u32) -> u32 {
     let key = CounterKey {
         from: key as u16,
         to: (key >> 16) as u16,
@@ -197,10 +195,10 @@ extern "C" fn segd_count(key: u64, bytes: u32, how: u32) -> u32 {
     let Some(counter) = counter else {
         return 0;
     };
-    let flags = (how >> 1) as u8;
+    let flags = flags as u8;
     // SAFETY: pointers to the fields of a map element.
     unsafe {
-        add(&raw mut (*counter).packets, u64::from(how & 1));
+        add(&raw mut (*counter).packets, 1);
         add(&raw mut (*counter).bytes, u64::from(bytes));
         if flags & NEW_FLOW != 0 {
             add(&raw mut (*counter).flows, 1);

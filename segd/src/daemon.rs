@@ -6,6 +6,7 @@
 mod lock;
 mod engine;
 mod tagging;
+mod rows;
 mod start;
 mod watch;
 mod serve;
@@ -15,6 +16,7 @@ mod report;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use segd_common::event::FlowEvent;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -115,10 +117,11 @@ async fn live(mut running: Running) -> ExitCode {
     let tasks = pump(&running);
     loop {
         let shared = Arc::clone(&running.shared);
+        let mut record = |event: &FlowEvent| shared.record(event);
         let event = tokio::select! {
             biased;
             event = running.queue.recv() => event.unwrap_or(Event::Stop),
-            read = running.events.read(EVENTS_AT_ONCE, &mut |event| shared.record(event)) => {
+            read = running.events.read(EVENTS_AT_ONCE, &mut record) => {
                 if let Err(error) = read {
                     tracing::error!("reading flow events: {error}");
                     tokio::time::sleep(TICK).await;
@@ -128,7 +131,8 @@ async fn live(mut running: Running) -> ExitCode {
         };
         match event {
             Event::PolicyMoved | Event::PolicyTimer => {
-                shared.reload();
+                // What is wrong was counted and told; the policy in force stays.
+                let _ = shared.reload();
                 running.watch.follow(&shared.options().policy);
             }
             Event::Reload(answer) => {

@@ -163,12 +163,8 @@ impl Reader {
             let yaml = entry
                 .extension()
                 .is_some_and(|extension| extension == "yaml" || extension == "yml");
-            if hidden {
-                continue;
-            }
-            if yaml {
-                self.visit(&entry, depth + 1)?;
-            } else if fs::metadata(&entry).is_ok_and(|metadata| metadata.is_dir()) {
+            let directory = || fs::metadata(&entry).is_ok_and(|metadata| metadata.is_dir());
+            if !hidden && (yaml || directory()) {
                 self.visit(&entry, depth + 1)?;
             }
         }
@@ -271,3 +267,6 @@ impl Fnv {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

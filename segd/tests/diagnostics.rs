@@ -2,6 +2,7 @@
 //!
 //! `tests/broken/NAME.yaml` (or a directory `NAME`) is checked against `NAME.stderr`.
 //! `SEGD_UPDATE_EXPECT=1` writes what is said now; read the difference before you commit it.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     fs,
@@ -102,6 +103,60 @@ fn every_error_names_its_place() {
                 "{name}: {}",
                 diagnostic.message
             );
+        }
+    }
+}
+
+/// What a slip of the keyboard, a bad merge or a hostile hand makes of a policy.
+fn damaged(text: &str, cuts: &[(usize, usize, u8)]) -> String {
+    const INSERTS: [&str; 16] = [
+        "", "\n", "\t", " ", "- ", ": ", "{", "]", "\"", "&a ", "*a", "é", "\u{7}", "---\n", "\r\n", "日本",
+    ];
+    let mut text = text.to_owned();
+    for (at, len, insert) in cuts {
+        let boundary = |at: usize| {
+            (0..=at.min(text.len()))
+                .rev()
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(0)
+        };
+        let start = boundary(at % (text.len() + 1));
+        let end = boundary(start + len);
+        text.replace_range(
+            start..end.max(start),
+            INSERTS[usize::from(*insert) % INSERTS.len()],
+        );
+    }
+    text
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 300, failure_persistence: None, ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_damaged_policy_is_answered_and_drawn_never_panicked_at(
+        case in 0..1000_usize,
+        cuts in proptest::collection::vec((0..4000_usize, 0..12_usize, proptest::prelude::any::<u8>()), 0..6),
+    ) {
+        thread_local! {
+            static CASES: Vec<(String, Vec<Source>)> = cases();
+        }
+        let mut sources = CASES.with(|cases| cases[case % cases.len()].1.clone());
+        for source in &mut sources {
+            source.text = damaged(&source.text, &cuts);
+        }
+        let diagnostics = match resolve(&sources, true) {
+            Ok((_, warnings)) => warnings,
+            Err(errors) => {
+                proptest::prop_assert!(!errors.is_empty());
+                errors
+            }
+        };
+        for style in [Style::Plain, Style::Ansi] {
+            let drawn = render(&diagnostics, &sources, style);
+            proptest::prop_assert!(style == Style::Ansi || !drawn.contains(['\u{7}', '\u{1b}']), "{}", drawn);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Random policies, judged twice: by the oracle and by the compiled tables. The answers must be the same.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -91,16 +93,22 @@ fn services() -> impl Strategy<Value = Vec<(Service, Service)>> {
 }
 
 fn rule(count: usize) -> impl Strategy<Value = Rule> {
-    (any::<bool>(), side(count), side(count), services()).prop_map(|(deny, from, to, services)| Rule {
-        location: location(),
-        label: "random".to_owned(),
-        action: if deny { Action::Deny } else { Action::Allow },
-        from,
-        to,
-        services,
-        text: String::new(),
-        reason: None,
-    })
+    (
+        any::<bool>(),
+        side(count).prop_map(Arc::new),
+        side(count).prop_map(Arc::new),
+        services(),
+    )
+        .prop_map(|(deny, from, to, services)| Rule {
+            location: location(),
+            label: "random".to_owned(),
+            action: if deny { Action::Deny } else { Action::Allow },
+            from,
+            to,
+            services,
+            text: String::new(),
+            reason: None,
+        })
 }
 
 fn policy() -> impl Strategy<Value = Policy> {

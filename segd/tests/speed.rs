@@ -2,6 +2,7 @@
 //!
 //! `cargo test --release -p segd --test speed -- --nocapture` prints the times. The bounds are generous
 //! enough for an unoptimised build on a busy machine.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +11,7 @@ use std::{
 };
 
 use segd::policy::{
-    compile::compile,
-    compiled::SegmentIndexes,
-    document::tree,
-    model::Source,
-    resolve::resolve,
+    compile::compile, compiled::SegmentIndexes, document::tree, model::Source, resolve::resolve,
 };
 
 /// A policy of some segments and rules; `rule` gives the ends and ports of each.
@@ -36,7 +33,10 @@ fn source(segments: usize, rules: usize, deny: usize, rule: impl Fn(usize) -> St
             let _ = writeln!(text, "    - {}", rule(number));
         }
     }
-    Source { name: "large.yaml".to_owned(), text }
+    Source {
+        name: "large.yaml".to_owned(),
+        text,
+    }
 }
 
 #[track_caller]
@@ -63,29 +63,74 @@ fn measure(what: &str, source: Source, bound: Duration) {
         tables.ranges.len(),
         tables.classes.len()
     );
-    assert!(resolved + compiled < bound, "{what} took {:?}", resolved + compiled);
+    assert!(
+        resolved + compiled < bound,
+        "{what} took {:?}",
+        resolved + compiled
+    );
 }
 
 #[test]
 fn a_thousand_rules_between_two_hundred_segments_take_milliseconds() {
     let bound = Duration::from_secs(3);
-    let pair = |number: usize| format!("{{from: s{}, to: s{}, ports: [tcp/{}]}}", number % 200, number * 7 % 200, 1000 + number % 50);
+    let pair = |number: usize| {
+        format!(
+            "{{from: s{}, to: s{}, ports: [tcp/{}]}}",
+            number % 200,
+            number * 7 % 200,
+            1000 + number % 50
+        )
+    };
     measure("one to one", source(200, 1000, 20, pair), bound);
     let any = |number: usize| format!("{{from: any, to: any, ports: [tcp/{}]}}", 1 + number);
     measure("any to any", source(200, 1000, 20, any), bound);
-    let any = |number: usize| format!("{{from: any, to: s{}, ports: [tcp/{}]}}", number % 200, 1 + number);
+    let any = |number: usize| {
+        format!(
+            "{{from: any, to: s{}, ports: [tcp/{}]}}",
+            number % 200,
+            1 + number
+        )
+    };
     measure("any to one", source(200, 1000, 20, any), bound);
-    let labels = |number: usize| format!("{{from: {{tier: t{}}}, to: {{tier: t{}}}, ports: [tcp/{}]}}", number % 10, number / 10 % 10, 1 + number);
+    let labels = |number: usize| {
+        format!(
+            "{{from: {{tier: t{}}}, to: {{tier: t{}}}, ports: [tcp/{}]}}",
+            number % 10,
+            number / 10 % 10,
+            1 + number
+        )
+    };
     measure("labels", source(200, 1000, 20, labels), bound);
     let lists = |number: usize| {
-        let list = |step: usize| (0..8).map(|at| format!("s{}", (number * step + at * 23) % 200)).collect::<Vec<_>>().join(", ");
-        format!("{{from: [{}], to: [{}], ports: [tcp/{}]}}", list(3), list(11), 443 + number % 5)
+        let list = |step: usize| {
+            (0..8)
+                .map(|at| format!("s{}", (number * step + at * 23) % 200))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        format!(
+            "{{from: [{}], to: [{}], ports: [tcp/{}]}}",
+            list(3),
+            list(11),
+            443 + number % 5
+        )
     };
     measure("lists", source(200, 1000, 20, lists), bound);
 }
 
 #[test]
 fn a_full_host_compiles_in_a_second() {
-    let pair = |number: usize| format!("{{from: s{}, to: s{}, ports: [tcp/{}]}}", number % 1020, number * 7 % 1020, 1000 + number % 50);
-    measure("1,020 segments, 10,000 rules", source(1020, 10_000, 100, pair), Duration::from_secs(30));
+    let pair = |number: usize| {
+        format!(
+            "{{from: s{}, to: s{}, ports: [tcp/{}]}}",
+            number % 1020,
+            number * 7 % 1020,
+            1000 + number % 50
+        )
+    };
+    measure(
+        "1,020 segments, 10,000 rules",
+        source(1020, 10_000, 100, pair),
+        Duration::from_secs(30),
+    );
 }

@@ -1,1 +1,30 @@
-//! Cases as data, differential and end-to-end tests (skeleton).
+//! What the end-to-end tests stand on: real cgroups, network namespaces, sockets, a real other machine.
+//!
+//! INVARIANT: a test judges by what arrived at the receiver, never by the client's errno alone.
+//! Deliberately absent: anything that knows segd from the inside. The binary is a black box.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code: a broken fixture must stop the test where it stands"
+)]
+
+pub mod agent;
+pub mod bpf;
+pub mod cgroup;
+pub mod lab;
+pub mod netns;
+pub mod protocol;
+pub mod remote;
+pub mod segd;
+pub mod sys;
+pub mod wait;
+pub mod worker;
+
+pub use cgroup::Cgroup;
+pub use lab::Lab;
+pub use netns::{Bridge, Netns};
+pub use protocol::{Inbox, Kind, Outcome, Probe, Tally};
+pub use remote::Remote;
+pub use segd::Segd;
+pub use worker::Worker;

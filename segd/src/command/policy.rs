@@ -24,8 +24,9 @@ impl PolicyCommand {
     #[must_use]
     pub fn run(self) -> ExitCode {
         match self {
-            PolicyCommand::Check(check) => check.run(),
-            PolicyCommand::Explain(explain) => explain.run(),
+            PolicyCommand::Check(check) => check.reply(style()).send(),
+            PolicyCommand::Explain(explain) if explain.asks_the_daemon() => explain.ask_the_daemon(),
+            PolicyCommand::Explain(explain) => explain.reply(style()).send(),
         }
     }
 }
@@ -39,6 +40,51 @@ const INVALID: u8 = 2;
 /// segd's own fault.
 const INTERNAL: u8 = 4;
 
+/// What a command says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Reply {
+    /// On stdout: the answer.
+    answer: String,
+    /// On stderr: complaints.
+    complaint: String,
+    /// The exit code.
+    code: u8,
+}
+
+impl Reply {
+    /// An answer, if it could be written.
+    fn of(answer: anyhow::Result<String>, complaint: String, code: u8) -> Reply {
+        match answer {
+            Ok(answer) => Reply {
+                answer,
+                complaint,
+                code,
+            },
+            Err(error) => Reply {
+                complaint: format!("error: {error:#}\n"),
+                code: INTERNAL,
+                ..Reply::default()
+            },
+        }
+    }
+
+    /// A refusal to answer.
+    fn refusal(message: &str) -> Reply {
+        Reply {
+            complaint: format!("error: {message}\n"),
+            code: INVALID,
+            ..Reply::default()
+        }
+    }
+
+    /// Says it. A reader that has gone away is no failure of ours.
+    fn send(self) -> ExitCode {
+        let _ = std::io::stderr().lock().write_all(self.complaint.as_bytes());
+        let _ = std::io::stdout().lock().write_all(self.answer.as_bytes());
+        ExitCode::from(self.code)
+    }
+}
+
 /// Colours on a terminal, unless the user objects (no-color.org).
 fn style() -> Style {
     let objects = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -49,20 +95,206 @@ fn style() -> Style {
     }
 }
 
-/// Prints an answer. A reader that has gone away is no failure of ours.
-fn answer(text: anyhow::Result<String>, code: u8) -> ExitCode {
-    match text {
-        Ok(text) => {
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
-            ExitCode::from(code)
-        }
-        Err(error) => {
-            complain(&format!("error: {error:#}\n"));
-            ExitCode::from(INTERNAL)
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    }
+
+    const RIGHT: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: shop}\nspec:\n  segments:\n    \
+        web: {match: [{cgroup: /web}]}\n    db: {match: [{cgroup: /db}], mode: audit}\n    ops: {match: [{user: alice}]}\n  \
+        allow:\n    - {from: web, to: db, ports: [tcp/5432], reason: orders}\n    - {from: ops, to: web, ports: [tcp/22]}\n";
+
+    /// What `segd policy ARGUMENTS` says about a policy of this text.
+    #[track_caller]
+    fn ask(text: &str, arguments: &[&str]) -> Reply {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("p.yaml");
+        fs::write(&path, text).expect("a file");
+        let reply = ask_about(&path, arguments);
+        let strip = |text: String| text.replace(&format!("{}/", directory.path().display()), "");
+        Reply {
+            answer: strip(reply.answer),
+            complaint: strip(reply.complaint),
+            ..reply
         }
     }
-}
 
-fn complain(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    #[track_caller]
+    fn ask_about(path: &Path, arguments: &[&str]) -> Reply {
+        let path = path.to_str().expect("UTF-8");
+        let arguments = ["policy"]
+            .iter()
+            .chain(arguments)
+            .map(|word| if *word == "PATH" { path } else { word });
+        match Line::try_parse_from(arguments).expect("a command").command {
+            PolicyCommand::Check(check) => check.reply(Style::Plain),
+            PolicyCommand::Explain(explain) => explain.reply(Style::Plain),
+        }
+    }
+
+    #[test]
+    fn check_counts_what_is_in_a_right_policy() {
+        let reply = ask(RIGHT, &["check", "PATH"]);
+        assert_eq!(
+            reply.answer,
+            "ok: 3 segments, 2 rules (2 allow, 0 deny), 1 file\n"
+        );
+        assert_eq!((reply.complaint.as_str(), reply.code), ("", YES));
+    }
+
+    #[test]
+    fn check_complains_on_stderr_and_exits_with_2() {
+        let reply = ask(&RIGHT.replace("to: db", "to: bd"), &["check", "PATH"]);
+        assert_eq!((reply.answer.as_str(), reply.code), ("", INVALID));
+        assert!(reply.complaint.contains("p.yaml:10:23"), "{}", reply.complaint);
+        assert!(
+            reply.complaint.contains("did you mean `db`?"),
+            "{}",
+            reply.complaint
+        );
+        assert!(
+            reply.complaint.ends_with("\ninvalid: 1 error\n"),
+            "{}",
+            reply.complaint
+        );
+    }
+
+    #[test]
+    fn check_answers_machines_on_stdout_only() {
+        for (text, valid) in [
+            (RIGHT.to_owned(), true),
+            (RIGHT.replace("to: db", "to: bd"), false),
+        ] {
+            let reply = ask(&text, &["check", "PATH", "-o", "json"]);
+            assert_eq!(reply.complaint, "");
+            let answer: serde_json::Value = serde_json::from_str(&reply.answer).expect("JSON");
+            assert_eq!(answer["valid"], valid);
+            assert_eq!(
+                answer["diagnostics"].as_array().map(Vec::len),
+                Some(usize::from(!valid))
+            );
+            if !valid {
+                assert_eq!(answer["diagnostics"][0]["code"], "undeclared-peer");
+                assert_eq!(answer["diagnostics"][0]["place"]["line"], 10);
+            }
+            let yaml = ask(&text, &["check", "PATH", "-o", "yaml"]).answer;
+            let same: serde_json::Value = serde_yaml::from_str(&yaml).expect("YAML");
+            assert_eq!(same, answer, "YAML has the shape of JSON");
+        }
+    }
+
+    #[test]
+    fn check_refuses_an_empty_policy_unless_told_otherwise() {
+        assert_eq!(ask("# nothing\n", &["check", "PATH"]).code, INVALID);
+        let reply = ask("# nothing\n", &["check", "PATH", "--allow-empty"]);
+        assert_eq!(
+            reply.answer,
+            "ok: 0 segments, 0 rules (0 allow, 0 deny), 1 file\n"
+        );
+    }
+
+    #[test]
+    fn check_of_a_missing_path_names_it_and_exits_with_2() {
+        let reply = ask_about(Path::new("/nowhere/at/all.yaml"), &["check", "PATH"]);
+        assert_eq!(reply.code, INVALID);
+        assert_eq!(
+            reply.complaint,
+            "error: cannot read `/nowhere/at/all.yaml`: No such file or directory (os error 2)\n"
+        );
+    }
+
+    #[test]
+    fn explain_traces_a_verdict_to_its_line() {
+        let reply = ask(
+            RIGHT,
+            &[
+                "explain", "PATH", "--from", "web", "--to", "db", "--port", "tcp/5432",
+            ],
+        );
+        assert_eq!(
+            reply.answer,
+            "allowed: web -> db tcp/5432\n  \
+             reason   rule: a rule allows `web` to reach `db` on tcp/5432\n  \
+             rule     shop/allow[0] at p.yaml:10\n           \
+             {from: web, to: db, ports: [tcp/5432], reason: orders}\n  \
+             because  orders\n"
+        );
+        assert_eq!(reply.code, YES);
+    }
+
+    #[test]
+    fn explain_of_a_denial_exits_with_1_and_names_the_nearest_rule() {
+        let reply = ask(
+            RIGHT,
+            &[
+                "explain", "PATH", "--from", "ops", "--to", "web", "--port", "tcp/80", "-o", "json",
+            ],
+        );
+        let answer: serde_json::Value = serde_json::from_str(&reply.answer).expect("JSON");
+        assert_eq!(answer["verdict"], "denied");
+        assert_eq!(answer["reason"], "no-rule");
+        assert_eq!(answer["rule"], serde_json::Value::Null);
+        assert_eq!(answer["nearest"]["rule"], "shop/allow[1]");
+        assert_eq!(answer["nearest"]["location"], "p.yaml:11");
+        assert_eq!(reply.code, NO);
+    }
+
+    #[test]
+    fn explain_of_what_only_audit_mode_lets_pass_exits_with_1() {
+        let reply = ask(
+            RIGHT,
+            &[
+                "explain", "PATH", "--from", "web", "--to", "db", "--port", "tcp/22",
+            ],
+        );
+        assert!(
+            reply.answer.starts_with("audited: web -> db tcp/22\n"),
+            "{}",
+            reply.answer
+        );
+        assert_eq!(reply.code, NO);
+    }
+
+    #[test]
+    fn explain_refuses_what_it_cannot_answer() {
+        for (from, to, port, said) in [
+            (
+                "webb",
+                "db",
+                "tcp/22",
+                "the policy has no segment `webb`; did you mean `web`?",
+            ),
+            ("web", "any", "tcp/22", "the policy has no segment `any`"),
+            (
+                "web",
+                "db",
+                "tcp/1-2",
+                "`tcp/1-2` is more than one port; ask about one of them, as in `tcp/1`",
+            ),
+            (
+                "web",
+                "db",
+                "22",
+                "`22` is not a port; write `tcp/22` or `udp/22`",
+            ),
+        ] {
+            let reply = ask(
+                RIGHT,
+                &["explain", "PATH", "--from", from, "--to", to, "--port", port],
+            );
+            assert_eq!(
+                (reply.complaint, reply.code),
+                (format!("error: {said}\n"), INVALID)
+            );
+        }
+    }
 }

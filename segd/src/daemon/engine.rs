@@ -6,6 +6,7 @@ use std::{
 };
 
 use segd_common::{
+    address::NAMESPACE_PLAIN,
     config::Active,
     segment::{FIRST_SEGMENT, PROBE, SegmentIndex},
     workload::Identity,
@@ -138,7 +139,7 @@ impl Engine {
         let names: BTreeMap<SegmentIndex, String> =
             before.by_name.iter().map(|(name, index)| (*index, name.clone())).collect();
         self.tag_all(active, slot, revision, &tables, &selectors, &names)?;
-        self.write_owners(slot)?;
+        self.write_owners(slot, &tables)?;
         Ok((tables, selectors))
     }
 
@@ -187,14 +188,17 @@ impl Engine {
     }
 
     /// Says under a slot's revision who lives in which namespace.
-    pub(super) fn write_owners(&self, slot: u32) -> Result<(), ApplyError> {
+    pub(super) fn write_owners(&self, slot: u32, tables: &CompiledTables) -> Result<(), ApplyError> {
         for info in &self.namespaces {
             let identity = |id: u64| -> Option<Identity> {
                 let entry = self.cgroups.read(id).ok()??;
                 let slot = entry.slots.get(slot as usize & 1)?;
                 (slot.revision != 0).then_some(slot.identity)
             };
-            let (owner, flags) = owner(info, &identity);
+            let (owner, mut flags) = owner(info, &identity);
+            if !info.addresses.iter().any(|address| tables.claims(address)) {
+                flags |= NAMESPACE_PLAIN;
+            }
             self.places.set_owner(info.cookie, slot, owner, flags)?;
         }
         Ok(())
@@ -208,8 +212,9 @@ impl Engine {
     pub fn set_namespaces(&mut self, list: Vec<NamespaceInfo>) -> Result<(), ApplyError> {
         self.namespaces = list;
         // Owners go first: an address without an owner is judged by its receiver alone.
-        for slot in [0, 1] {
-            self.write_owners(slot)?;
+        // The other slot gets its owners with its revision.
+        if let Some(in_force) = &self.in_force {
+            self.write_owners(in_force.active.slot(), &in_force.tables)?;
         }
         let places = self.namespaces.iter();
         self.places

@@ -260,7 +260,11 @@ fn log_from_kernel(datapath: &mut Datapath) {
     let Some(logger) = datapath.take_logger() else {
         return;
     };
-    match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
+    // SAFETY: the logger owns its ring's descriptor and keeps it open for as long as it lives.
+    let watched = unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE)
+    };
+    match watched {
         Ok(mut logger) => {
             tokio::spawn(async move {
                 while let Ok(mut ready) = logger.readable_mut().await {

@@ -14,13 +14,13 @@ use segd_common::{
 use super::engine::{ApplyError, Engine, bears_probe};
 use crate::{
     datapath::cgroups::Place,
-    policy::{compiled::CompiledTables, model::SelectorKind},
+    policy::compiled::CompiledTables,
     workload::{
         births::Birth,
         cgroupfs::Cgroup,
-        glob::{PathGlob, name_matches},
         orphan::keep_orphaned,
-        selector::{Position, SelectorTables},
+        selector::{Position, SelectorTables, rivals},
+        users,
     },
 };
 
@@ -59,14 +59,22 @@ impl Engine {
             ambiguous: Vec::new(),
         };
         let root = std::sync::Arc::clone(&self.root);
-        let mut failed = None;
-        root.walk(&mut |cgroup| {
-            if failed.is_none() {
-                failed = self.tag_one(&mut walk, cgroup).err();
+        // A birth under way may have read its parent's slot before this walk wrote it, and show its directory only
+        // after the walk has passed. So: walk, wait for births under way, walk again.
+        for turn in 0..2 {
+            if turn == 1 {
+                root.await_births()?;
+                walk.ambiguous.clear();
             }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+            let mut failed = None;
+            root.walk(&mut |cgroup| {
+                if failed.is_none() {
+                    failed = self.tag_one(&mut walk, cgroup).err();
+                }
+            })?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
         }
         if !walk.ambiguous.is_empty() {
             return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
@@ -92,7 +100,7 @@ impl Engine {
         };
         // Who may choose names freely must not be able to keep a policy from being loaded.
         if position.slot.identity.flags & AMBIGUOUS != 0 && flags & CGROUP_UNTRUSTED == 0 {
-            walk.ambiguous.push(ambiguity(cgroup, &position, walk.tables));
+            walk.ambiguous.push(ambiguity(cgroup, walk.tables, flags));
         }
         let old = identity_in(known.as_ref(), walk.active);
         let old_name = walk.names.get(&old.segment).map_or("", String::as_str);
@@ -199,37 +207,19 @@ impl Engine {
     }
 }
 
-/// Names both sides of a tie, as far as the tables tell.
-fn ambiguity(cgroup: &Cgroup, position: &Position, tables: &CompiledTables) -> String {
-    let number = position.slot.selector.checked_sub(1).unwrap_or(u32::MAX) as usize;
-    let first = tables.selectors.get(number);
-    let segment = |index: SegmentIndex| tables.names.get(usize::from(index)).map_or("?", String::as_str);
-    let named = first.map_or_else(String::new, |selector| {
-        format!(": `{}` by `{}` ({})", segment(selector.segment), selector.kind, selector.location)
-    });
-    let others: Vec<String> = tables
-        .selectors
-        .iter()
-        .filter(|other| first.is_some_and(|first| other.segment != first.segment))
-        .filter(|other| could_tie(&other.kind, &cgroup.path))
-        .map(|other| format!("`{}` by `{}` ({})", segment(other.segment), other.kind, other.location))
+/// Names both sides of a tie.
+fn ambiguity(cgroup: &Cgroup, tables: &CompiledTables, flags: u16) -> String {
+    let names: Vec<(&[u8], u16)> =
+        cgroup.path.split('/').filter(|name| !name.is_empty()).map(|name| (name.as_bytes(), flags)).collect();
+    let sides: Vec<String> = rivals(tables, &users::uid, &names)
+        .into_iter()
+        .filter_map(|number| tables.selectors.get(number.checked_sub(1)? as usize))
+        .map(|side| {
+            let segment = tables.names.get(usize::from(side.segment)).map_or("?", String::as_str);
+            format!("`{segment}` by `{}` ({})", side.kind, side.location)
+        })
         .collect();
-    let others = if others.is_empty() { String::new() } else { format!(", {}", others.join(", ")) };
-    format!("cgroup `{}` is claimed by two segments with equal right{named}{others}", cgroup.path)
-}
-
-/// Whether a selector mentions a cgroup's path or its last component: good enough for a message.
-fn could_tie(kind: &SelectorKind, path: &str) -> bool {
-    let names: Vec<&[u8]> = path.split('/').filter(|name| !name.is_empty()).map(str::as_bytes).collect();
-    match kind {
-        SelectorKind::Cgroup(components) => {
-            let glob = PathGlob::new(components);
-            let end = names.iter().fold(glob.start(), |at, name| glob.advance(&at, name));
-            glob.matches(&end)
-        }
-        SelectorKind::Systemd(unit) => names.iter().any(|name| name_matches(unit.as_bytes(), name)),
-        _ => false,
-    }
+    format!("cgroup `{}` is claimed with equal right: {}", cgroup.path, sides.join(", "))
 }
 
 fn watched(

@@ -1,6 +1,6 @@
 //! Reading the kernel's counts, summed over CPUs.
 
-use segd_common::counter::{Counter, CounterKey, MAX_COUNTERS, stat};
+use segd_common::counter::{Counter, CounterKey, stat};
 
 use super::{Error, kernel, map::Map, pins::Pins};
 
@@ -41,10 +41,9 @@ impl Counters {
         })
     }
 
-    /// How many different counters there can be.
-    #[must_use]
-    pub fn capacity(&self) -> u32 {
-        MAX_COUNTERS
+    /// How many different counters there are.
+    pub fn used(&self) -> Result<usize, Error> {
+        Ok(self.counters.keys()?.len())
     }
 
     /// Reads everything.

@@ -163,7 +163,7 @@ fn living(pin: &Path) -> io::Result<Option<OwnedFd>> {
         Err(error) => return Err(error),
     };
     let info = sys::link_info(link.as_fd())?;
-    Ok((info.target[0] != 0 || info.target[1] != 0).then_some(link))
+    Ok(info.hangs().then_some(link))
 }
 
 /// Pins a link in place of what is pinned there, without a moment in between.
@@ -207,7 +207,7 @@ fn look(pin: &Path, hook: String, note: String) -> Attached {
     };
     match sys::link_info(link.as_fd()) {
         Ok(info) => {
-            let attached = info.target[0] != 0 || info.target[1] != 0;
+            let attached = info.hangs();
             let note = if attached { note } else { "somebody detached the link".to_owned() };
             Attached { hook, attached, link: info.id, note }
         }

@@ -71,6 +71,12 @@ impl Places {
         Ok(())
     }
 
+    /// How many addresses are known.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.written.len()
+    }
+
     /// Says who lives in a namespace under the revision of a slot.
     pub fn set_owner(&self, cookie: u64, slot: u32, owner: u16, flags: u16) -> Result<(), Error> {
         let slot = slot as usize & 1;

@@ -190,6 +190,14 @@ pub struct LinkInfo {
     pub target: [u32; 8],
 }
 
+impl LinkInfo {
+    /// Whether it still hangs on its hook. A tracepoint's link cannot be detached while somebody holds it.
+    pub fn hangs(&self) -> bool {
+        const RAW_TRACEPOINT: u32 = 1;
+        self.kind == RAW_TRACEPOINT || self.target[0] != 0 || self.target[1] != 0
+    }
+}
+
 /// What the kernel says of a link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();

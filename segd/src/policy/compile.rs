@@ -334,3 +334,6 @@ fn prefixes_and_selectors(
     }
     fits("address prefixes", tables.prefixes.len(), MAX_PREFIXES as usize)
 }
+
+#[cfg(test)]
+mod tests;

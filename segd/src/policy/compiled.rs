@@ -81,6 +81,17 @@ impl CompiledTables {
 }
 
 impl CompiledTables {
+    /// Whether a segment claims an address on the network.
+    #[must_use]
+    pub fn claims(&self, address: &Address) -> bool {
+        let inside = |prefix: &Address, bits: u32| {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            (u128::from_be_bytes(*prefix) ^ u128::from_be_bytes(*address)) & mask == 0
+        };
+        let covering = self.prefixes.iter().filter(|(prefix, bits, _)| inside(prefix, *bits));
+        covering.max_by_key(|(_, bits, _)| *bits).is_some_and(|(_, _, index)| *index >= segment::FIRST_SEGMENT)
+    }
+
     /// Writes the kernel's layout. Whatever stood in `out` is gone.
     pub fn fill(&self, revision: u32, out: &mut PolicyTables) {
         out.revision = revision;

@@ -2,7 +2,10 @@
 //!
 //! Deliberately absent: anything that would refuse a policy.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     diagnostic::{Code, Diagnostic, Span},
@@ -12,7 +15,7 @@ use super::{
 
 /// Adds warnings about a resolved policy. `segments` and `rules` say where they stand.
 pub fn lint(policy: &Policy, segments: &BTreeMap<String, Span>, rules: &[Span], out: &mut Vec<Diagnostic>) {
-    let peers = Numbering::new(policy);
+    let mut peers = Numbering::new(policy);
     let looked_at: Vec<Looked> = policy
         .rules
         .iter()
@@ -36,15 +39,15 @@ pub fn lint(policy: &Policy, segments: &BTreeMap<String, Span>, rules: &[Span], 
                 .or_else(|| looked.forbidden(&denies)),
         );
     }
-    unused(policy, segments, &looked_at, out);
+    unused(policy, segments, &peers, &looked_at, out);
 }
 
 /// A rule with its ends as sets of numbers.
 struct Looked<'p> {
     rule: &'p Rule,
     span: Span,
-    from: Bits,
-    to: Bits,
+    from: Arc<Bits>,
+    to: Arc<Bits>,
 }
 
 impl Looked<'_> {
@@ -126,7 +129,18 @@ impl Looked<'_> {
 }
 
 /// Segments nobody can enter, and segments nobody speaks of.
-fn unused(policy: &Policy, spans: &BTreeMap<String, Span>, rules: &[Looked], out: &mut Vec<Diagnostic>) {
+fn unused(
+    policy: &Policy,
+    spans: &BTreeMap<String, Span>,
+    peers: &Numbering<'_>,
+    rules: &[Looked<'_>],
+    out: &mut Vec<Diagnostic>,
+) {
+    let mut named = Bits(vec![0; peers.numbers.len().div_ceil(64)]);
+    for looked in rules {
+        named.add(&looked.from);
+        named.add(&looked.to);
+    }
     for (name, segment) in &policy.segments {
         let Some(span) = spans.get(name) else { continue };
         if segment.selectors.is_empty() {
@@ -134,11 +148,11 @@ fn unused(policy: &Policy, spans: &BTreeMap<String, Span>, rules: &[Looked], out
             let diagnostic = Diagnostic::warning(Code::EmptySegment, *span, message);
             out.push(diagnostic.help("add a matcher under `match`"));
         }
-        let peer = Peer::Segment(name.clone());
-        let named = rules
-            .iter()
-            .any(|looked| looked.rule.from.contains(&peer) || looked.rule.to.contains(&peer));
-        if !named {
+        if !peers
+            .numbers
+            .get(name.as_str())
+            .is_some_and(|number| named.has(*number))
+        {
             let message = format!("no rule speaks of segment `{name}`");
             let help = "its members reach nobody and nobody reaches them; if that is meant, say so with a `deny` rule";
             out.push(Diagnostic::warning(Code::UnusedSegment, *span, message).help(help));
@@ -165,6 +179,8 @@ fn within(a: &[Interval], b: &[Interval]) -> bool {
 /// Peers by number, so that comparing ends is comparing words.
 struct Numbering<'p> {
     numbers: BTreeMap<&'p str, usize>,
+    /// Most rules share their sets. Never iterated over.
+    known: BTreeMap<*const BTreeSet<Peer>, Arc<Bits>>,
 }
 
 impl<'p> Numbering<'p> {
@@ -172,26 +188,20 @@ impl<'p> Numbering<'p> {
         let names = ["host", "world"]
             .into_iter()
             .chain(policy.segments.keys().map(String::as_str));
+        let numbers = names.enumerate().map(|(number, name)| (name, number)).collect();
         Numbering {
-            numbers: names.enumerate().map(|(number, name)| (name, number)).collect(),
+            numbers,
+            known: BTreeMap::new(),
         }
     }
 
-    fn set<'a>(&self, peers: impl IntoIterator<Item = &'a Peer>) -> Bits {
-        let mut bits = Bits(vec![0; self.numbers.len().div_ceil(64)]);
-        for peer in peers {
-            let name = match peer {
-                Peer::Host => "host",
-                Peer::World => "world",
-                Peer::Segment(name) => name,
-            };
-            if let Some(number) = self.numbers.get(name)
-                && let Some(word) = bits.0.get_mut(number / 64)
-            {
-                *word |= 1 << (number % 64);
-            }
-        }
-        bits
+    fn set(&mut self, peers: &Arc<BTreeSet<Peer>>) -> Arc<Bits> {
+        let numbers = &self.numbers;
+        let bits = self
+            .known
+            .entry(Arc::as_ptr(peers))
+            .or_insert_with(|| Arc::new(Bits::of(peers, numbers)));
+        Arc::clone(bits)
     }
 }
 
@@ -199,6 +209,35 @@ impl<'p> Numbering<'p> {
 struct Bits(Vec<u64>);
 
 impl Bits {
+    fn of(peers: &BTreeSet<Peer>, numbers: &BTreeMap<&str, usize>) -> Bits {
+        let mut bits = Bits(vec![0; numbers.len().div_ceil(64)]);
+        for peer in peers {
+            let name = match peer {
+                Peer::Host => "host",
+                Peer::World => "world",
+                Peer::Segment(name) => name,
+            };
+            if let Some(number) = numbers.get(name)
+                && let Some(word) = bits.0.get_mut(number / 64)
+            {
+                *word |= 1 << (number % 64);
+            }
+        }
+        bits
+    }
+
+    fn add(&mut self, other: &Bits) {
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word |= other;
+        }
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.0
+            .get(number / 64)
+            .is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
+
     fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
@@ -235,12 +274,7 @@ mod tests {
                      {from: {l: other}, to: a, ports: [any]}]";
         assert_eq!(
             warnings(source_of(TWO, rules, "[]")),
-            [
-                "unused-segment",
-                "matches-nothing",
-                "matches-nothing",
-                "matches-nothing"
-            ]
+            ["matches-nothing", "matches-nothing", "matches-nothing"]
         );
     }
 

@@ -1,6 +1,9 @@
 //! The resolved policy: every name found, every port parsed, every conflict excluded. Holds no serde type.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use segd_common::service::Service;
 
@@ -143,9 +146,10 @@ pub struct Rule {
     /// Opens or forbids.
     pub action: Action,
     /// Who may initiate. `any` is resolved to every segment, `world` and `host`. May be empty: matches nothing.
-    pub from: BTreeSet<Peer>,
+    /// Rules that name the same peers in the same way share the set.
+    pub from: Arc<BTreeSet<Peer>>,
     /// Towards whom.
-    pub to: BTreeSet<Peer>,
+    pub to: Arc<BTreeSet<Peer>>,
     /// Inclusive intervals of services, sorted, disjoint and not adjacent.
     pub services: Vec<(Service, Service)>,
     /// What the user wrote, on one line, cut where it is long.

@@ -10,13 +10,16 @@ mod rule;
 mod conflict;
 mod capacity;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     diagnostic::{Code, Diagnostic, Places, Severity, Span},
     document::{self, Document, Text},
     lint,
-    model::{Mode, Policy, Selector, Source},
+    model::{Mode, Peer, Policy, Selector, Source},
 };
 
 /// Resolves all sources into one policy, with warnings; or says everything that is wrong with them.
@@ -55,6 +58,8 @@ struct Resolver<'s> {
     rule_spans: Vec<Span>,
     /// Every selector with its segment.
     claims: Vec<Claim>,
+    /// Peers that were looked up before, by labels; `any` has none.
+    looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
 }
 
 /// A selector and where it stands.
@@ -75,6 +80,7 @@ impl<'s> Resolver<'s> {
             segment_spans: BTreeMap::new(),
             rule_spans: Vec::new(),
             claims: Vec::new(),
+            looked_up: BTreeMap::new(),
         }
     }
 

@@ -1,15 +1,18 @@
 //! `segd policy check`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{INVALID, YES, answer, complain, style};
+use super::{INVALID, Reply, YES};
 use crate::{
     output::{
         Format,
         policy::{Check as Answer, Summary, findings, print},
     },
-    policy::compile::{CompileError, compile},
-    policy::compiled::SegmentIndexes,
+    policy::{
+        compile::{CompileError, compile},
+        compiled::SegmentIndexes,
+        diagnostic::Style,
+    },
     source::{self, LoadError, Loaded},
 };
 
@@ -20,7 +23,7 @@ pub struct Check {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     /// Take a policy without any document
     #[arg(long)]
@@ -28,70 +31,69 @@ pub struct Check {
 }
 
 impl Check {
-    /// Runs it.
-    pub(super) fn run(self) -> ExitCode {
+    /// The answer. Errors are complaints for people and part of the answer for machines.
+    pub(super) fn reply(&self, style: Style) -> Reply {
         match source::load(&self.paths, self.allow_empty) {
-            Ok(loaded) => self.valid(&loaded),
-            Err(error) => self.invalid(&error),
+            Ok(loaded) => match fits(&loaded) {
+                Ok(()) => self.valid(&loaded, style),
+                Err(error) => self.invalid(Some(error.to_string()), Vec::new(), format!("error: {error}\n")),
+            },
+            Err(LoadError::Unreadable(error)) => {
+                self.invalid(Some(error.to_string()), Vec::new(), format!("error: {error}\n"))
+            }
+            Err(error @ LoadError::Invalid { .. }) => {
+                let mut complaint = error.render(style);
+                let mut found = Vec::new();
+                if let LoadError::Invalid {
+                    diagnostics, sources, ..
+                } = &error
+                {
+                    complaint.push_str(&format!("\ninvalid: {}\n", counted(diagnostics.len(), "error")));
+                    found = findings(diagnostics, sources);
+                }
+                self.invalid(None, found, complaint)
+            }
         }
     }
 
-    fn valid(&self, loaded: &Loaded) -> ExitCode {
-        if let Err(error) = try_compile(loaded) {
-            let answer_value = Answer {
-                valid: false,
-                summary: None,
-                error: Some(error.to_string()),
-                diagnostics: Vec::new(),
-            };
-            if self.output == Format::Table {
-                complain(&format!("error: {error}\n"));
-            }
-            return answer(print(self.output, &answer_value, |_| String::new()), INVALID);
-        }
-        let value = Answer {
+    fn valid(&self, loaded: &Loaded, style: Style) -> Reply {
+        let answer = Answer {
             valid: true,
             summary: Some(Summary::of(&loaded.policy, loaded.sources.len())),
             error: None,
             diagnostics: findings(&loaded.warnings, &loaded.sources),
         };
-        if self.output == Format::Table {
-            complain(&loaded.render_warnings(style()));
-        }
-        answer(print(self.output, &value, table), YES)
+        let complaint = match self.output {
+            Format::Table => loaded.render_warnings(style),
+            Format::Json | Format::Yaml => String::new(),
+        };
+        Reply::of(print(self.output, &answer, table), complaint, YES)
     }
 
-    fn invalid(&self, error: &LoadError) -> ExitCode {
-        let value = match error {
-            LoadError::Unreadable(error) => Answer {
-                valid: false,
-                summary: None,
-                error: Some(error.to_string()),
-                diagnostics: Vec::new(),
-            },
-            LoadError::Invalid {
-                diagnostics, sources, ..
-            } => Answer {
-                valid: false,
-                summary: None,
-                error: None,
-                diagnostics: findings(diagnostics, sources),
-            },
+    fn invalid(
+        &self,
+        error: Option<String>,
+        diagnostics: Vec<crate::output::policy::Finding>,
+        complaint: String,
+    ) -> Reply {
+        let answer = Answer {
+            valid: false,
+            summary: None,
+            error,
+            diagnostics,
         };
-        if self.output == Format::Table {
-            complain(&error.render(style()));
-            if let LoadError::Invalid { diagnostics, .. } = error {
-                complain(&format!("\ninvalid: {}\n", counted(diagnostics.len(), "error")));
-            }
-        }
-        answer(print(self.output, &value, |_| String::new()), INVALID)
+        let complaint = match self.output {
+            Format::Table => complaint,
+            Format::Json | Format::Yaml => String::new(),
+        };
+        Reply::of(print(self.output, &answer, |_| String::new()), complaint, INVALID)
     }
 }
 
 /// Whether it fits into the kernel tables.
-fn try_compile(loaded: &Loaded) -> Result<(), CompileError> {
+fn fits(loaded: &Loaded) -> Result<(), CompileError> {
     let mut indexes = SegmentIndexes::default();
-    indexes.allocate(&loaded.policy, &std::collections::BTreeSet::new())?;
+    indexes.allocate(&loaded.policy, &BTreeSet::new())?;
     compile(&loaded.policy, &indexes, None).map(drop)
 }
 
@@ -100,14 +102,19 @@ fn table(answer: &Answer) -> String {
     let Some(summary) = &answer.summary else {
         return String::new();
     };
-    let mut line = format!("ok: {}, ", counted(summary.segments, "segment"));
-    line.push_str(&counted(summary.allow + summary.deny, "rule"));
-    line.push_str(&format!(" ({} allow, {} deny), ", summary.allow, summary.deny));
-    line.push_str(&counted(summary.files, "file"));
+    let mut line = format!(
+        "ok: {}, {} ({} allow, {} deny), {}",
+        counted(summary.segments, "segment"),
+        counted(summary.allow + summary.deny, "rule"),
+        summary.allow,
+        summary.deny,
+        counted(summary.files, "file")
+    );
     if !answer.diagnostics.is_empty() {
         line.push_str(&format!(", {}", counted(answer.diagnostics.len(), "warning")));
     }
-    line + "\n"
+    line.push('\n');
+    line
 }
 
 /// `1 rule`, `2 rules`.

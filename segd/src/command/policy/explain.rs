@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
-use segd_common::verdict::Outcome;
+use segd_common::{service::Service, verdict::Outcome};
 
-use super::{INVALID, NO, YES, answer, complain, style};
+use super::{INVALID, NO, Reply, YES};
 use crate::{
     output::{
         Format,
         policy::{Explained, print},
     },
-    policy::{compile::compile, compiled::SegmentIndexes, explain::explain, port},
+    policy::{compile::compile, compiled::SegmentIndexes, diagnostic::Style, explain::explain, port},
     source,
 };
 
@@ -30,37 +30,46 @@ pub struct Explain {
     #[arg(long, value_name = "PORT")]
     port: String,
     /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     /// The daemon's control socket
-    #[arg(long, value_name = "PATH", default_value = "/run/segd/control.sock")]
+    #[arg(
+        long,
+        env = "SEGD_CONTROL",
+        value_name = "PATH",
+        default_value = "/run/segd/control.sock"
+    )]
     control: PathBuf,
 }
 
 impl Explain {
-    /// Runs it.
-    pub(super) fn run(self) -> ExitCode {
-        let service = match port::parse_one(&self.port) {
-            Ok(service) => service,
-            Err(problem) => {
-                let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
-                return refuse(&format!("{}{help}", problem.message));
-            }
-        };
-        if self.paths.is_empty() {
-            return crate::command::live::explain(
-                &self.control,
-                &self.from,
-                &self.to,
-                &self.port,
-                self.output,
-            );
+    /// Whether no policy was given.
+    pub(super) fn asks_the_daemon(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Hands the question to the daemon.
+    pub(super) fn ask_the_daemon(&self) -> ExitCode {
+        if let Err(refusal) = self.service() {
+            return refusal.send();
         }
+        crate::command::live::explain(&self.control, &self.from, &self.to, &self.port, self.output)
+    }
+
+    /// The answer from the policy that was given.
+    pub(super) fn reply(&self, style: Style) -> Reply {
+        let service = match self.service() {
+            Ok(service) => service,
+            Err(refusal) => return refusal,
+        };
         let loaded = match source::load(&self.paths, true) {
             Ok(loaded) => loaded,
             Err(error) => {
-                complain(&error.render(style()));
-                return ExitCode::from(INVALID);
+                return Reply {
+                    complaint: error.render(style),
+                    code: INVALID,
+                    ..Reply::default()
+                };
             }
         };
         let mut indexes = SegmentIndexes::default();
@@ -69,26 +78,27 @@ impl Explain {
             .and_then(|()| compile(&loaded.policy, &indexes, None));
         let tables = match tables {
             Ok(tables) => tables,
-            Err(error) => return refuse(&error.to_string()),
+            Err(error) => return Reply::refusal(&error.to_string()),
         };
         match explain(&loaded.policy, &tables, &self.from, &self.to, service) {
             Ok(explanation) => {
-                let code = if explanation.outcome == Outcome::Denied {
-                    NO
-                } else {
+                // What only audit mode lets pass is denied: that is what the policy says.
+                let code = if explanation.outcome == Outcome::Allowed {
                     YES
+                } else {
+                    NO
                 };
-                answer(
-                    print(self.output, &Explained::from(&explanation), Explained::table),
-                    code,
-                )
+                let answer = print(self.output, &Explained::from(&explanation), Explained::table);
+                Reply::of(answer, String::new(), code)
             }
-            Err(unknown) => refuse(&unknown.to_string()),
+            Err(unknown) => Reply::refusal(&unknown.to_string()),
         }
     }
-}
 
-fn refuse(message: &str) -> ExitCode {
-    complain(&format!("error: {message}\n"));
-    ExitCode::from(INVALID)
+    fn service(&self) -> Result<Service, Reply> {
+        port::parse_one(&self.port).map_err(|problem| {
+            let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
+            Reply::refusal(&format!("{}{help}", problem.message))
+        })
+    }
 }

@@ -1,6 +1,9 @@
 //! Bundles of rules with the same ends, and groups of segments that stand in the same bundles.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use segd_common::segment::{self, SegmentIndex};
 
@@ -39,9 +42,13 @@ impl Groups {
     ///
     /// If a segment has no index.
     pub fn new(policy: &Policy, indexes: &SegmentIndexes) -> Result<Groups, CompileError> {
-        let mut by_ends: BTreeMap<(&BTreeSet<Peer>, &BTreeSet<Peer>), Vec<usize>> = BTreeMap::new();
+        let mut ends = Ends::default();
+        let mut by_ends: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (index, rule) in policy.rules.iter().enumerate() {
-            by_ends.entry((&rule.from, &rule.to)).or_default().push(index);
+            by_ends
+                .entry((ends.number(&rule.from), ends.number(&rule.to)))
+                .or_default()
+                .push(index);
         }
         let mut members = vec![segment::HOST, segment::WORLD];
         for name in policy.segments.keys() {
@@ -52,8 +59,8 @@ impl Groups {
             members.iter().map(|index| (*index, Vec::new())).collect();
         let mut admits = initiates.clone();
         for (bundle, ((from, to), rules)) in by_ends.into_iter().enumerate() {
-            for (ends, table) in [(from, &mut initiates), (to, &mut admits)] {
-                for peer in ends {
+            for (number, table) in [(from, &mut initiates), (to, &mut admits)] {
+                for peer in ends.peers(number) {
                     table.entry(peer_index(peer, indexes)?).or_default().push(bundle);
                 }
             }
@@ -120,6 +127,33 @@ impl Groups {
             .collect();
         rules.sort_unstable();
         rules
+    }
+}
+
+/// Sets of peers, numbered as they are met.
+#[derive(Default)]
+struct Ends<'p> {
+    sets: Vec<&'p BTreeSet<Peer>>,
+    by_content: BTreeMap<&'p BTreeSet<Peer>, usize>,
+    /// Most rules share their sets: comparing addresses spares comparing names. Never iterated over.
+    by_address: BTreeMap<*const BTreeSet<Peer>, usize>,
+}
+
+impl<'p> Ends<'p> {
+    fn number(&mut self, set: &'p Arc<BTreeSet<Peer>>) -> usize {
+        if let Some(number) = self.by_address.get(&Arc::as_ptr(set)) {
+            return *number;
+        }
+        let number = *self.by_content.entry(set).or_insert(self.sets.len());
+        if number == self.sets.len() {
+            self.sets.push(set);
+        }
+        self.by_address.insert(Arc::as_ptr(set), number);
+        number
+    }
+
+    fn peers(&self, number: usize) -> impl Iterator<Item = &'p Peer> {
+        self.sets.get(number).into_iter().flat_map(|set| set.iter())
     }
 }
 

@@ -67,22 +67,33 @@ enum Drawn<'a> {
     Place(Origin<'a>),
 }
 
+/// A marked place.
+struct Mark<'a> {
+    span: Span,
+    kind: AnnotationKind,
+    label: Option<&'a str>,
+}
+
 /// One snippet for each file, the file of the mark first.
 fn snippets<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Vec<Drawn<'a>> {
     let Some(primary) = diagnostic.span else {
         return Vec::new();
     };
-    let mut files: BTreeMap<(bool, usize), Vec<(Span, bool, Option<&str>)>> = BTreeMap::new();
-    files
-        .entry((false, primary.file))
-        .or_default()
-        .push((primary, true, diagnostic.label.as_deref()));
+    let first = Mark {
+        span: primary,
+        kind: AnnotationKind::Primary,
+        label: diagnostic.label.as_deref(),
+    };
+    let mut files: BTreeMap<(bool, usize), Vec<Mark<'_>>> = BTreeMap::new();
+    files.entry((false, primary.file)).or_default().push(first);
     for label in &diagnostic.related {
-        let other = label.span.file != primary.file;
-        files
-            .entry((other, label.span.file))
-            .or_default()
-            .push((label.span, false, Some(&label.text)));
+        let elsewhere = label.span.file != primary.file;
+        let mark = Mark {
+            span: label.span,
+            kind: AnnotationKind::Context,
+            label: Some(&label.text),
+        };
+        files.entry((elsewhere, label.span.file)).or_default().push(mark);
     }
     files
         .into_iter()
@@ -91,30 +102,21 @@ fn snippets<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Vec<Drawn<
 }
 
 /// The marked lines of one file.
-fn draw<'a>(
-    sources: &'a [Source],
-    file: usize,
-    marks: &[(Span, bool, Option<&'a str>)],
-) -> Option<Drawn<'a>> {
+fn draw<'a>(sources: &'a [Source], file: usize, marks: &[Mark<'a>]) -> Option<Drawn<'a>> {
     let source = sources.get(file)?;
     if marks
         .iter()
-        .any(|(span, ..)| line_of(source, *span).len() > LONGEST_LINE)
+        .any(|mark| line_of(source, mark.span).len() > LONGEST_LINE)
     {
-        let at = Places::new(sources).locate(marks.first()?.0);
+        let at = Places::new(sources).locate(marks.first()?.span);
         let origin = Origin::path(source.name.as_str()).line(at.line as usize);
         return Some(Drawn::Place(origin.char_column(at.column as usize)));
     }
     let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
-    for (span, primary, label) in marks {
-        let kind = if *primary {
-            AnnotationKind::Primary
-        } else {
-            AnnotationKind::Context
-        };
-        let (start, end) = on_one_line(source, *span);
-        let mut annotation = kind.span(start..end);
-        if let Some(label) = label {
+    for mark in marks {
+        let (start, end) = on_one_line(source, mark.span);
+        let mut annotation = mark.kind.span(start..end);
+        if let Some(label) = mark.label {
             annotation = annotation.label(clean(label));
         }
         snippet = snippet.annotation(annotation);

@@ -1,6 +1,9 @@
 //! Rules: peers looked up, ports parsed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use segd_common::service;
 
@@ -106,62 +109,80 @@ impl Resolver<'_> {
     }
 
     /// Who an end of a rule is; `None` if a name in it is unknown.
-    fn peers(&mut self, peers: Option<&Peers>) -> Option<BTreeSet<Peer>> {
-        let peers = peers?;
-        match &peers.kind {
+    fn peers(&mut self, peers: Option<&Peers>) -> Option<Arc<BTreeSet<Peer>>> {
+        match &peers?.kind {
             PeersKind::Labels(labels) => Some(self.labelled(labels)),
-            PeersKind::Names(names) => {
-                let mut found = BTreeSet::new();
-                let mut seen = BTreeMap::new();
-                let mut unknown = false;
-                for name in names {
-                    if let Some(first) = seen.insert(name.value.as_str(), name.span) {
-                        let message = format!("`{}` is listed twice", name.value);
-                        let diagnostic = Diagnostic::warning(Code::Redundant, name.span, message);
-                        self.report(diagnostic.related(first, "first here"));
-                    }
-                    match name.value.as_str() {
-                        "host" => drop(found.insert(Peer::Host)),
-                        "world" => drop(found.insert(Peer::World)),
-                        "any" => found.extend(self.everyone()),
-                        known if self.segment_spans.contains_key(known) => {
-                            found.insert(Peer::Segment(known.to_owned()));
-                        }
-                        _ => {
-                            unknown = true;
-                            self.undeclared(name);
-                        }
-                    }
-                }
-                (!unknown).then_some(found)
+            PeersKind::Names(names) => self.named(names),
+        }
+    }
+
+    fn named(&mut self, names: &[Text]) -> Option<Arc<BTreeSet<Peer>>> {
+        let mut found = BTreeSet::new();
+        let mut seen = BTreeMap::new();
+        let (mut any, mut unknown) = (false, false);
+        for name in names {
+            if let Some(first) = seen.insert(name.value.as_str(), name.span) {
+                let message = format!("`{}` is listed twice", name.value);
+                let diagnostic = Diagnostic::warning(Code::Redundant, name.span, message);
+                self.report(diagnostic.related(first, "first here"));
             }
+            match name.value.as_str() {
+                "any" => any = true,
+                "host" => drop(found.insert(Peer::Host)),
+                "world" => drop(found.insert(Peer::World)),
+                known if self.segment_spans.contains_key(known) => {
+                    found.insert(Peer::Segment(known.to_owned()));
+                }
+                _ => {
+                    unknown = true;
+                    self.undeclared(name);
+                }
+            }
+        }
+        match (unknown, any) {
+            (true, _) => None,
+            (false, true) => Some(self.everyone()),
+            (false, false) => Some(Arc::new(found)),
         }
     }
 
     /// Every segment, `world` and `host`.
-    fn everyone(&self) -> impl Iterator<Item = Peer> {
-        let segments = self.policy.segments.keys().cloned().map(Peer::Segment);
-        [Peer::Host, Peer::World].into_iter().chain(segments)
+    fn everyone(&mut self) -> Arc<BTreeSet<Peer>> {
+        let segments = &self.policy.segments;
+        let everyone = || {
+            let segments = segments.keys().cloned().map(Peer::Segment);
+            Arc::new([Peer::Host, Peer::World].into_iter().chain(segments).collect())
+        };
+        Arc::clone(self.looked_up.entry(Vec::new()).or_insert_with(everyone))
     }
 
     /// Every segment that has all of the labels. No labels are no segments: empty means nothing.
-    fn labelled(&self, labels: &[(Text, Text)]) -> BTreeSet<Peer> {
+    fn labelled(&mut self, labels: &[(Text, Text)]) -> Arc<BTreeSet<Peer>> {
         if labels.is_empty() {
-            return BTreeSet::new();
+            return Arc::default();
         }
-        let has_all = |have: &BTreeMap<String, String>| {
-            labels
-                .iter()
-                .all(|(key, value)| have.get(&key.value) == Some(&value.value))
-        };
+        let mut wanted: Vec<(String, String)> = labels
+            .iter()
+            .map(|(key, value)| (key.value.clone(), value.value.clone()))
+            .collect();
+        wanted.sort_unstable();
+        if let Some(found) = self.looked_up.get(&wanted) {
+            return Arc::clone(found);
+        }
+        let has_all =
+            |have: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| have.get(key) == Some(value));
         let segments = self
             .policy
             .segments
             .values()
             .filter(|segment| has_all(&segment.labels));
-        segments
-            .map(|segment| Peer::Segment(segment.name.clone()))
-            .collect()
+        let found = Arc::new(
+            segments
+                .map(|segment| Peer::Segment(segment.name.clone()))
+                .collect(),
+        );
+        self.looked_up.insert(wanted, Arc::clone(&found));
+        found
     }
 
     fn undeclared(&mut self, name: &Text) {

@@ -1,0 +1,200 @@
+//! What is in force, as rows for people and dashboards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segd_common::{
+    counter::MAX_COUNTERS,
+    segment::{FIRST_SEGMENT, PROBE, SEGMENT_AUDIT, segment_id},
+    tables::{MAX_CLASSES, MAX_RANGES, MAX_RULES, TABLES_AUDIT, Tables as _},
+    workload::{AMBIGUOUS, CgroupSlot, MAX_CGROUPS, MAX_EDGES, ORPHANED, PENDING},
+};
+
+use super::{engine::Engine, report::chain};
+use crate::{
+    control::types::{SegmentRow, WorkloadRow},
+    policy::model::SelectorKind,
+    workload::cgroupfs::Cgroup,
+};
+
+impl Engine {
+    /// A cgroup's slot under the revision in force.
+    fn slot_of(&self, id: u64) -> Option<CgroupSlot> {
+        let active = self.in_force.as_ref()?.active;
+        self.cgroups.read(id).ok()??.slots.get(active.slot() as usize).copied()
+    }
+
+    /// How many workloads each segment has.
+    pub(super) fn workload_counts(&self) -> Vec<(String, u64)> {
+        let Some(in_force) = &self.in_force else {
+            return Vec::new();
+        };
+        let mut counts: BTreeMap<String, u64> =
+            in_force.policy.segments.keys().map(|name| (name.clone(), 0)).collect();
+        for id in self.cgroups.ids().unwrap_or_default() {
+            if let Some(slot) = self.slot_of(id)
+                && slot.identity.segment >= FIRST_SEGMENT
+                && let Some(count) = counts.get_mut(&self.name_of(slot.identity.segment))
+            {
+                *count += 1;
+            }
+        }
+        counts.into_iter().collect()
+    }
+
+    /// How full the tables are.
+    pub(super) fn map_uses(&self) -> Vec<(String, u64, u64)> {
+        let mut uses = vec![(
+            "cgroups".to_owned(),
+            self.cgroups.ids().map_or(0, |ids| ids.len() as u64),
+            u64::from(MAX_CGROUPS),
+        )];
+        if let Some(in_force) = &self.in_force {
+            let tables = &in_force.tables;
+            let mut add = |name: &str, used: usize, capacity: usize| {
+                uses.push((name.to_owned(), used as u64, capacity as u64));
+            };
+            add("segments", self.indexes.by_name.len(), segd_common::segment::MAX_SEGMENTS - usize::from(FIRST_SEGMENT));
+            add("port_sets", tables.sets.len(), MAX_CLASSES);
+            add("port_ranges", tables.ranges.len(), MAX_RANGES);
+            add("rules", tables.rules.len(), MAX_RULES);
+            add("prefixes", tables.prefixes.len(), segd_common::address::MAX_PREFIXES as usize);
+            add("selectors", in_force.selectors.edges.len(), MAX_EDGES as usize);
+            add("addresses", self.places.addresses(), segd_common::address::MAX_LOCALS as usize);
+            add("namespaces", self.namespaces.len(), segd_common::address::MAX_NAMESPACES as usize);
+        }
+        let counters = self.counters.used().unwrap_or(0);
+        uses.push(("counters".to_owned(), counters as u64, u64::from(MAX_COUNTERS)));
+        uses
+    }
+
+    /// Whether nothing is dropped by policy.
+    pub(super) fn only_audits(&self) -> bool {
+        self.in_force.as_ref().is_some_and(|in_force| {
+            let segments = in_force.policy.segments.values();
+            in_force.tables.flags & TABLES_AUDIT != 0
+                || (!in_force.policy.segments.is_empty()
+                    && segments.into_iter().all(|segment| self.audits(&segment.name)))
+        })
+    }
+
+    fn audits(&self, segment: &str) -> bool {
+        self.in_force.as_ref().is_some_and(|in_force| {
+            let index = in_force.tables.index(segment).unwrap_or(0);
+            (in_force.tables.flags & TABLES_AUDIT != 0) || in_force.tables.segment(index) & SEGMENT_AUDIT != 0
+        })
+    }
+
+    /// What is degraded.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.probe.is_none() {
+            warnings.push("there is no live probe; health rests on the links alone".to_owned());
+        }
+        if let Some(in_force) = &self.in_force {
+            for user in &in_force.selectors.unresolved_users {
+                warnings.push(format!("user `{user}` is not known on this host"));
+            }
+        }
+        if self.cgroups.overflowed().unwrap_or(false) {
+            warnings.push("the cgroup table was full: unknown cgroups are denied until the next reload".to_owned());
+        }
+        warnings
+    }
+
+    /// The policy's segments.
+    pub(super) fn segment_rows(&self) -> Vec<SegmentRow> {
+        let Some(in_force) = &self.in_force else {
+            return Vec::new();
+        };
+        let counts: BTreeMap<String, u64> = self.workload_counts().into_iter().collect();
+        let rows = in_force.policy.segments.values().map(|segment| {
+            let addresses = segment.selectors.iter().filter_map(|selector| match &selector.kind {
+                SelectorKind::Cidr { prefix, .. } => Some(prefix.to_string()),
+                _ => None,
+            });
+            SegmentRow {
+                name: segment.name.clone(),
+                id: format!("{:08x}", segment_id(&segment.name)),
+                index: in_force.tables.index(&segment.name).unwrap_or(0),
+                mode: if self.audits(&segment.name) { "audit".into() } else { "enforce".into() },
+                intra: if segment.intra { "allow".into() } else { "deny".into() },
+                workloads: counts.get(&segment.name).copied().unwrap_or(0),
+                addresses: addresses.collect(),
+                labels: segment.labels.clone(),
+                location: segment.location.to_string(),
+            }
+        });
+        rows.collect()
+    }
+
+    /// Every cgroup there is, and who it is.
+    pub(super) fn workload_rows(&self) -> Vec<WorkloadRow> {
+        let mut rows: Vec<(Cgroup, CgroupSlot)> = Vec::new();
+        let walked = self.root.walk(&mut |cgroup| {
+            if let Some(slot) = self.slot_of(cgroup.id)
+                && slot.identity.segment != PROBE
+            {
+                rows.push((cgroup.clone(), slot));
+            }
+        });
+        if let Err(error) = walked {
+            tracing::error!("listing workloads: {}", chain(&error));
+        }
+        let slots: BTreeMap<u64, (String, CgroupSlot, u64)> = rows
+            .iter()
+            .map(|(cgroup, slot)| (cgroup.id, (cgroup.path.clone(), *slot, cgroup.parent)))
+            .collect();
+        rows.iter().map(|(cgroup, slot)| self.workload_row(cgroup, slot, &slots)).collect()
+    }
+
+    fn workload_row(
+        &self,
+        cgroup: &Cgroup,
+        slot: &CgroupSlot,
+        slots: &BTreeMap<u64, (String, CgroupSlot, u64)>,
+    ) -> WorkloadRow {
+        let selectors = self.in_force.as_ref().map(|in_force| &in_force.tables.selectors);
+        let number = slot.selector.checked_sub(1).unwrap_or(u32::MAX) as usize;
+        let selector = selectors.and_then(|selectors| selectors.get(number));
+        let flags = slot.identity.flags;
+        let state = match slot.identity.segment {
+            _ if flags & ORPHANED != 0 => "orphaned",
+            _ if flags & AMBIGUOUS != 0 => "ambiguous",
+            _ if flags & PENDING != 0 => "pending",
+            segment if segment >= FIRST_SEGMENT => "tagged",
+            _ => "host",
+        };
+        let segment = match slot.identity.segment {
+            segment if segment >= FIRST_SEGMENT => self.name_of(segment),
+            _ => "host".to_owned(),
+        };
+        WorkloadRow {
+            cgroup: cgroup.path.clone(),
+            id: cgroup.id,
+            segment,
+            selector: selector.map(|selector| selector.kind.to_string()),
+            location: selector.map(|selector| selector.location.to_string()),
+            state: state.into(),
+            inherited_from: selector.and_then(|_| inherited(cgroup, slot, slots)),
+        }
+    }
+}
+
+/// The highest ancestor that has its segment by the same selector.
+fn inherited(
+    cgroup: &Cgroup,
+    slot: &CgroupSlot,
+    slots: &BTreeMap<u64, (String, CgroupSlot, u64)>,
+) -> Option<String> {
+    let mut from = None;
+    let mut at = cgroup.parent;
+    let mut seen = BTreeSet::new();
+    while let Some((path, above, parent)) = slots.get(&at) {
+        if above.selector != slot.selector || !seen.insert(at) {
+            break;
+        }
+        from = Some(path.clone());
+        at = *parent;
+    }
+    from
+}

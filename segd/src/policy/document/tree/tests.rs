@@ -1,0 +1,104 @@
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn source(text: impl Into<String>) -> Source {
+    Source {
+        name: "test.yaml".to_owned(),
+        text: text.into(),
+    }
+}
+
+#[track_caller]
+fn refused_at_once(what: &str, text: String) {
+    let start = Instant::now();
+    assert!(parse(0, &source(text)).is_err(), "{what} must be refused");
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{what} took {:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn refuses_what_was_made_to_exhaust_it() {
+    refused_at_once("depth", "[".repeat(100_000));
+    refused_at_once(
+        "depth in block style",
+        (0..1000).map(|at| format!("{}a:\n", " ".repeat(at))).collect(),
+    );
+    refused_at_once("a long scalar", format!("a: {}", "x".repeat(10_000_000)));
+    refused_at_once("many documents", "---\na\n".repeat(100_000));
+    refused_at_once("an alias of itself", "&a [*a]".to_owned());
+    refused_at_once("many nodes", format!("[{}]", "a,".repeat(MAX_NODES + 1)));
+    let level = |at: usize| {
+        format!(
+            "a{}: &a{} [{}]\n",
+            at + 1,
+            at + 1,
+            vec![format!("*a{at}"); 10].join(",")
+        )
+    };
+    let bomb: String = (0..9).map(level).collect();
+    refused_at_once("an alias bomb", format!("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{bomb}"));
+}
+
+#[test]
+fn keeps_the_spelling_of_every_scalar() {
+    let text = "a: [0x16, 022, 1e3, no, \"no\", ~, true]";
+    let nodes = parse(0, &source(text)).expect("YAML");
+    let [
+        Node {
+            value: Value::Map(entries),
+            ..
+        },
+    ] = nodes.as_slice()
+    else {
+        panic!("a mapping")
+    };
+    let Value::List(items) = &entries[0].1.value else {
+        panic!("a list")
+    };
+    let spelled: Vec<&str> = items
+        .iter()
+        .map(|item| &text[item.span.start..item.span.end])
+        .collect();
+    assert_eq!(spelled, ["0x16", "022", "1e3", "no", "\"no\"", "~", "true"]);
+    let number = |at: usize| matches!(&items[at].value, Value::Number(text) if text == spelled[at]);
+    assert!(number(0) && number(1) && number(2));
+    assert!(matches!(
+        &items[3].value,
+        Value::Text {
+            style: TextStyle::Plain,
+            ..
+        }
+    ));
+    assert!(matches!(&items[4].value, Value::Text { text, style: TextStyle::Quoted } if text == "no"));
+    assert!(matches!(
+        (&items[5].value, &items[6].value),
+        (Value::Null, Value::Bool)
+    ));
+}
+
+#[test]
+fn knows_where_lists_and_mappings_end() {
+    let text = "a:\n  - {b: [c, d] }\n  - e: f\n    g: [h]\n";
+    let nodes = parse(0, &source(text)).expect("YAML");
+    let [
+        Node {
+            value: Value::Map(entries),
+            ..
+        },
+    ] = nodes.as_slice()
+    else {
+        panic!("a mapping")
+    };
+    let Value::List(items) = &entries[0].1.value else {
+        panic!("a list")
+    };
+    let whole: Vec<&str> = items
+        .iter()
+        .map(|item| &text[item.span.start..item.end])
+        .collect();
+    assert_eq!(whole, ["{b: [c, d] }", "e: f\n    g: [h]"]);
+}

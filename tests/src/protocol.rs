@@ -1,0 +1,166 @@
+//! What a test says to a worker process, one JSON line each way.
+
+#![allow(missing_docs, reason = "the fields are named for what they are")]
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// How a probe tries to get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// connect, write the token, wait until the other side has read it.
+    Tcp,
+    /// An unconnected socket's `sendto`.
+    Udp,
+    /// connect, then `send`.
+    UdpConnected,
+    /// A datagram made by hand on a raw socket: no sock_addr hook sees it.
+    RawUdp,
+    /// An echo request on a raw socket.
+    Echo,
+    /// An echo request on a datagram ("ping") socket.
+    PingSocket,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Probe {
+    /// How.
+    pub kind: Kind,
+    /// Where to.
+    pub to: SocketAddr,
+    /// The bytes by which the receiver recognises it.
+    pub token: String,
+    /// When to give up.
+    pub timeout_ms: u64,
+    /// The local address to bind, if it matters.
+    pub from: Option<SocketAddr>,
+}
+
+/// What the prober saw. `result` is `ok` or the name of an errno.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// `ok`, `stalled` (sent, the answer never came), or the errno's name.
+    pub result: String,
+    /// How long the deciding system call took.
+    pub micros: u64,
+}
+
+/// What arrived at a listener.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Inbox {
+    /// Accepted connections.
+    pub accepts: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Each read or datagram, oldest first.
+    pub messages: Vec<String>,
+    /// Where each message came from.
+    pub sources: Vec<SocketAddr>,
+}
+
+impl Inbox {
+    /// Whether any message carries `token`.
+    #[must_use]
+    pub fn has(&self, token: &str) -> bool {
+        self.messages.iter().any(|message| message.contains(token))
+    }
+
+    /// How many messages carry `token`.
+    #[must_use]
+    pub fn count(&self, token: &str) -> usize {
+        self.messages
+            .iter()
+            .filter(|message| message.contains(token))
+            .count()
+    }
+}
+
+/// What a task in the background has done so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Tries, or rounds of traffic.
+    pub attempts: u64,
+    /// Those the client's side believes got through.
+    pub successes: u64,
+    /// The fewest rounds any one connection made (traffic only).
+    pub least: u64,
+    /// The others, by errno or story.
+    pub failures: BTreeMap<String, u64>,
+}
+
+/// What a worker can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Command {
+    /// Accepts and reads for ever; `echo` writes everything back.
+    ListenTcp { addr: SocketAddr, echo: bool },
+    /// Reads datagrams for ever.
+    ListenUdp { addr: SocketAddr, echo: bool },
+    /// What arrived at a listener.
+    Inbox { id: u64 },
+    /// Runs all probes at once, answers in order.
+    Probe { probes: Vec<Probe> },
+    /// Connects and keeps the connection.
+    OpenTcp { to: SocketAddr, timeout_ms: u64 },
+    /// A UDP socket, kept; connected if `to` is given.
+    OpenUdp {
+        bind: SocketAddr,
+        to: Option<SocketAddr>,
+    },
+    /// Sends on a kept socket (a listener's UDP socket too).
+    Send {
+        id: u64,
+        to: Option<SocketAddr>,
+        data: String,
+    },
+    /// Receives on a kept socket.
+    Receive { id: u64, timeout_ms: u64 },
+    /// Writes to every connection the listener has accepted and still holds.
+    SendAccepted { id: u64, data: String },
+    /// Closes a kept socket or listener.
+    Close { id: u64 },
+    /// Moves the process to another cgroup.
+    Enter { cgroup: PathBuf },
+    /// Attempts in the background until stopped.
+    Hammer { probes: Vec<Probe>, threads: usize },
+    /// Echo traffic in the background on all these connections until stopped.
+    Traffic { ids: Vec<u64> },
+    /// How a background task stands.
+    Task { id: u64 },
+    /// Ends a background task.
+    Stop { id: u64 },
+    /// A file as this process sees it (`/proc/thread-self/net/…`).
+    ReadFile { path: PathBuf },
+    /// Writes a file as this process sees it (`/proc/sys/net/…`).
+    WriteFile { path: PathBuf, text: String },
+}
+
+/// What a worker answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// A new object and its local address.
+    Made { id: u64, local: SocketAddr, micros: u64 },
+    /// It did not work: the errno's name.
+    Failed { errno: String, micros: u64 },
+    /// Results of probes.
+    Outcomes { outcomes: Vec<Outcome> },
+    /// What arrived.
+    Inbox { inbox: Inbox },
+    /// What was received: `None` when nothing came in time; an empty text is the end of the stream.
+    Data {
+        data: Option<String>,
+        from: Option<SocketAddr>,
+    },
+    /// A task.
+    Tally { tally: Tally },
+    /// A file.
+    Text { text: String },
+}

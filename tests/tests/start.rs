@@ -1,0 +1,300 @@
+//! What cannot start says why in one clear line, with the right exit code, and attaches nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::PathBuf,
+    process::{Command, ExitStatus},
+};
+
+use segd_tests::{Lab, bpf::Objects, segd::Builder};
+
+const POLICY: &str = "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {name: start}
+spec:
+  segments:
+    web: {match: [{cgroup: /segd-t-nobody/web}]}
+    db: {match: [{cgroup: /segd-t-nobody/db}]}
+  allow:
+    - {from: web, to: db, ports: [tcp/5432]}
+";
+
+/// The exit code is `code`, the reason stands in one line with all of `words`, nothing is attached.
+#[track_caller]
+fn fails(code: i32, words: &[&str], start: impl FnOnce() -> (ExitStatus, String)) {
+    let before = Objects::now();
+    let (status, said) = start();
+    assert_eq!(status.code(), Some(code), "it said: {said}");
+    let clear = said.lines().any(|line| {
+        let line = line.to_lowercase();
+        words.iter().all(|word| line.contains(&word.to_lowercase()))
+    });
+    assert!(clear, "no line with {words:?} in: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(!said.contains("RUST_BACKTRACE"), "{said}");
+    let made = Objects::now().since(&before);
+    assert!(
+        segd_tests::wait::within(segd_tests::wait::PATIENCE, || made
+            .left(&Objects::now())
+            .is_empty()),
+        "left behind: {:?}",
+        made.left(&Objects::now())
+    );
+}
+
+#[track_caller]
+fn lines_of_trouble(said: &str) -> usize {
+    said.lines()
+        .filter(|line| line.contains("error") || line.contains("ERROR"))
+        .count()
+}
+
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount() -> Tmpfs {
+        let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "tmpfs"])
+            .arg(directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Tmpfs(directory)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        Command::new("umount").arg(self.0.path()).output().ok();
+    }
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    let Some(_lab) = Lab::open() else { return };
+    let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let binary = directory.path().join("segd");
+    fs::copy(segd_tests::segd::binary(), &binary).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let policy = directory.path().join("policy.yaml");
+    fs::write(&policy, POLICY).unwrap();
+    fs::set_permissions(&policy, fs::Permissions::from_mode(0o644)).unwrap();
+    fails(3, &["root"], || {
+        let output = Command::new(&binary)
+            .arg("run")
+            .arg("--policy")
+            .arg(&policy)
+            .args([
+                "--pin-dir",
+                "/sys/fs/bpf/segd-test-nobody",
+                "--metrics",
+                "127.0.0.1:0",
+            ])
+            .arg("--control")
+            .arg(directory.path().join("control.sock"))
+            .env("NO_COLOR", "1")
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        (
+            output.status,
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    });
+}
+
+#[test]
+fn a_cgroup_root_that_is_no_cgroup2_is_refused() {
+    let Some(_lab) = Lab::open() else { return };
+    let tmpfs = Tmpfs::mount();
+    let path = tmpfs.path();
+    fails(3, &["cgroup", path.to_str().unwrap()], || {
+        Builder::new(POLICY)
+            .args(&["--cgroup-root", path.to_str().unwrap()])
+            .start_failing()
+    });
+}
+
+#[test]
+fn a_pin_directory_outside_bpffs_is_refused() {
+    let Some(_lab) = Lab::open() else { return };
+    let tmpfs = Tmpfs::mount();
+    let pins = tmpfs.path().join("pins");
+    fails(3, &["bpf", tmpfs.path().to_str().unwrap()], || {
+        Builder::new(POLICY).pin_dir(&pins).start_failing()
+    });
+}
+
+#[test]
+fn a_host_without_bpffs_is_told_so() {
+    let Some(_lab) = Lab::open() else { return };
+    fails(3, &["bpf"], || {
+        Builder::new(POLICY).after("umount /sys/fs/bpf").start_failing()
+    });
+}
+
+#[test]
+fn a_host_without_cgroup2_is_told_so() {
+    let Some(lab) = Lab::open() else { return };
+    let script = format!("umount {}", lab.cgroup_root().display());
+    fails(3, &["cgroup2"], || {
+        Builder::new(POLICY).after(&script).start_failing()
+    });
+}
+
+#[test]
+fn a_kernel_without_btf_is_told_so() {
+    let Some(_lab) = Lab::open() else { return };
+    let hide = "mount --bind /dev/null /sys/kernel/btf/vmlinux";
+    fails(3, &["btf"], || Builder::new(POLICY).after(hide).start_failing());
+}
+
+#[test]
+fn a_metrics_address_in_use_is_refused() {
+    let Some(_lab) = Lab::open() else { return };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    fails(3, &["in use", &address], || {
+        Builder::new(POLICY).metrics(&address).start_failing()
+    });
+}
+
+#[test]
+fn a_control_socket_of_a_living_segd_is_not_taken_over() {
+    let Some(lab) = Lab::open() else { return };
+    let segd = lab.enforce(POLICY);
+    let control = segd.control().to_str().unwrap().to_owned();
+    let before = Objects::now();
+    // The last --control given wins over the harness' own: start it by hand.
+    let output = Command::new(segd_tests::segd::binary())
+        .args(["run", "--policy"])
+        .arg(segd.policy_path())
+        .args([
+            "--metrics",
+            "none",
+            "--pin-dir",
+            "/sys/fs/bpf/segd-test-second",
+            "--control",
+            &control,
+        ])
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    fs::remove_dir_all("/sys/fs/bpf/segd-test-second").ok();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let left = Objects::now().since(&before);
+    assert!(left.count("link") == 0, "{left:?}");
+    assert!(
+        segd.client(&["status"]).status.success(),
+        "the first one still answers"
+    );
+}
+
+#[test]
+fn a_missing_policy_is_refused() {
+    let Some(_lab) = Lab::open() else { return };
+    let path = "/nonexistent/segd-t-policy.yaml";
+    fails(2, &[path], || {
+        Builder::new(POLICY).policy_path(path).start_failing()
+    });
+}
+
+#[test]
+fn an_unreadable_policy_is_refused() {
+    let Some(_lab) = Lab::open() else { return };
+    // Root reads everything; what nobody can read as text is a policy of bytes that are not UTF-8.
+    let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    let path = directory.path().join("policy.yaml");
+    fs::write(&path, [0xff, 0xfe, 0x00, 0x80]).unwrap();
+    fails(2, &["policy.yaml"], || {
+        Builder::new(POLICY).policy_path(&path).start_failing()
+    });
+}
+
+#[test]
+fn an_invalid_policy_is_refused_with_every_error_and_its_place() {
+    let Some(_lab) = Lab::open() else { return };
+    let text = POLICY.replace("to: db,", "to: dbb,").replace("tcp/5432", "tcp/0");
+    let start = || Builder::new(&text).start_failing();
+    fails(2, &["policy.yaml:9:"], start);
+    let (_, said) = Builder::new(&text).start_failing();
+    assert!(
+        said.contains("dbb") && said.contains("tcp/0"),
+        "both errors at once: {said}"
+    );
+    assert!(said.contains("help"), "with help: {said}");
+}
+
+#[test]
+fn a_policy_without_a_document_is_refused_unless_allowed() {
+    let Some(lab) = Lab::open() else { return };
+    let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    fails(2, &["empty"], || {
+        Builder::new("").policy_path(directory.path()).start_failing()
+    });
+    fails(2, &["empty"], || Builder::new("# nothing\n").start_failing());
+    let mut segd = lab
+        .segd("")
+        .policy_path(directory.path())
+        .args(&["--allow-empty"])
+        .start();
+    assert!(segd.terminate().success());
+}
+
+#[test]
+fn a_cgroup_root_below_the_mount_governs_what_is_below_it_and_nothing_else() {
+    let Some(lab) = Lab::open() else { return };
+    let root = lab.cgroup("root");
+    let (inner, twin) = (root.child("web"), lab.cgroup("twin"));
+    let segd = lab
+        .segd(&format!(
+            "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: below}}
+spec:
+  segments:
+    web: {{match: [{{cgroup: \"/**/web\"}}]}}
+    twin: {{match: [{{cgroup: \"{}\"}}]}}
+  allow: []
+",
+            twin.path()
+        ))
+        .args(&["--cgroup-root", root.directory().to_str().unwrap()])
+        .start();
+    let outside = lab.cgroup("outside");
+    let server = lab.worker(&outside);
+    let listener = server.listen_tcp((std::net::Ipv4Addr::LOCALHOST, 0));
+    let (member, other) = (lab.worker(&inner), lab.worker(&twin));
+    assert_ne!(
+        member
+            .probe(segd_tests::Kind::Tcp, listener.local, "member;")
+            .result,
+        "ok"
+    );
+    assert_eq!(
+        other
+            .probe(segd_tests::Kind::Tcp, listener.local, "other;")
+            .result,
+        "ok"
+    );
+    assert_eq!(server.inbox(listener).accepts, 1, "segd said:\n{}", segd.log());
+}
+
+#[test]
+fn a_refusal_is_one_line_of_trouble() {
+    let Some(_lab) = Lab::open() else { return };
+    let (_, said) = Builder::new(POLICY)
+        .policy_path("/nonexistent/segd-t")
+        .start_failing();
+    assert!(lines_of_trouble(&said) <= 1, "{said}");
+}
