@@ -133,7 +133,9 @@ async fn live(mut running: Running) -> ExitCode {
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong was counted and told; the policy in force stays.
                 let _ = shared.reload();
-                running.watch.follow(&shared.options().policy);
+                if running.watch.follow(&shared.options().policy) {
+                    let _ = shared.reload();
+                }
             }
             Event::Reload(answer) => {
                 let result = shared.reload();

@@ -130,7 +130,7 @@ spec:
     friend: {{match: [{{cidr: 198.51.100.0/24}}]}}
   allow:
     - {{from: friend, to: server, ports: [udp/5300]}}
-    - {{from: server, to: server, ports: [any]}}
+    - {{from: host, to: host, ports: [any]}}
 ",
         server.path()
     );

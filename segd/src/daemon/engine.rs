@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use segd_common::{
@@ -125,9 +126,11 @@ impl Engine {
         revision: u32,
         before: &SegmentIndexes,
     ) -> Result<(CompiledTables, SelectorTables), ApplyError> {
+        let began = Instant::now();
         let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
         let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
         self.collect_hits()?;
+        let compiled = began.elapsed();
         // Nobody reads the other slot any more: the last flip waited for it.
         self.tables.write(slot, revision, &tables, &selectors)?;
         for (name, index) in &self.indexes.by_name {
@@ -142,13 +145,20 @@ impl Engine {
                 self.tables.note_name(*index, "")?;
             }
         }
+        let written = began.elapsed();
         let names: BTreeMap<SegmentIndex, String> = before
             .by_name
             .iter()
             .map(|(name, index)| (*index, name.clone()))
             .collect();
         self.tag_all(active, slot, revision, &tables, &selectors, &names)?;
+        let tagging = began.elapsed();
         self.write_owners(slot, &tables)?;
+        tracing::debug!(
+            "revision {revision}: compiled in {compiled:?}, written by {written:?}, tagged by {tagging:?}, \
+             complete after {:?}",
+            began.elapsed()
+        );
         Ok((tables, selectors))
     }
 

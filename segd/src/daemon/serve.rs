@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use segd_common::{event::FlowEvent, segment::PROBE};
@@ -23,7 +23,7 @@ use crate::{
         },
     },
     policy::{explain::explain, port},
-    source::load,
+    source::{load, read},
     telemetry::{clock::rfc3339, flows::FlowLog, http, snapshot::Snapshot},
     workload::{births::Birth, cgroupfs::CgroupRoot, namespaces::NamespaceInfo},
 };
@@ -121,32 +121,16 @@ impl Shared {
 
     /// Reads the policy and puts it in force if it changed.
     pub fn reload(&self) -> Result<Reloaded, Refusal> {
+        let began = Instant::now();
+        if let Some(unchanged) = self.unchanged() {
+            return Ok(unchanged);
+        }
         let loaded = match load(&self.options.policy, self.options.allow_empty) {
             Ok(loaded) => loaded,
             Err(error) => return Err(self.failed(error.to_string(), &error.render(super::start::style()))),
         };
+        tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = lock(&self.engine);
-        let unchanged = engine
-            .in_force
-            .as_ref()
-            .filter(|in_force| in_force.hash == loaded.hash);
-        if let Some(in_force) = unchanged {
-            let revision = in_force.active.revision();
-            let mut state = lock(&self.state);
-            // The mistake was taken back.
-            if state.told.take().is_some() {
-                tracing::info!("the policy is again what is enforced: revision {revision}");
-                state.last = Reload {
-                    result: "success".into(),
-                    time: rfc3339(SystemTime::now()),
-                    error: None,
-                };
-            }
-            return Ok(Reloaded {
-                revision,
-                changed: false,
-            });
-        }
         match engine.apply(&loaded) {
             Ok(revision) => {
                 let mut state = lock(&self.state);
@@ -169,6 +153,31 @@ impl Shared {
                 Err(self.failed(text.clone(), &format!("error: {text}\n")))
             }
         }
+    }
+
+    /// Looks at the texts alone: whether they are those in force.
+    fn unchanged(&self) -> Option<Reloaded> {
+        let hash = read(&self.options.policy).ok()?.hash;
+        let engine = lock(&self.engine);
+        let in_force = engine
+            .in_force
+            .as_ref()
+            .filter(|in_force| in_force.hash == hash)?;
+        let revision = in_force.active.revision();
+        let mut state = lock(&self.state);
+        // A mistake was taken back.
+        if state.told.take().is_some() {
+            tracing::info!("the policy is again what is enforced: revision {revision}");
+            state.last = Reload {
+                result: "success".into(),
+                time: rfc3339(SystemTime::now()),
+                error: None,
+            };
+        }
+        Some(Reloaded {
+            revision,
+            changed: false,
+        })
     }
 
     /// Counts and tells a policy that did not come into force; the same mistake only once.

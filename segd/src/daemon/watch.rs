@@ -5,9 +5,11 @@
 //! again"; what counts is the text.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -23,18 +25,24 @@ const CEILING: Duration = Duration::from_millis(100);
 /// Links followed in one path.
 const MAX_LINKS: usize = 40;
 
+/// What is watched: directories, and which of their entries count; `None` = all of them.
+type Wanted = BTreeMap<PathBuf, Option<BTreeSet<OsString>>>;
+
 /// The watch over a policy's paths.
 pub struct PolicyWatch {
     watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
+    wanted: Arc<Mutex<Wanted>>,
 }
 
 impl PolicyWatch {
     /// Starts watching. Without inotify the timer alone notices changes, and a warning says so.
     pub fn start(paths: &[PathBuf], send: mpsc::Sender<Event>) -> PolicyWatch {
         let (moved, events) = mpsc::channel(1);
+        let wanted = Arc::new(Mutex::new(Wanted::new()));
+        let counts = Arc::clone(&wanted);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| matters(&event)) {
+            let wanted = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            if event.is_ok_and(|event| matters(&event) && concerns(&event, &wanted)) {
                 // One waiting event says it all.
                 let _ = moved.try_send(());
             }
@@ -47,38 +55,48 @@ impl PolicyWatch {
             }
         };
         tokio::spawn(debounce(events, send));
-        let mut watch = PolicyWatch {
-            watcher,
-            watched: BTreeSet::new(),
-        };
+        let mut watch = PolicyWatch { watcher, wanted };
         watch.follow(paths);
         watch
     }
 
-    /// Watches where the paths lead now.
-    pub fn follow(&mut self, paths: &[PathBuf]) {
+    /// Watches where the paths lead now. Whether that is somewhere else than before: then something may have moved
+    /// before anybody watched it.
+    pub fn follow(&mut self, paths: &[PathBuf]) -> bool {
         let Some(watcher) = &mut self.watcher else {
-            return;
+            return false;
         };
-        let mut wanted = BTreeSet::new();
+        let mut wanted = Wanted::new();
         for path in paths {
             directories(path, &mut wanted);
         }
-        for gone in self.watched.difference(&wanted) {
+        // Every time, known or not: a directory may have been replaced under its name. For one that was not, the
+        // kernel answers with the watch there is.
+        for directory in wanted.keys() {
+            let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
+        }
+        let mut known = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in known.keys().filter(|directory| !wanted.contains_key(*directory)) {
             let _ = watcher.unwatch(gone);
         }
-        let mut watched = BTreeSet::new();
-        for directory in wanted {
-            // A directory that was replaced under its name needs a new watch.
-            if self.watched.contains(&directory) {
-                let _ = watcher.unwatch(&directory);
-            }
-            if watcher.watch(&directory, RecursiveMode::NonRecursive).is_ok() {
-                watched.insert(directory);
-            }
-        }
-        self.watched = watched;
+        let changed = *known != wanted;
+        *known = wanted;
+        changed
     }
+}
+
+/// Whether an event is about an entry that counts. A neighbour of the policy may be as busy as it likes.
+fn concerns(event: &notify::Event, wanted: &Wanted) -> bool {
+    event.paths.iter().any(|path| {
+        let name = path.file_name();
+        let above = path.parent().and_then(|parent| wanted.get(parent));
+        let inside = match (above, name) {
+            (Some(None), _) => true,
+            (Some(Some(names)), Some(name)) => names.contains(name),
+            _ => false,
+        };
+        inside || wanted.contains_key(path)
+    })
 }
 
 /// Reading the policy makes events too; they must not make it be read again.
@@ -95,7 +113,7 @@ fn matters(event: &notify::Event) -> bool {
 }
 
 /// Every directory whose entries decide what a path reads.
-fn directories(path: &Path, out: &mut BTreeSet<PathBuf>) {
+fn directories(path: &Path, out: &mut Wanted) {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut here = PathBuf::from("/");
     let mut rest: Vec<PathBuf> = absolute
@@ -115,7 +133,7 @@ fn directories(path: &Path, out: &mut BTreeSet<PathBuf>) {
         match fs::read_link(&next) {
             Ok(target) if links < MAX_LINKS => {
                 links += 1;
-                out.insert(here.clone());
+                one(out, &here, &part);
                 if target.is_absolute() {
                     here = PathBuf::from("/");
                 }
@@ -128,7 +146,7 @@ fn directories(path: &Path, out: &mut BTreeSet<PathBuf>) {
             }
             _ => {
                 if is_last {
-                    out.insert(here.clone());
+                    one(out, &here, &part);
                 }
                 here = next;
             }
@@ -139,9 +157,20 @@ fn directories(path: &Path, out: &mut BTreeSet<PathBuf>) {
     }
 }
 
+/// One entry of a directory counts.
+fn one(out: &mut Wanted, directory: &Path, name: &Path) {
+    let names = out
+        .entry(directory.to_owned())
+        .or_insert_with(|| Some(BTreeSet::new()));
+    if let Some(names) = names {
+        names.insert(name.as_os_str().to_owned());
+    }
+}
+
 /// A directory and those below it; links in them are followed one by one.
-fn below(directory: &Path, out: &mut BTreeSet<PathBuf>, depth: usize) {
-    if depth > 16 || !out.insert(directory.to_owned()) && depth > 0 {
+fn below(directory: &Path, out: &mut Wanted, depth: usize) {
+    let known = matches!(out.insert(directory.to_owned(), None), Some(None));
+    if depth > 16 || known {
         return;
     }
     let Ok(entries) = fs::read_dir(directory) else {
@@ -162,7 +191,7 @@ fn below(directory: &Path, out: &mut BTreeSet<PathBuf>, depth: usize) {
                 target.parent()
             };
             if let Some(target) = target {
-                out.insert(target.to_owned());
+                out.insert(target.to_owned(), None);
             }
         }
     }
