@@ -9,7 +9,11 @@ fn main() -> Result<()> {
     // SAFETY: a build script has one thread here, and nobody reads the environment at the same time.
     unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
     aya_build::build_ebpf(
-        [aya_build::Package { name: "segd-ebpf", root_dir: root, ..Default::default() }],
+        [aya_build::Package {
+            name: "segd-ebpf",
+            root_dir: root,
+            ..Default::default()
+        }],
         aya_build::Toolchain::Custom("1.95.0"),
     )
     .context("building the kernel programs failed; `cargo xtask setup` installs what they need")

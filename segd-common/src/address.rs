@@ -20,7 +20,9 @@ pub const MAX_NAMESPACES: u32 = 16 * 1024;
 #[must_use]
 #[inline(always)]
 pub const fn mapped(v4: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
 }
 
 /// The address as two numbers, most significant first.
@@ -39,7 +41,9 @@ pub const fn halves(address: &Address) -> (u64, u64) {
 #[inline(always)]
 pub const fn of_halves(high: u64, low: u64) -> Address {
     let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
-    [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7]]
+    [
+        h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7],
+    ]
 }
 
 /// Whether the address is IPv4.

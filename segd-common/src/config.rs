@@ -12,7 +12,9 @@ impl Active {
     /// The word of a revision in a slot.
     #[must_use]
     pub const fn new(revision: u32, slot: u32) -> Active {
-        Active { word: (revision as u64) << 1 | (slot & 1) as u64 }
+        Active {
+            word: (revision as u64) << 1 | (slot & 1) as u64,
+        }
     }
 
     /// The revision.

@@ -54,8 +54,14 @@ fn search<T: Tables>(tables: &T, class: u16, service: Service) -> Verdict {
     match range.rule {
         RULE_INTRA => Verdict::of(Reason::Intra),
         RULE_HOST => Verdict::of(Reason::HostDefault),
-        rule if rule & RULE_DENY != 0 => Verdict { reason: Reason::Guardrail, rule: rule & !RULE_DENY },
-        rule => Verdict { reason: Reason::Rule, rule },
+        rule if rule & RULE_DENY != 0 => Verdict {
+            reason: Reason::Guardrail,
+            rule: rule & !RULE_DENY,
+        },
+        rule => Verdict {
+            reason: Reason::Rule,
+            rule,
+        },
     }
 }
 
@@ -65,7 +71,11 @@ const SHORT_STEPS: u32 = 3;
 /// The last range of a set that does not begin above the service, or the first one.
 // VERIFIER: a binary search without branches. With one per turn the verifier follows every path: 2^16 of them.
 #[inline(always)]
-fn last_not_above<T: Tables, const STEPS: u32>(tables: &T, set: PortSet, service: Service) -> Option<PortRange> {
+fn last_not_above<T: Tables, const STEPS: u32>(
+    tables: &T,
+    set: PortSet,
+    service: Service,
+) -> Option<PortRange> {
     let mut at = 0;
     let mut step = 1 << STEPS;
     for _ in 0..STEPS {
@@ -94,5 +104,9 @@ pub fn outcome<T: Tables>(tables: &T, verdict: Verdict, from: Identity, to: Iden
     }
     let audit = tables.flags() & TABLES_AUDIT != 0
         || (tables.segment(from.segment) | tables.segment(to.segment)) & segment::SEGMENT_AUDIT != 0;
-    if audit && verdict.reason.auditable() { Outcome::Audited } else { Outcome::Denied }
+    if audit && verdict.reason.auditable() {
+        Outcome::Audited
+    } else {
+        Outcome::Denied
+    }
 }

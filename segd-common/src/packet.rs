@@ -96,7 +96,11 @@ impl Packet {
     #[must_use]
     #[inline(always)]
     pub fn reverse_service(&self) -> Service {
-        if has_ports(self.protocol) { service::port(self.protocol, self.source_port) } else { self.service }
+        if has_ports(self.protocol) {
+            service::port(self.protocol, self.source_port)
+        } else {
+            self.service
+        }
     }
 
     /// Whether it opens a TCP connection.
@@ -153,7 +157,11 @@ impl Packet {
 /// [`Reason::Malformed`], [`Reason::ExtensionHeader`], [`Reason::RoutingHeader`].
 #[inline(always)]
 pub fn walk<B: Bytes>(bytes: &B, v6: bool, packet: &mut Packet) -> Result<(), Reason> {
-    let upper = if v6 { walk_v6(bytes, packet)? } else { walk_v4(bytes, packet)? };
+    let upper = if v6 {
+        walk_v6(bytes, packet)?
+    } else {
+        walk_v4(bytes, packet)?
+    };
     upper_layer(bytes, upper, packet)
 }
 
@@ -212,7 +220,10 @@ fn walk_v6<B: Bytes>(bytes: &B, packet: &mut Packet) -> Result<u32, Reason> {
     let mut offset = 40;
     // VERIFIER: a constant bound; the turn after the last header only looks at `next`.
     for turn in 0..=MAX_EXTENSION_HEADERS {
-        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
+        if !matches!(
+            next,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+        ) {
             packet.protocol = next;
             return Ok(offset);
         }

@@ -21,7 +21,10 @@ impl Verdict {
     /// A verdict that no rule made.
     #[must_use]
     pub const fn of(reason: Reason) -> Verdict {
-        Verdict { reason, rule: Verdict::NO_RULE }
+        Verdict {
+            reason,
+            rule: Verdict::NO_RULE,
+        }
     }
 
     /// Whether the packet may pass.

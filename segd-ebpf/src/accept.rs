@@ -4,12 +4,7 @@
 
 use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
 use core::ptr::NonNull;
-use segd_common::{
-    address::mapped,
-    packet::Packet,
-    segment,
-    service::TCP,
-};
+use segd_common::{address::mapped, packet::Packet, segment, service::TCP};
 
 use crate::{
     identity::{self, Side, handover_key, shorten},
@@ -30,7 +25,9 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
     }
     // SAFETY: the hook's own context; checked before use.
     let sk = unsafe { (*ops).__bindgen_anon_2.sk };
-    let socket = Socket { sk: NonNull::new(sk)? };
+    let socket = Socket {
+        sk: NonNull::new(sk)?,
+    };
     // SAFETY: the hook's own context; volatile: fused loads are refused. The remote port is in network order in the
     // upper half on little-endian machines (include/uapi/linux/bpf.h), the local one in host order.
     let (remote_port, local_port) = unsafe {
@@ -81,8 +78,7 @@ fn addresses_v4(ops: *mut bpf_sock_ops, packet: &mut Packet) {
 fn addresses_v6(ops: *mut bpf_sock_ops, packet: &mut Packet) {
     // SAFETY: as above.
     unsafe {
-        let word =
-            |words: *const [u32; 4], i: usize| core::ptr::read_volatile(words.cast::<u32>().add(i));
+        let word = |words: *const [u32; 4], i: usize| core::ptr::read_volatile(words.cast::<u32>().add(i));
         let remote = &raw const (*ops).remote_ip6;
         let local = &raw const (*ops).local_ip6;
         packet.source =

@@ -52,7 +52,11 @@ impl Selectors for Slot {
     #[inline(always)]
     fn unit_pattern(&self, index: u32) -> Option<&UnitPattern> {
         let all = UNIT_PATTERNS.get(self.slot)?;
-        if index >= all.len { None } else { all.patterns.get(index as usize) }
+        if index >= all.len {
+            None
+        } else {
+            all.patterns.get(index as usize)
+        }
     }
 }
 
@@ -91,9 +95,15 @@ pub fn born(ctx: &RawTracePointContext) -> Option<()> {
     let buffer = name.buffer();
     buffer.fill(0);
     // SAFETY: the helper checks the address and ends the string.
-    let read = unsafe { bpf_probe_read_kernel_str_bytes(at as *const u8, buffer) }.ok()?.len();
+    let read = unsafe { bpf_probe_read_kernel_str_bytes(at as *const u8, buffer) }
+        .ok()?
+        .len();
     // A name that fills the buffer was cut: it is longer than any the tables hold.
-    name.seal(if read + 1 >= NAME_LEN { NAME_LEN as u32 } else { read as u32 });
+    name.seal(if read + 1 >= NAME_LEN {
+        NAME_LEN as u32
+    } else {
+        read as u32
+    });
 
     let root = bpf_get_current_uid_gid() as u32 == 0;
     let flags = matching::child_flags(parent.flags, root, name);
@@ -110,7 +120,10 @@ pub fn born(ctx: &RawTracePointContext) -> Option<()> {
             // SAFETY: a slot of an array map.
             unsafe { core::ptr::write_volatile(full, 1) };
         }
-        warn!(ctx, "the cgroup table is full: cgroup {} is denied until there is room", id);
+        warn!(
+            ctx,
+            "the cgroup table is full: cgroup {} is denied until there is room", id
+        );
     }
     Some(())
 }
@@ -124,4 +137,3 @@ pub fn released(ctx: &RawTracePointContext) -> Option<()> {
     let _ = CGROUPS.remove(id);
     Some(())
 }
-

@@ -65,7 +65,11 @@ impl Call {
         if !self.v6 {
             // SAFETY: as above.
             let v4 = unsafe { core::ptr::read_volatile(&raw const (*self.ctx).user_ip4) };
-            return if v4 == 0 { LOOPBACK_V4 } else { mapped(v4.to_ne_bytes()) };
+            return if v4 == 0 {
+                LOOPBACK_V4
+            } else {
+                mapped(v4.to_ne_bytes())
+            };
         }
         // SAFETY: as above.
         let (a, b, c, d) = unsafe {
@@ -81,7 +85,11 @@ impl Call {
             a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
         ];
         // `::ffff:0.0.0.0`
-        if address == mapped([0; 4]) { LOOPBACK_V4 } else { address }
+        if address == mapped([0; 4]) {
+            LOOPBACK_V4
+        } else {
+            address
+        }
     }
 
     /// The calling socket's own cgroup, which may differ from the calling task's.
@@ -174,7 +182,9 @@ fn answers(call: Call, packet: &Packet) -> bool {
         reserved: [0; 5],
     };
     // SAFETY: an element of the map.
-    FLOWS.get_ptr(key).is_some_and(|flow| unsafe { (*flow).asked } & FLOW_PEER_ASKED != 0)
+    FLOWS
+        .get_ptr(key)
+        .is_some_and(|flow| unsafe { (*flow).asked } & FLOW_PEER_ASKED != 0)
 }
 
 /// Judges where the receiver is known; `false` where it is not.
@@ -221,8 +231,11 @@ fn listener(call: Call, packet: &Packet) -> u64 {
     // SAFETY: plain integers; zero is valid.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let size = identity::fill_tuple(&mut tuple, packet);
-    let cgroup =
-        if packet.protocol == TCP { listener_tcp(call, &mut tuple, size) } else { listener_udp(call, &mut tuple, size) };
+    let cgroup = if packet.protocol == TCP {
+        listener_tcp(call, &mut tuple, size)
+    } else {
+        listener_udp(call, &mut tuple, size)
+    };
     cgroup
 }
 
@@ -245,7 +258,9 @@ fn cgroup_of(sk: *mut bpf_sock) -> u64 {
     if sk.is_null() {
         return 0;
     }
-    let id = address_of(sk).and_then(identity::cgroup_of_kernel_socket).unwrap_or(0);
+    let id = address_of(sk)
+        .and_then(identity::cgroup_of_kernel_socket)
+        .unwrap_or(0);
     // SAFETY: a referenced socket from a lookup helper, released on this only path.
     unsafe { bpf_sk_release(sk.cast()) };
     id

@@ -1,14 +1,14 @@
 //! cgroup_skb egress: what a socket of this host sends.
 
+use segd_common::event::Hook;
 use segd_common::{
-    flow::{FLOW_PEER_ASKED, FLOW_LOCAL_ASKED, Flow, FlowKey, Handover},
+    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow, FlowKey, Handover},
     packet::{Packet, icmp, tcp},
     reason::Reason,
     segment,
     service::{ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
     workload::Identity,
 };
-use segd_common::event::Hook;
 
 use crate::{
     globals,
@@ -24,7 +24,10 @@ use crate::{
 /// Rules on one packet that leaves: whether it passes.
 #[inline(always)]
 pub fn egress(skb: Skb) -> bool {
-    let mut ruling = Ruling { hook: Hook::Egress as u8, ..Ruling::default() };
+    let mut ruling = Ruling {
+        hook: Hook::Egress as u8,
+        ..Ruling::default()
+    };
     let mut packet = Packet::default();
     let Some(policy) = Policy::active() else {
         return no_policy(&mut ruling, skb);
@@ -43,12 +46,14 @@ pub fn egress(skb: Skb) -> bool {
     if unparsed != 0 {
         ruling.unparsed(unparsed);
     } else {
+        // What the kernel itself sends bears the root cgroup, whoever claims the address it sends from.
+        let kernel = own;
         if skb.namespace() != globals::host_namespace() {
             own = identity::claimed_by_address(&policy, own, &packet.source);
             ruling.from = own;
         }
         let raw = socket.is_none_or(|socket| socket.is_raw());
-        if is_control(&packet, own, raw) {
+        if is_control(&packet, kernel, raw) {
             ruling.fixed(Reason::Control);
         } else {
             locate(&policy, &mut ruling, &packet, skb);
@@ -147,8 +152,16 @@ fn answer(policy: &Policy, ruling: &mut Ruling, packet: &Packet, flow: &Flow, ow
 pub fn flow_key(packet: &Packet, skb: Skb, arrives: bool) -> FlowKey {
     FlowKey {
         socket: skb.cookie(),
-        peer: if arrives { packet.source } else { packet.destination },
-        peer_port: if arrives { packet.source_port } else { packet.destination_port },
+        peer: if arrives {
+            packet.source
+        } else {
+            packet.destination
+        },
+        peer_port: if arrives {
+            packet.source_port
+        } else {
+            packet.destination_port
+        },
         protocol: packet.protocol,
         reserved: [0; 5],
     }
@@ -156,14 +169,12 @@ pub fn flow_key(packet: &Packet, skb: Skb, arrives: bool) -> FlowKey {
 
 /// Notes that one side asked, so that the other may answer.
 #[inline(always)]
-pub fn remember(
-    known: Option<*mut Flow>,
-    key: &FlowKey,
-    policy: &Policy,
-    ruling: &mut Ruling,
-    asked: u32,
-) {
-    let peer = if asked == FLOW_LOCAL_ASKED { ruling.to } else { ruling.from };
+pub fn remember(known: Option<*mut Flow>, key: &FlowKey, policy: &Policy, ruling: &mut Ruling, asked: u32) {
+    let peer = if asked == FLOW_LOCAL_ASKED {
+        ruling.to
+    } else {
+        ruling.from
+    };
     if let Some(flow) = known {
         // SAFETY: an element of the map; a torn write is judged again under the same revision.
         unsafe {

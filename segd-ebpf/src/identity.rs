@@ -2,7 +2,9 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_tuple},
-    helpers::{bpf_probe_read_kernel_buf, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    helpers::{
+        bpf_probe_read_kernel_buf, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+    },
     maps::lpm_trie::Key,
 };
 use core::ffi::c_void;
@@ -33,7 +35,11 @@ pub const UNKNOWN: Identity = Identity::of(segment::NONE);
 #[inline(always)]
 pub fn of_cgroup(policy: &Policy, id: u64) -> Option<Identity> {
     let packed = segd_cgroup(policy.slot, id);
-    if packed & FOUND == 0 { None } else { Some(unpack(packed)) }
+    if packed & FOUND == 0 {
+        None
+    } else {
+        Some(unpack(packed))
+    }
 }
 
 const FOUND: u64 = 1 << 32;
@@ -47,7 +53,12 @@ extern "C" fn segd_cgroup(slot: u32, id: u64) -> u64 {
     };
     // SAFETY: an element of the map; an update replaces elements, it does not write into them.
     let slot = unsafe { &(*entry).slots[(slot & 1) as usize] };
-    FOUND | if slot.revision == 0 { pack(UNKNOWN) } else { pack(slot.identity) }
+    FOUND
+        | if slot.revision == 0 {
+            pack(UNKNOWN)
+        } else {
+            pack(slot.identity)
+        }
 }
 
 /// The socket the hook runs for. A cgroup that is not in the table is what its nearest tagged ancestor is.
@@ -69,7 +80,11 @@ fn of_ancestors(policy: &Policy, skb: Skb) -> Identity {
             continue;
         }
         if let Some(identity) = of_cgroup(policy, id) {
-            return if identity.segment == segment::HOST && table_overflowed() { UNKNOWN } else { identity };
+            return if identity.segment == segment::HOST && table_overflowed() {
+                UNKNOWN
+            } else {
+                identity
+            };
         }
     }
     UNKNOWN
@@ -79,7 +94,9 @@ fn of_ancestors(policy: &Policy, skb: Skb) -> Identity {
 #[inline(always)]
 pub fn table_overflowed() -> bool {
     // SAFETY: a slot of an array map.
-    CGROUPS_FULL.get_ptr(0).is_none_or(|full| unsafe { core::ptr::read_volatile(full) } != 0)
+    CGROUPS_FULL
+        .get_ptr(0)
+        .is_none_or(|full| unsafe { core::ptr::read_volatile(full) } != 0)
 }
 
 /// The segment of an address on the network, or `WORLD`.
@@ -92,9 +109,14 @@ pub fn of_address(policy: &Policy, address: &Address) -> SegmentIndex {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segd_address(slot: u32, high: u64, low: u64) -> u32 {
-    let data = PrefixData { slot: slot.to_be_bytes(), address: address::of_halves(high, low) };
+    let data = PrefixData {
+        slot: slot.to_be_bytes(),
+        address: address::of_halves(high, low),
+    };
     let key = Key::new(SLOT_BITS + 128, data);
-    PREFIXES.get(&key).map_or(u32::from(segment::WORLD), |segment| *segment)
+    PREFIXES
+        .get(&key)
+        .map_or(u32::from(segment::WORLD), |segment| *segment)
 }
 
 /// An address of this host or of one of its namespaces.
@@ -133,13 +155,15 @@ extern "C" fn segd_claimed(slot: u32, identity: u64, high: u64, low: u64) -> u64
         return identity;
     }
     let address = address::of_halves(high, low);
-    if address::is_loopback(&address)
-        || local(&address).is_some_and(|local| local.flags & LOCAL_HOST != 0)
-    {
+    if address::is_loopback(&address) || local(&address).is_some_and(|local| local.flags & LOCAL_HOST != 0) {
         return identity;
     }
     let claimed = segd_address(slot, high, low) as SegmentIndex;
-    if claimed >= FIRST_SEGMENT { pack(Identity::of(claimed)) } else { identity }
+    if claimed >= FIRST_SEGMENT {
+        pack(Identity::of(claimed))
+    } else {
+        identity
+    }
 }
 
 /// Who answers where no socket does: the one segment that lives in a namespace, else `host`.
@@ -191,7 +215,11 @@ pub enum Side {
 pub fn handover_key(packet: &Packet, namespace: u64, side: Side) -> HandoverKey {
     let repeats = address::is_loopback(&packet.source) || address::is_loopback(&packet.destination);
     let namespace = if repeats { namespace } else { 0 };
-    let mut key = HandoverKey { namespace, protocol: packet.protocol, ..HandoverKey::default() };
+    let mut key = HandoverKey {
+        namespace,
+        protocol: packet.protocol,
+        ..HandoverKey::default()
+    };
     match side {
         Side::Source => {
             key.source = packet.source;
@@ -312,7 +340,11 @@ pub fn receiver(skb: Skb, packet: &Packet) -> u64 {
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let size = fill_tuple(&mut tuple, packet);
     let ctx: *mut c_void = skb.skb.cast();
-    if packet.protocol == TCP { receiver_tcp(ctx, &mut tuple, size) } else { receiver_udp(ctx, &mut tuple, size) }
+    if packet.protocol == TCP {
+        receiver_tcp(ctx, &mut tuple, size)
+    } else {
+        receiver_udp(ctx, &mut tuple, size)
+    }
 }
 
 // VERIFIER: two functions. With the tails merged: "same insn cannot be used with different pointers".
@@ -353,5 +385,7 @@ pub fn cgroup_of_kernel_socket(sk: u64) -> Option<u64> {
 #[inline(always)]
 pub fn from_words(a: u32, b: u32, c: u32, d: u32) -> Address {
     let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+    ]
 }

@@ -24,7 +24,10 @@ use crate::{
 /// Rules on one packet that arrives: whether the socket gets it.
 #[inline(always)]
 pub fn ingress(skb: Skb) -> bool {
-    let mut ruling = Ruling { hook: Hook::Ingress as u8, ..Ruling::default() };
+    let mut ruling = Ruling {
+        hook: Hook::Ingress as u8,
+        ..Ruling::default()
+    };
     let mut packet = Packet::default();
     let Some(policy) = Policy::active() else {
         return no_policy(&mut ruling, skb);
@@ -83,7 +86,8 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         return ruling.fixed(Reason::Unknown);
     };
     // A raw socket for a protocol that has receivers of its own gets a copy; the packet itself is judged there.
-    if socket.is_raw() && (has_ports(packet.protocol) || packet.protocol == ICMP || packet.protocol == ICMPV6) {
+    if socket.is_raw() && (has_ports(packet.protocol) || packet.protocol == ICMP || packet.protocol == ICMPV6)
+    {
         ruling.flags |= COPY;
     }
     let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);

@@ -40,22 +40,38 @@ fn segd_ingress(ctx: SkBuffContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 fn segd_connect4(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Connect, v6: false }))
+    i32::from(connect::may_call(Call {
+        ctx: ctx.sock_addr,
+        hook: Hook::Connect,
+        v6: false,
+    }))
 }
 
 #[cgroup_sock_addr(connect6)]
 fn segd_connect6(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Connect, v6: true }))
+    i32::from(connect::may_call(Call {
+        ctx: ctx.sock_addr,
+        hook: Hook::Connect,
+        v6: true,
+    }))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn segd_sendmsg4(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Send, v6: false }))
+    i32::from(connect::may_call(Call {
+        ctx: ctx.sock_addr,
+        hook: Hook::Send,
+        v6: false,
+    }))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn segd_sendmsg6(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call { ctx: ctx.sock_addr, hook: Hook::Send, v6: true }))
+    i32::from(connect::may_call(Call {
+        ctx: ctx.sock_addr,
+        hook: Hook::Send,
+        v6: true,
+    }))
 }
 
 #[sock_ops]

@@ -46,8 +46,7 @@ pub static UNIT_PATTERNS: Array<UnitPatterns> = Array::with_max_entries(2, 0);
 pub static LOCALS: HashMap<[u8; 16], Local> = HashMap::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
 /// Who lives in which network namespace, by cookie.
 #[map]
-pub static NAMESPACES: HashMap<u64, Namespace> =
-    HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
+pub static NAMESPACES: HashMap<u64, Namespace> = HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
 
 /// Who sent what is on its way between two sockets of this host.
 #[map]

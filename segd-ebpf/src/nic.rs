@@ -11,15 +11,18 @@ use segd_common::{
     packet::{PACKET_FRAGMENT, Packet, walk},
     reason::Reason,
     segment::{self, SEGMENT_ADMITS, SEGMENT_INITIATES},
+    service::{IGMP, UDP},
     tables::{TABLES_AUDIT, Tables},
     workload::Identity,
 };
 
 use crate::{
+    egress::is_dhcp,
     identity,
     identity::UNKNOWN,
     policy::Policy,
     ruling::{Ruling, count, count_rule, emit, judge},
+    skb::LOOPBACK,
 };
 
 const ETHERNET: u32 = 14;
@@ -75,6 +78,10 @@ pub fn may_enter(ctx: &XdpContext) -> bool {
         // The socket hooks deny; here ARP and the like must live.
         return true;
     };
+    // What loops back never left: both of its ends have sockets.
+    if ctx.ingress_ifindex() == LOOPBACK as usize {
+        return true;
+    }
     let mut frame = Frame { ctx, offset: 0 };
     let mut offset = ETHERNET;
     let Some(kind) = frame.read::<2>(12) else {
@@ -95,7 +102,10 @@ pub fn may_enter(ctx: &XdpContext) -> bool {
     }
     frame.offset = offset;
     let mut packet = Packet::default();
-    let mut ruling = Ruling { hook: Hook::Xdp as u8, ..Ruling::default() };
+    let mut ruling = Ruling {
+        hook: Hook::Xdp as u8,
+        ..Ruling::default()
+    };
     ruling.from = Identity::of(segment::WORLD);
     ruling.to = Identity::of(segment::HOST);
     match walk(&frame, kind == ETH_P_IPV6, &mut packet) {
@@ -117,7 +127,9 @@ pub fn may_enter(ctx: &XdpContext) -> bool {
 /// Judges what an address alone can answer for; leaves `ruling.reason` 0 where it cannot.
 #[inline(never)]
 fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet) {
-    if packet.is_link_control() {
+    // What keeps the link itself working, and the host's DHCP client, which hears from servers nobody may ask.
+    let dhcp = packet.protocol == UDP && is_dhcp(packet.destination_port, packet.source_port);
+    if packet.is_link_control() || packet.protocol == IGMP || dhcp {
         return;
     }
     if let Some(source) = identity::local(&packet.source) {
@@ -162,4 +174,3 @@ fn receiver(policy: &Policy, packet: &Packet) -> Option<(Identity, bool)> {
     let claimed = identity::claimed_by_address(policy, owner, &packet.destination);
     Some((claimed, single || claimed.segment != owner.segment))
 }
-

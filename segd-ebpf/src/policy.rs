@@ -26,7 +26,14 @@ impl Policy {
         // SAFETY: a slot of an array map; volatile so that the word is read once.
         let active = unsafe { core::ptr::read_volatile(word) };
         let policy = Policy::in_slot(active.slot())?;
-        if active.revision() == 0 { None } else { Some(Policy { revision: active.revision(), ..policy }) }
+        if active.revision() == 0 {
+            None
+        } else {
+            Some(Policy {
+                revision: active.revision(),
+                ..policy
+            })
+        }
     }
 
     /// The policy in a slot that [`Policy::active`] named for this packet.
@@ -36,7 +43,11 @@ impl Policy {
         if tables.flags & TABLES_VALID == 0 {
             return None;
         }
-        Some(Policy { tables, slot, revision: tables.revision })
+        Some(Policy {
+            tables,
+            slot,
+            revision: tables.revision,
+        })
     }
 }
 
@@ -56,7 +67,11 @@ impl Tables for Policy {
         if usize::from(to) >= MAX_SEGMENTS {
             return 0;
         }
-        element(&self.tables.classes, usize::from(from) * MAX_SEGMENTS + usize::from(to)).unwrap_or(0)
+        element(
+            &self.tables.classes,
+            usize::from(from) * MAX_SEGMENTS + usize::from(to),
+        )
+        .unwrap_or(0)
     }
 
     #[inline(always)]

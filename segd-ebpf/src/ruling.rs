@@ -87,7 +87,11 @@ impl Ruling {
     pub fn fixed(&mut self, reason: Reason) {
         self.reason = reason as u8;
         self.rule = Verdict::NO_RULE;
-        self.outcome = if reason.allows() { Outcome::Allowed as u8 } else { Outcome::Denied as u8 };
+        self.outcome = if reason.allows() {
+            Outcome::Allowed as u8
+        } else {
+            Outcome::Denied as u8
+        };
     }
 
     /// Denies what did not parse, for a reason given as a number.
@@ -116,7 +120,10 @@ pub fn pack(identity: Identity) -> u64 {
 /// The identity in the lower half of a number.
 #[inline(always)]
 pub fn unpack(packed: u64) -> Identity {
-    Identity { segment: packed as u16, flags: (packed >> 16) as u16 }
+    Identity {
+        segment: packed as u16,
+        flags: (packed >> 16) as u16,
+    }
 }
 
 /// Judges an initiation and notes the ruling.
@@ -189,7 +196,9 @@ extern "C" fn segd_count(key: u64, bytes: u32, flags: u32) -> u32 {
         None => {
             // A race with another CPU makes one of the inserts fail; the lookup after it decides.
             let _ = COUNTERS.insert(key, Counter::default(), 1);
-            COUNTERS.get_ptr_mut(key).or_else(|| COUNTERS_OTHER.get_ptr_mut(u32::from(key.outcome)))
+            COUNTERS
+                .get_ptr_mut(key)
+                .or_else(|| COUNTERS_OTHER.get_ptr_mut(u32::from(key.outcome)))
         }
     };
     let Some(counter) = counter else {
@@ -258,8 +267,11 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
         return;
     };
     let reversed = ruling.flags & REVERSED != 0;
-    let (source, destination) =
-        if reversed { (&packet.destination, &packet.source) } else { (&packet.source, &packet.destination) };
+    let (source, destination) = if reversed {
+        (&packet.destination, &packet.source)
+    } else {
+        (&packet.source, &packet.destination)
+    };
     let (source_port, destination_port) = if reversed {
         (packet.destination_port, packet.source_port)
     } else {
@@ -284,7 +296,11 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
         (*event).outcome = ruling.outcome;
         (*event).reason = ruling.reason;
         (*event).hook = ruling.hook;
-        (*event).flags = if ruling.flags & REVOKED != 0 { EVENT_REVOKED } else { 0 };
+        (*event).flags = if ruling.flags & REVOKED != 0 {
+            EVENT_REVOKED
+        } else {
+            0
+        };
         (*event).reserved = 0;
     }
     entry.submit(0);

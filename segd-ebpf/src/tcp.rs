@@ -22,9 +22,7 @@ use crate::{
     identity::{self, Side, UNKNOWN},
     maps::SOCKETS,
     policy::Policy,
-    ruling::{
-        NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge,
-    },
+    ruling::{NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
     skb::{Skb, Socket, state},
     toward::judge_departure,
 };
@@ -32,7 +30,11 @@ use crate::{
 /// The state of a socket; created if asked to.
 #[inline(always)]
 fn remembered(socket: Socket, create: bool) -> Option<&'static mut SocketState> {
-    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    let flags = if create {
+        u64::from(BPF_SK_STORAGE_GET_F_CREATE)
+    } else {
+        0
+    };
     // SAFETY: a full socket and the map of this object; the storage lives as long as the socket, which the
     // hook holds. Two CPUs may write at once: every field is judged again when it matters.
     unsafe {
@@ -102,7 +104,11 @@ fn adopted(skb: Skb, packet: &Packet, arrives: bool) -> u8 {
     let mut probe = if arrives { *packet } else { mirrored(packet) };
     // No connection has port 0: only a listener can answer.
     probe.source_port = 0;
-    if identity::receiver(skb, &probe) != 0 { DIRECTION_PASSIVE } else { DIRECTION_ACTIVE }
+    if identity::receiver(skb, &probe) != 0 {
+        DIRECTION_PASSIVE
+    } else {
+        DIRECTION_ACTIVE
+    }
 }
 
 /// The identity a connection's peer has now.
@@ -132,7 +138,10 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         return ruling.fixed(Reason::NoState);
     };
     if packet.is_syn() {
-        *memory = SocketState { direction: DIRECTION_ACTIVE, ..SocketState::default() };
+        *memory = SocketState {
+            direction: DIRECTION_ACTIVE,
+            ..SocketState::default()
+        };
         ruling.flags |= NEW_FLOW;
     } else if memory.direction == DIRECTION_UNKNOWN {
         memory.direction = adopted(skb, packet, false);
@@ -189,7 +198,11 @@ fn passive_peer(
 ) -> Identity {
     if memory.peer_cgroup != 0 {
         ruling.peer_cgroup = memory.peer_cgroup;
-        let peer = if side == Side::Source { &packet.source } else { &packet.destination };
+        let peer = if side == Side::Source {
+            &packet.source
+        } else {
+            &packet.destination
+        };
         return peer_now(policy, memory, peer);
     }
     let mut cgroup = 0;
@@ -218,8 +231,11 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         return ruling.fixed(Reason::NoState);
     };
     if memory.direction == DIRECTION_UNKNOWN {
-        memory.direction =
-            if now == state::SYN_SENT { DIRECTION_ACTIVE } else { adopted(skb, packet, true) };
+        memory.direction = if now == state::SYN_SENT {
+            DIRECTION_ACTIVE
+        } else {
+            adopted(skb, packet, true)
+        };
     }
     if memory.direction == DIRECTION_ACTIVE {
         ruling.flags |= REVERSED;

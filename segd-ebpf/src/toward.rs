@@ -96,8 +96,12 @@ fn find(policy: &Policy, to: &Address, namespace: u64) -> (Place, Identity) {
 // VERIFIER: before the judgement and not inside it, for the sake of the stack.
 #[inline(never)]
 pub fn locate(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb) {
-    let (place, there) =
-        place(policy, &packet.destination, skb.namespace(), leaves_by_loopback(packet, skb));
+    let (place, there) = place(
+        policy,
+        &packet.destination,
+        skb.namespace(),
+        leaves_by_loopback(packet, skb),
+    );
     ruling.place = place as u32;
     ruling.there = there;
     if place == Place::Here && has_socket(packet) {

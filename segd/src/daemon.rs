@@ -189,7 +189,9 @@ fn pump(running: &Running) -> Vec<tokio::task::JoinHandle<()>> {
         }
     }
     tasks.push(tokio::spawn(every(TICK, running.send.clone(), || Event::Tick)));
-    tasks.push(tokio::spawn(every(POLICY_TIMER, running.send.clone(), || Event::PolicyTimer)));
+    tasks.push(tokio::spawn(every(POLICY_TIMER, running.send.clone(), || {
+        Event::PolicyTimer
+    })));
     tasks
 }
 

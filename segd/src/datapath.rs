@@ -61,7 +61,10 @@ pub enum Error {
 
 impl Error {
     fn system(operation: impl Into<String>, source: std::io::Error) -> Error {
-        Error::System { operation: operation.into(), source }
+        Error::System {
+            operation: operation.into(),
+            source,
+        }
     }
 }
 

@@ -125,16 +125,17 @@ struct Reader {
 impl Reader {
     fn visit(&mut self, path: &Path, depth: usize) -> Result<(), SourceError> {
         let metadata = fs::metadata(path).map_err(io_at("read", path))?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            return Err(SourceError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
         let real = fs::canonicalize(path).map_err(io_at("resolve", path))?;
         self.real.push((path.to_owned(), real));
         if metadata.is_dir() {
             self.directory(path, &metadata, depth)
-        } else if metadata.is_file() {
-            self.file(path)
         } else {
-            Err(SourceError::NotAFile {
-                path: path.to_owned(),
-            })
+            self.file(path)
         }
     }
 

@@ -19,6 +19,7 @@ pub mod remote;
 pub mod segd;
 pub mod sys;
 pub mod wait;
+pub mod wire;
 pub mod worker;
 
 pub use cgroup::Cgroup;

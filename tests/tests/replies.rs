@@ -167,7 +167,7 @@ fn another_machine_may_answer_and_nothing_else() {
         );
         client.send_to(asker, (there, 5400), "question;").unwrap();
         wait::wait_until("the question arrives", wait::PATIENCE, || {
-            remote.inbox().sources.iter().any(|source| *source == asker.local)
+            remote.inbox().sources.contains(&asker.local)
         });
         remote.udp(asker.local, 5400, "answer;");
         assert_eq!(

@@ -325,7 +325,7 @@ fn sessions_without_segd(stage: &Stage) -> Result<()> {
 }
 
 fn selected(metrics: &str) -> String {
-    let wanted = |line: &&str| METRICS.iter().any(|name| line.starts_with(name));
+    let wanted = |line: &&str| METRICS.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
     metrics.lines().filter(wanted).collect::<Vec<_>>().join("\n")
 }
 

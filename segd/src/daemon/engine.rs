@@ -96,7 +96,11 @@ impl Engine {
     /// Nothing has changed then.
     pub fn apply(&mut self, loaded: &Loaded) -> Result<u32, ApplyError> {
         let active = self.tables.active()?;
-        let slot = if active.revision() == 0 { 0 } else { 1 - active.slot() };
+        let slot = if active.revision() == 0 {
+            0
+        } else {
+            1 - active.slot()
+        };
         let revision = active.revision().checked_add(1).unwrap_or(1);
         let before = self.indexes.clone();
         let keep = self.borne(active)?;
@@ -132,12 +136,17 @@ impl Engine {
             }
         }
         for (name, index) in &before.by_name {
-            if !self.indexes.by_name.contains_key(name) && !self.indexes.by_name.values().any(|used| used == index) {
+            if !self.indexes.by_name.contains_key(name)
+                && !self.indexes.by_name.values().any(|used| used == index)
+            {
                 self.tables.note_name(*index, "")?;
             }
         }
-        let names: BTreeMap<SegmentIndex, String> =
-            before.by_name.iter().map(|(name, index)| (*index, name.clone())).collect();
+        let names: BTreeMap<SegmentIndex, String> = before
+            .by_name
+            .iter()
+            .map(|(name, index)| (*index, name.clone()))
+            .collect();
         self.tag_all(active, slot, revision, &tables, &selectors, &names)?;
         self.write_owners(slot, &tables)?;
         Ok((tables, selectors))
@@ -156,8 +165,13 @@ impl Engine {
         for user in &selectors.unresolved_users {
             tracing::warn!("user `{user}` is not known on this host: its matcher matches nothing");
         }
-        self.in_force =
-            Some(InForce { active, policy: loaded.policy.clone(), tables, selectors, hash: loaded.hash });
+        self.in_force = Some(InForce {
+            active,
+            policy: loaded.policy.clone(),
+            tables,
+            selectors,
+            hash: loaded.hash,
+        });
         if let Err(error) = self.tables.settle() {
             // The next write has to wait itself, or refuse.
             tracing::warn!("{}", chain(&error));
@@ -229,14 +243,14 @@ impl Engine {
         if let Some(in_force) = &self.in_force {
             let hits = self.tables.hits(in_force.active.slot())?;
             let labels = in_force.tables.rules.iter().map(|rule| rule.label.as_str());
-            self.hits.absorb(in_force.active.slot(), in_force.active.revision(), labels, hits.as_slice());
+            self.hits.absorb(
+                in_force.active.slot(),
+                in_force.active.revision(),
+                labels,
+                hits.as_slice(),
+            );
         }
         Ok(())
-    }
-
-    /// The probe's identity, for its cgroup.
-    pub(super) fn is_probe(&self, id: u64) -> bool {
-        self.probe.as_ref().is_some_and(|probe| probe.cgroup == id)
     }
 }
 

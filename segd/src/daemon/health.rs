@@ -42,6 +42,10 @@ impl Health {
             Ok(_) => {}
             Err(error) => because.push(super::report::chain(&error)),
         }
-        Health { enforcing: because.is_empty(), because, hooks }
+        Health {
+            enforcing: because.is_empty(),
+            because,
+            hooks,
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{fs::MetadataExt as _, net::UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -27,7 +27,6 @@ pub struct Probe {
     target: UdpSocket,
     /// Its cgroup's id.
     pub cgroup: u64,
-    directory: PathBuf,
 }
 
 /// What a probe showed.
@@ -51,14 +50,17 @@ impl Probe {
         let directory = root.path().join(format!("segd-probe-{}", std::process::id()));
         fs::create_dir(&directory)?;
         let made = make(&directory);
-        if made.is_err() {
-            let _ = fs::remove_dir(&directory);
-        }
+        // The socket keeps the cgroup's identity without its directory, and a daemon that is killed leaves none.
+        fs::remove_dir(&directory)?;
         let (socket, cgroup) = made?;
         let target = UdpSocket::bind("127.0.0.1:0")?;
         target.set_nonblocking(true)?;
         socket.set_nonblocking(true)?;
-        Ok(Probe { socket, target, cgroup, directory })
+        Ok(Probe {
+            socket,
+            target,
+            cgroup,
+        })
     }
 
     /// Tries to send.
@@ -77,14 +79,7 @@ impl Probe {
     }
 }
 
-impl Drop for Probe {
-    fn drop(&mut self) {
-        // The socket keeps the cgroup's identity without it.
-        let _ = fs::remove_dir(&self.directory);
-    }
-}
-
-fn make(directory: &PathBuf) -> io::Result<(UdpSocket, u64)> {
+fn make(directory: &Path) -> io::Result<(UdpSocket, u64)> {
     let cgroup = fs::metadata(directory)?.ino();
     let (ours, theirs) = UnixStream::pair()?;
     let mut child = Command::new("/proc/self/exe")
@@ -121,7 +116,10 @@ struct Control([u8; 64]);
 /// Sends a socket over standard input, which is a unix socket.
 fn send(socket: &UdpSocket) -> io::Result<()> {
     let mut byte = [0_u8];
-    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut part = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
     let mut control = Control([0; 64]);
     // SAFETY: a message of one live byte and one control message that fits its buffer.
     let sent = unsafe {
@@ -134,16 +132,25 @@ fn send(socket: &UdpSocket) -> io::Result<()> {
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
-        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(socket.as_raw_fd());
+        libc::CMSG_DATA(header)
+            .cast::<i32>()
+            .write_unaligned(socket.as_raw_fd());
         libc::sendmsg(0, &raw const message, 0)
     };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Receives a socket.
 fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
     let mut byte = [0_u8];
-    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut part = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
     let mut control = Control([0; 64]);
     // SAFETY: a message of one live byte and a live control buffer; the header is checked before it is read.
     unsafe {
@@ -159,6 +166,8 @@ fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
         if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
             return Err(io::Error::other("its process handed no socket over"));
         }
-        Ok(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
+        Ok(OwnedFd::from_raw_fd(
+            libc::CMSG_DATA(header).cast::<i32>().read_unaligned(),
+        ))
     }
 }

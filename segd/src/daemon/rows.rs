@@ -20,7 +20,12 @@ impl Engine {
     /// A cgroup's slot under the revision in force.
     fn slot_of(&self, id: u64) -> Option<CgroupSlot> {
         let active = self.in_force.as_ref()?.active;
-        self.cgroups.read(id).ok()??.slots.get(active.slot() as usize).copied()
+        self.cgroups
+            .read(id)
+            .ok()??
+            .slots
+            .get(active.slot() as usize)
+            .copied()
     }
 
     /// How many workloads each segment has.
@@ -28,8 +33,12 @@ impl Engine {
         let Some(in_force) = &self.in_force else {
             return Vec::new();
         };
-        let mut counts: BTreeMap<String, u64> =
-            in_force.policy.segments.keys().map(|name| (name.clone(), 0)).collect();
+        let mut counts: BTreeMap<String, u64> = in_force
+            .policy
+            .segments
+            .keys()
+            .map(|name| (name.clone(), 0))
+            .collect();
         for id in self.cgroups.ids().unwrap_or_default() {
             if let Some(slot) = self.slot_of(id)
                 && slot.identity.segment >= FIRST_SEGMENT
@@ -53,14 +62,30 @@ impl Engine {
             let mut add = |name: &str, used: usize, capacity: usize| {
                 uses.push((name.to_owned(), used as u64, capacity as u64));
             };
-            add("segments", self.indexes.by_name.len(), segd_common::segment::MAX_SEGMENTS - usize::from(FIRST_SEGMENT));
+            add(
+                "segments",
+                self.indexes.by_name.len(),
+                segd_common::segment::MAX_SEGMENTS - usize::from(FIRST_SEGMENT),
+            );
             add("port_sets", tables.sets.len(), MAX_CLASSES);
             add("port_ranges", tables.ranges.len(), MAX_RANGES);
             add("rules", tables.rules.len(), MAX_RULES);
-            add("prefixes", tables.prefixes.len(), segd_common::address::MAX_PREFIXES as usize);
+            add(
+                "prefixes",
+                tables.prefixes.len(),
+                segd_common::address::MAX_PREFIXES as usize,
+            );
             add("selectors", in_force.selectors.edges.len(), MAX_EDGES as usize);
-            add("addresses", self.places.addresses(), segd_common::address::MAX_LOCALS as usize);
-            add("namespaces", self.namespaces.len(), segd_common::address::MAX_NAMESPACES as usize);
+            add(
+                "addresses",
+                self.places.addresses(),
+                segd_common::address::MAX_LOCALS as usize,
+            );
+            add(
+                "namespaces",
+                self.namespaces.len(),
+                segd_common::address::MAX_NAMESPACES as usize,
+            );
         }
         let counters = self.counters.used().unwrap_or(0);
         uses.push(("counters".to_owned(), counters as u64, u64::from(MAX_COUNTERS)));
@@ -96,7 +121,9 @@ impl Engine {
             }
         }
         if self.cgroups.overflowed().unwrap_or(false) {
-            warnings.push("the cgroup table was full: unknown cgroups are denied until the next reload".to_owned());
+            warnings.push(
+                "the cgroup table was full: unknown cgroups are denied until the next reload".to_owned(),
+            );
         }
         warnings
     }
@@ -108,16 +135,27 @@ impl Engine {
         };
         let counts: BTreeMap<String, u64> = self.workload_counts().into_iter().collect();
         let rows = in_force.policy.segments.values().map(|segment| {
-            let addresses = segment.selectors.iter().filter_map(|selector| match &selector.kind {
-                SelectorKind::Cidr { prefix, .. } => Some(prefix.to_string()),
-                _ => None,
-            });
+            let addresses = segment
+                .selectors
+                .iter()
+                .filter_map(|selector| match &selector.kind {
+                    SelectorKind::Cidr { prefix, .. } => Some(prefix.to_string()),
+                    _ => None,
+                });
             SegmentRow {
                 name: segment.name.clone(),
                 id: format!("{:08x}", segment_id(&segment.name)),
                 index: in_force.tables.index(&segment.name).unwrap_or(0),
-                mode: if self.audits(&segment.name) { "audit".into() } else { "enforce".into() },
-                intra: if segment.intra { "allow".into() } else { "deny".into() },
+                mode: if self.audits(&segment.name) {
+                    "audit".into()
+                } else {
+                    "enforce".into()
+                },
+                intra: if segment.intra {
+                    "allow".into()
+                } else {
+                    "deny".into()
+                },
                 workloads: counts.get(&segment.name).copied().unwrap_or(0),
                 addresses: addresses.collect(),
                 labels: segment.labels.clone(),
@@ -144,7 +182,9 @@ impl Engine {
             .iter()
             .map(|(cgroup, slot)| (cgroup.id, (cgroup.path.clone(), *slot, cgroup.parent)))
             .collect();
-        rows.iter().map(|(cgroup, slot)| self.workload_row(cgroup, slot, &slots)).collect()
+        rows.iter()
+            .map(|(cgroup, slot)| self.workload_row(cgroup, slot, &slots))
+            .collect()
     }
 
     fn workload_row(

@@ -12,13 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    Event, Options,
-    engine::Engine,
-    health::Health,
-    lock::Lock,
-    report::chain,
-};
+use super::{Event, Options, engine::Engine, health::Health, lock::Lock, report::chain};
 use crate::{
     control::{
         protocol::{FlowFilter, Refusal, RefusalKind},
@@ -81,7 +75,11 @@ impl Shared {
             state: Mutex::new(State {
                 health,
                 started: now,
-                last: Reload { result: "success".into(), time: rfc3339(now), error: None },
+                last: Reload {
+                    result: "success".into(),
+                    time: rfc3339(now),
+                    error: None,
+                },
                 success: 1,
                 failure: 0,
                 told: None,
@@ -128,25 +126,42 @@ impl Shared {
             Err(error) => return Err(self.failed(error.to_string(), &error.render(super::start::style()))),
         };
         let mut engine = lock(&self.engine);
-        let unchanged = engine.in_force.as_ref().filter(|in_force| in_force.hash == loaded.hash);
+        let unchanged = engine
+            .in_force
+            .as_ref()
+            .filter(|in_force| in_force.hash == loaded.hash);
         if let Some(in_force) = unchanged {
             let revision = in_force.active.revision();
             let mut state = lock(&self.state);
             // The mistake was taken back.
             if state.told.take().is_some() {
                 tracing::info!("the policy is again what is enforced: revision {revision}");
-                state.last = Reload { result: "success".into(), time: rfc3339(SystemTime::now()), error: None };
+                state.last = Reload {
+                    result: "success".into(),
+                    time: rfc3339(SystemTime::now()),
+                    error: None,
+                };
             }
-            return Ok(Reloaded { revision, changed: false });
+            return Ok(Reloaded {
+                revision,
+                changed: false,
+            });
         }
         match engine.apply(&loaded) {
             Ok(revision) => {
                 let mut state = lock(&self.state);
                 state.success += 1;
                 state.told = None;
-                state.last = Reload { result: "success".into(), time: rfc3339(SystemTime::now()), error: None };
+                state.last = Reload {
+                    result: "success".into(),
+                    time: rfc3339(SystemTime::now()),
+                    error: None,
+                };
                 tracing::info!("enforcing revision {revision}");
-                Ok(Reloaded { revision, changed: true })
+                Ok(Reloaded {
+                    revision,
+                    changed: true,
+                })
             }
             Err(error) => {
                 drop(engine);
@@ -161,8 +176,11 @@ impl Shared {
         let mut state = lock(&self.state);
         if state.told.as_deref() != Some(drawn) {
             state.failure += 1;
-            state.last =
-                Reload { result: "failure".into(), time: rfc3339(SystemTime::now()), error: Some(line.clone()) };
+            state.last = Reload {
+                result: "failure".into(),
+                time: rfc3339(SystemTime::now()),
+                error: Some(line.clone()),
+            };
             tracing::error!("the policy was not loaded, what is in force stays in force: {line}");
             eprint!("{drawn}");
             state.told = Some(drawn.to_owned());
@@ -215,15 +233,21 @@ impl http::Source for Front {
         if let Err(error) = engine.collect_hits() {
             tracing::error!("reading rule hits: {}", chain(&error));
         }
-        let counters =
-            counts.counters.into_iter().filter(|(key, _)| key.from != PROBE && key.to != PROBE).collect();
+        let counters = counts
+            .counters
+            .into_iter()
+            .filter(|(key, _)| key.from != PROBE && key.to != PROBE)
+            .collect();
         let state = lock(&shared.state);
         Snapshot {
             counters,
             other: counts.other,
             names: shared.flows.names().to_vec(),
             rule_hits: engine.hits.totals(),
-            revision: engine.in_force.as_ref().map_or(0, |in_force| in_force.active.revision()),
+            revision: engine
+                .in_force
+                .as_ref()
+                .map_or(0, |in_force| in_force.active.revision()),
             reload_success: state.success,
             reload_failure: state.failure,
             workloads: engine.workload_counts(),
@@ -234,10 +258,16 @@ impl http::Source for Front {
     }
 
     async fn readiness(&self) -> Readiness {
-        let revision =
-            lock(&self.0.engine).in_force.as_ref().map_or(0, |in_force| in_force.active.revision());
+        let revision = lock(&self.0.engine)
+            .in_force
+            .as_ref()
+            .map_or(0, |in_force| in_force.active.revision());
         let state = lock(&self.0.state);
-        Readiness { ready: state.health.enforcing, revision, reasons: state.health.because.clone() }
+        Readiness {
+            ready: state.health.enforcing,
+            revision,
+            reasons: state.health.because.clone(),
+        }
     }
 }
 
@@ -259,17 +289,42 @@ impl Handler for Front {
             node: shared.options.node_name.clone(),
             pid: std::process::id(),
             started: rfc3339(state.started),
-            mode: if engine.only_audits() { "audit".into() } else { "enforce".into() },
+            mode: if engine.only_audits() {
+                "audit".into()
+            } else {
+                "enforce".into()
+            },
             enforcing: state.health.enforcing,
-            not_enforcing_because: (!state.health.because.is_empty()).then(|| state.health.because.join("; ")),
-            revision: engine.in_force.as_ref().map_or(0, |in_force| in_force.active.revision()),
-            policy_paths: shared.options.policy.iter().map(|path| path.display().to_string()).collect(),
-            policy_hash: engine.in_force.as_ref().map_or_else(String::new, |in_force| in_force.hash.to_string()),
+            not_enforcing_because: (!state.health.because.is_empty())
+                .then(|| state.health.because.join("; ")),
+            revision: engine
+                .in_force
+                .as_ref()
+                .map_or(0, |in_force| in_force.active.revision()),
+            policy_paths: shared
+                .options
+                .policy
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+            policy_hash: engine
+                .in_force
+                .as_ref()
+                .map_or_else(String::new, |in_force| in_force.hash.to_string()),
             last_reload: Some(state.last.clone()),
             programs: programs.collect(),
-            maps: maps.map(|(name, entries, capacity)| MapUse { name, entries, capacity }).collect(),
+            maps: maps
+                .map(|(name, entries, capacity)| MapUse {
+                    name,
+                    entries,
+                    capacity,
+                })
+                .collect(),
             workloads: engine.workload_counts().iter().map(|(_, count)| count).sum(),
-            segments: engine.in_force.as_ref().map_or(0, |in_force| in_force.policy.segments.len() as u64),
+            segments: engine
+                .in_force
+                .as_ref()
+                .map_or(0, |in_force| in_force.policy.segments.len() as u64),
             events_lost,
             warnings: engine.warnings(),
         }
@@ -298,8 +353,14 @@ impl Handler for Front {
         let Some(in_force) = &engine.in_force else {
             return Err(Refusal::new(RefusalKind::Internal, "no policy is in force"));
         };
-        let answer = explain(&in_force.policy, &in_force.tables, &question.from, &question.to, service)
-            .map_err(|error| invalid(error.to_string()))?;
+        let answer = explain(
+            &in_force.policy,
+            &in_force.tables,
+            &question.from,
+            &question.to,
+            service,
+        )
+        .map_err(|error| invalid(error.to_string()))?;
         Ok(Explanation {
             from: answer.from,
             to: answer.to,
@@ -315,7 +376,11 @@ impl Handler for Front {
     async fn reload(&self) -> Result<Reloaded, Refusal> {
         let (answer, answered) = oneshot::channel();
         let gone = || Refusal::new(RefusalKind::Internal, "segd is ending");
-        self.0.send.send(Event::Reload(Some(answer))).await.map_err(|_| gone())?;
+        self.0
+            .send
+            .send(Event::Reload(Some(answer)))
+            .await
+            .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 

@@ -18,9 +18,14 @@ use crate::{
     command::{CANNOT, INTERNAL, INVALID},
     control::{peer, server::Server},
     datapath::{
-        Datapath, Error, cgroups::Cgroups, counters::Counters, events::Events,
+        Datapath, Error,
+        cgroups::Cgroups,
+        counters::Counters,
+        events::Events,
         links::{JUDGES, TRACEPOINTS},
-        pins, places::Places, tables::Tables,
+        pins,
+        places::Places,
+        tables::Tables,
     },
     output,
     policy::{compiled::SegmentIndexes, diagnostic::Style},
@@ -42,11 +47,21 @@ pub struct Failure {
 impl Failure {
     /// The host cannot do it.
     pub fn host(text: String, help: Option<&str>) -> Failure {
-        Failure { code: CANNOT, text, help: help.map(str::to_owned), drawn: false }
+        Failure {
+            code: CANNOT,
+            text,
+            help: help.map(str::to_owned),
+            drawn: false,
+        }
     }
 
     fn internal(text: String) -> Failure {
-        Failure { code: INTERNAL, text, help: None, drawn: false }
+        Failure {
+            code: INTERNAL,
+            text,
+            help: None,
+            drawn: false,
+        }
     }
 
     /// Says it on stderr.
@@ -62,7 +77,12 @@ impl Failure {
 
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Failure {
-        Failure { code: INVALID, text: error.render(style()), help: None, drawn: true }
+        Failure {
+            code: INVALID,
+            text: error.render(style()),
+            help: None,
+            drawn: true,
+        }
     }
 }
 
@@ -86,7 +106,12 @@ impl From<Error> for Failure {
                 chain(&error),
                 Some("docs/kernels.md says what the kernel must have; please report the message"),
             ),
-            Error::Capacity { .. } => Failure { code: INVALID, text: error.to_string(), help: None, drawn: false },
+            Error::Capacity { .. } => Failure {
+                code: INVALID,
+                text: error.to_string(),
+                help: None,
+                drawn: false,
+            },
         }
     }
 }
@@ -96,9 +121,12 @@ impl From<ApplyError> for Failure {
         match error {
             ApplyError::Datapath(error) => error.into(),
             ApplyError::Workload(error) => error.into(),
-            ApplyError::Compile(_) | ApplyError::Ambiguous(_) => {
-                Failure { code: INVALID, text: chain(&error), help: None, drawn: false }
-            }
+            ApplyError::Compile(_) | ApplyError::Ambiguous(_) => Failure {
+                code: INVALID,
+                text: chain(&error),
+                help: None,
+                drawn: false,
+            },
         }
     }
 }
@@ -106,7 +134,11 @@ impl From<ApplyError> for Failure {
 /// How diagnostics are drawn on stderr.
 pub fn style() -> Style {
     use std::io::IsTerminal as _;
-    if std::io::stderr().is_terminal() { Style::Ansi } else { Style::Plain }
+    if std::io::stderr().is_terminal() {
+        Style::Ansi
+    } else {
+        Style::Plain
+    }
 }
 
 /// Starts everything, or nothing.
@@ -119,7 +151,10 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let group = match &options.control_group {
         Some(name) => Some(peer::group_id(name).map_err(|error| {
-            Failure::host(format!("--control-group {name}: {error}"), Some("`getent group` lists them"))
+            Failure::host(
+                format!("--control-group {name}: {error}"),
+                Some("`getent group` lists them"),
+            )
         })?),
         None => None,
     };
@@ -132,11 +167,9 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         .await
         .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
     let listener = match options.metrics {
-        Some(address) => Some(
-            http::bind(address)
-                .await
-                .map_err(|error| Failure::host(chain(&error), Some("--metrics takes another address, or `none`")))?,
-        ),
+        Some(address) => Some(http::bind(address).await.map_err(|error| {
+            Failure::host(chain(&error), Some("--metrics takes another address, or `none`"))
+        })?),
         None => None,
     };
     let fresh = !pins::Pins::new(&options.pin_dir).has_links();
@@ -147,24 +180,39 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     }
     let (engine, events, queue, send, lock, health) = attached?;
     let watch = PolicyWatch::start(&engine.options.policy, send.clone());
-    let revision = engine.in_force.as_ref().map_or(0, |in_force| in_force.active.revision());
+    let revision = engine
+        .in_force
+        .as_ref()
+        .map_or(0, |in_force| in_force.active.revision());
     let shared = Arc::new(Shared::new(engine, health, lock, send.clone(), control, listener));
     shared.tick();
     tracing::info!("enforcing revision {revision}");
     notify_ready(revision);
-    Ok(Running { shared, events, queue, send, watch })
+    Ok(Running {
+        shared,
+        events,
+        queue,
+        send,
+        watch,
+    })
 }
 
-type Attached =
-    (Engine, Events, mpsc::Receiver<Event>, mpsc::Sender<Event>, lock::Lock, Health);
+type Attached = (
+    Engine,
+    Events,
+    mpsc::Receiver<Event>,
+    mpsc::Sender<Event>,
+    lock::Lock,
+    Health,
+);
 
 async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<Attached, Failure> {
     let mut datapath = Datapath::load(&options.pin_dir)?;
     let lock = lock::take(&options.pin_dir)?;
     log_from_kernel(&mut datapath);
     let ring = datapath.take_events()?;
-    let events = Events::new(ring)
-        .map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
+    let events =
+        Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
     let pins = datapath.pins.clone();
     let tables = Tables::open(&pins)?;
     let mut indexes = SegmentIndexes::default();
@@ -210,7 +258,9 @@ async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<At
         tracing::info!("{note}");
         notes.push(note);
     }
-    engine.datapath.detach_other_interfaces(&engine.options.interfaces);
+    engine
+        .datapath
+        .detach_other_interfaces(&engine.options.interfaces);
     pins.remove_other_layouts();
     Ok((engine, events, queue, send, lock, Health::new()))
 }
@@ -261,9 +311,8 @@ fn log_from_kernel(datapath: &mut Datapath) {
         return;
     };
     // SAFETY: the logger owns its ring's descriptor and keeps it open for as long as it lives.
-    let watched = unsafe {
-        tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE)
-    };
+    let watched =
+        unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
     match watched {
         Ok(mut logger) => {
             tokio::spawn(async move {
@@ -279,8 +328,10 @@ fn log_from_kernel(datapath: &mut Datapath) {
 
 /// `READY=1`, if a service manager waits for it.
 fn notify_ready(revision: u32) {
-    let states =
-        [sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&format!("enforcing revision {revision}"))];
+    let states = [
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&format!("enforcing revision {revision}")),
+    ];
     if let Err(error) = sd_notify::notify(&states) {
         tracing::warn!("telling the service manager: {error}");
     }

@@ -82,6 +82,7 @@ impl Engine {
         let Walk { positions, paths, .. } = walk;
         let visited: BTreeSet<u64> = positions.into_keys().collect();
         self.tag_dying(active, slot, revision, &visited, tables, names)?;
+        self.tag_probe(slot, revision)?;
         self.paths = paths;
         if self.cgroups.overflowed()? {
             // The walk found room for every cgroup there is.
@@ -105,10 +106,12 @@ impl Engine {
         let old = identity_in(known.as_ref(), walk.active);
         let old_name = walk.names.get(&old.segment).map_or("", String::as_str);
         position.slot = keep_orphaned(old, old_name, position.slot, &walk.tables.release);
-        if self.is_probe(cgroup.id) {
-            position.slot.identity = Identity::of(PROBE);
-        }
-        let place = Place { id: cgroup.id, parent: cgroup.parent, path_len: position.path_len, flags };
+        let place = Place {
+            id: cgroup.id,
+            parent: cgroup.parent,
+            path_len: position.path_len,
+            flags,
+        };
         self.cgroups.tag(place, walk.slot, position.slot)?;
         walk.paths.insert(cgroup.id, cgroup.path.clone());
         walk.positions.insert(cgroup.id, (position, flags));
@@ -137,11 +140,37 @@ impl Engine {
                 if let Some(to) = entry.slots.get_mut(slot as usize & 1)
                     && to.revision != revision
                 {
-                    *to = CgroupSlot { identity, revision, state: STATE_NONE, ..CgroupSlot::default() };
+                    *to = CgroupSlot {
+                        identity,
+                        revision,
+                        state: STATE_NONE,
+                        ..CgroupSlot::default()
+                    };
                 }
             })?;
         }
         Ok(())
+    }
+
+    /// Tags the probe's cgroup, whose directory is gone and whose birth nobody may have seen.
+    fn tag_probe(&self, slot: u32, revision: u32) -> Result<(), ApplyError> {
+        let Some(probe) = &self.probe else {
+            return Ok(());
+        };
+        let place = Place {
+            id: probe.cgroup,
+            parent: 0,
+            path_len: 0,
+            flags: CGROUP_UNTRUSTED,
+        };
+        let identity = Identity::of(PROBE);
+        let tag = CgroupSlot {
+            identity,
+            revision,
+            state: STATE_NONE,
+            ..CgroupSlot::default()
+        };
+        Ok(self.cgroups.tag(place, slot, tag)?)
     }
 
     /// Classifies what the kernel could not, under the revision in force.
@@ -149,8 +178,12 @@ impl Engine {
         let Some(in_force) = &self.in_force else {
             return Ok(());
         };
-        let names: BTreeMap<SegmentIndex, String> =
-            self.indexes.by_name.iter().map(|(name, index)| (*index, name.clone())).collect();
+        let names: BTreeMap<SegmentIndex, String> = self
+            .indexes
+            .by_name
+            .iter()
+            .map(|(name, index)| (*index, name.clone()))
+            .collect();
         let mut walk = Walk {
             slot: in_force.active.slot(),
             active: in_force.active,
@@ -191,7 +224,10 @@ impl Engine {
 
     /// Watches the cgroups below which newborns can be pending.
     pub(super) fn watch_births(&mut self) {
-        let pending = self.in_force.as_ref().is_some_and(|in_force| in_force.selectors.can_be_pending());
+        let pending = self
+            .in_force
+            .as_ref()
+            .is_some_and(|in_force| in_force.selectors.can_be_pending());
         if !pending {
             if let Some(births) = &mut self.births {
                 births.watch(&BTreeSet::new());
@@ -209,17 +245,28 @@ impl Engine {
 
 /// Names both sides of a tie.
 fn ambiguity(cgroup: &Cgroup, tables: &CompiledTables, flags: u16) -> String {
-    let names: Vec<(&[u8], u16)> =
-        cgroup.path.split('/').filter(|name| !name.is_empty()).map(|name| (name.as_bytes(), flags)).collect();
+    let names: Vec<(&[u8], u16)> = cgroup
+        .path
+        .split('/')
+        .filter(|name| !name.is_empty())
+        .map(|name| (name.as_bytes(), flags))
+        .collect();
     let sides: Vec<String> = rivals(tables, &users::uid, &names)
         .into_iter()
         .filter_map(|number| tables.selectors.get(number.checked_sub(1)? as usize))
         .map(|side| {
-            let segment = tables.names.get(usize::from(side.segment)).map_or("?", String::as_str);
+            let segment = tables
+                .names
+                .get(usize::from(side.segment))
+                .map_or("?", String::as_str);
             format!("`{segment}` by `{}` ({})", side.kind, side.location)
         })
         .collect();
-    format!("cgroup `{}` is claimed with equal right: {}", cgroup.path, sides.join(", "))
+    format!(
+        "cgroup `{}` is claimed with equal right: {}",
+        cgroup.path,
+        sides.join(", ")
+    )
 }
 
 fn watched(
@@ -254,7 +301,13 @@ fn dying(old: Identity, name: &str, tables: &CompiledTables) -> Identity {
         return Identity::of(HOST);
     }
     match tables.index(name) {
-        Some(index) => Identity { segment: index, flags: old.flags },
-        None => Identity { segment: old.segment, flags: old.flags | ORPHANED },
+        Some(index) => Identity {
+            segment: index,
+            flags: old.flags,
+        },
+        None => Identity {
+            segment: old.segment,
+            flags: old.flags | ORPHANED,
+        },
     }
 }

@@ -47,7 +47,10 @@ impl PolicyWatch {
             }
         };
         tokio::spawn(debounce(events, send));
-        let mut watch = PolicyWatch { watcher, watched: BTreeSet::new() };
+        let mut watch = PolicyWatch {
+            watcher,
+            watched: BTreeSet::new(),
+        };
         watch.follow(paths);
         watch
     }
@@ -80,7 +83,10 @@ impl PolicyWatch {
 
 /// Reading the policy makes events too; they must not make it be read again.
 fn matters(event: &notify::Event) -> bool {
-    use notify::{EventKind, event::{AccessKind, AccessMode}};
+    use notify::{
+        EventKind,
+        event::{AccessKind, AccessMode},
+    };
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
         EventKind::Access(_) => false,
@@ -92,7 +98,11 @@ fn matters(event: &notify::Event) -> bool {
 fn directories(path: &Path, out: &mut BTreeSet<PathBuf>) {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut here = PathBuf::from("/");
-    let mut rest: Vec<PathBuf> = absolute.components().skip(1).map(|part| PathBuf::from(part.as_os_str())).collect();
+    let mut rest: Vec<PathBuf> = absolute
+        .components()
+        .skip(1)
+        .map(|part| PathBuf::from(part.as_os_str()))
+        .collect();
     rest.reverse();
     let mut links = 0;
     while let Some(part) = rest.pop() {
@@ -109,7 +119,9 @@ fn directories(path: &Path, out: &mut BTreeSet<PathBuf>) {
                 if target.is_absolute() {
                     here = PathBuf::from("/");
                 }
-                let parts = target.components().filter(|part| !matches!(part, std::path::Component::RootDir));
+                let parts = target
+                    .components()
+                    .filter(|part| !matches!(part, std::path::Component::RootDir));
                 let mut parts: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();
                 parts.reverse();
                 rest.extend(parts);
@@ -144,7 +156,11 @@ fn below(directory: &Path, out: &mut BTreeSet<PathBuf>, depth: usize) {
         } else if kind.is_symlink()
             && let Ok(target) = fs::canonicalize(entry.path())
         {
-            let target = if target.is_dir() { Some(target.as_path()) } else { target.parent() };
+            let target = if target.is_dir() {
+                Some(target.as_path())
+            } else {
+                target.parent()
+            };
             if let Some(target) = target {
                 out.insert(target.to_owned());
             }

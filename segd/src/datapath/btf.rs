@@ -33,13 +33,21 @@ fn parse(data: &[u8]) -> Option<Offsets> {
     Some(Offsets {
         globals: vec![
             ("CGROUP_KN", types.member("cgroup", "kn")?),
-            ("CGROUP_PARENT", css + types.member("cgroup_subsys_state", "parent")?),
+            (
+                "CGROUP_PARENT",
+                css + types.member("cgroup_subsys_state", "parent")?,
+            ),
             ("CGROUP_ROOT", types.member("cgroup", "root")?),
             ("ROOT_HIERARCHY", types.member("cgroup_root", "hierarchy_id")?),
             ("KN_ID", types.member("kernfs_node", "id")?),
             ("KN_NAME", types.member("kernfs_node", "name")?),
             // Before 5.15 a union of a pointer and flags; the programs then do without.
-            ("SOCK_CGROUP", types.member("sock_cgroup_data", "cgroup").map_or(0, |cgroup| data + cgroup)),
+            (
+                "SOCK_CGROUP",
+                types
+                    .member("sock_cgroup_data", "cgroup")
+                    .map_or(0, |cgroup| data + cgroup),
+            ),
         ],
     })
 }
@@ -51,7 +59,9 @@ struct Types<'a> {
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_ne_bytes(
+        data.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 impl<'a> Types<'a> {
@@ -63,9 +73,18 @@ impl<'a> Types<'a> {
             data.get(start..start + word(data, len)? as usize)
         };
         let (records, strings) = (part(8, 12)?, part(16, 20)?);
-        let mut types = Types { strings, structs: BTreeMap::new() };
-        let wanted: [&[u8]; 6] =
-            [b"cgroup", b"cgroup_subsys_state", b"cgroup_root", b"kernfs_node", b"sock", b"sock_cgroup_data"];
+        let mut types = Types {
+            strings,
+            structs: BTreeMap::new(),
+        };
+        let wanted: [&[u8]; 6] = [
+            b"cgroup",
+            b"cgroup_subsys_state",
+            b"cgroup_root",
+            b"kernfs_node",
+            b"sock",
+            b"sock_cgroup_data",
+        ];
         let mut at = 0;
         while at < records.len() {
             let name = types.string(word(records, at)?)?;
@@ -87,7 +106,10 @@ impl<'a> Types<'a> {
     }
 
     fn string(&self, offset: u32) -> Option<&'a [u8]> {
-        self.strings.get(offset as usize..)?.split(|byte| *byte == 0).next()
+        self.strings
+            .get(offset as usize..)?
+            .split(|byte| *byte == 0)
+            .next()
     }
 
     fn member(&self, of: &str, name: &str) -> Option<u64> {
@@ -119,14 +141,21 @@ mod tests {
     #[test]
     fn finds_every_offset_in_the_running_kernel() {
         if !std::path::Path::new(super::VMLINUX).exists() {
-            assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "{} is missing", super::VMLINUX);
+            assert!(
+                std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(),
+                "{} is missing",
+                super::VMLINUX
+            );
             eprintln!("skipped: {} is missing", super::VMLINUX);
             return;
         }
         let offsets = super::offsets().unwrap();
         assert_eq!(offsets.globals.len(), 7);
         for (name, offset) in offsets.globals {
-            assert!(offset > 0 || name == "CGROUP_PARENT", "{name} lies at the start of its structure");
+            assert!(
+                offset > 0 || name == "CGROUP_PARENT",
+                "{name} lies at the start of its structure"
+            );
         }
     }
 

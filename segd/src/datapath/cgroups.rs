@@ -35,7 +35,10 @@ impl Cgroups {
     ///
     /// A pin that cannot be opened.
     pub fn open(pins: &Pins) -> Result<Cgroups, Error> {
-        Ok(Cgroups { map: Map::open(&pins.maps, "CGROUPS")?, full: Map::open(&pins.maps, "CGROUPS_FULL")? })
+        Ok(Cgroups {
+            map: Map::open(&pins.maps, "CGROUPS")?,
+            full: Map::open(&pins.maps, "CGROUPS_FULL")?,
+        })
     }
 
     /// A cgroup's entry.
@@ -63,7 +66,11 @@ impl Cgroups {
             entry.parent = place.parent;
             entry.path_len = place.path_len;
             entry.flags = place.flags;
-            let (flags, was_known) = if known.is_some() { (EXISTING, true) } else { (NEW, false) };
+            let (flags, was_known) = if known.is_some() {
+                (EXISTING, true)
+            } else {
+                (NEW, false)
+            };
             if self.map.write(&place.id, &entry, flags)? || was_known {
                 return Ok(());
             }

@@ -57,9 +57,8 @@ impl Counters {
             let more = sum(&self.other.read_per_cpu(&outcome, self.cpus)?);
             counts.other = sum(&[counts.other, more]);
         }
-        let stat = |index| -> Result<u64, Error> {
-            Ok(self.stats.read_per_cpu(&index, self.cpus)?.iter().sum())
-        };
+        let stat =
+            |index| -> Result<u64, Error> { Ok(self.stats.read_per_cpu(&index, self.cpus)?.iter().sum()) };
         counts.events_lost = stat(stat::EVENTS_LOST)? + stat(stat::EVENTS_SUPPRESSED)?;
         counts.cgroups_lost = stat(stat::CGROUPS_LOST)?;
         Ok(counts)

@@ -19,7 +19,8 @@ impl Events {
     /// The descriptor cannot be watched.
     pub fn new(ring: RingBuf<MapData>) -> io::Result<Events> {
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
-        Ok(Events { ring: unsafe { AsyncFd::register(ring) }? })
+        let ring = unsafe { AsyncFd::register(ring) }?;
+        Ok(Events { ring })
     }
 
     /// Waits for events and hands over at most `most` of them.

@@ -28,21 +28,29 @@ fn has_capabilities() -> bool {
     const NEEDED: u64 = 1 << 12 | 1 << 38 | 1 << 39;
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let set = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+        let set = effective
+            .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+            .unwrap_or(0);
         set & NEEDED == NEEDED
     })
 }
 
 /// Whether pins can be made below a path, which need not exist yet.
 pub fn check_bpffs(pin_dir: &Path) -> Result<(), Error> {
-    let existing = pin_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let existing = pin_dir
+        .ancestors()
+        .find(|dir| dir.exists())
+        .unwrap_or(Path::new("/"));
     let kind = filesystem(existing)
         .map_err(|error| Error::system(format!("looking at `{}`", existing.display()), error))?;
     if kind == BPF_FS_MAGIC {
         return Ok(());
     }
     Err(Error::Host {
-        what: format!("no bpffs at `{}`: enforcement could not outlive the daemon", pin_dir.display()),
+        what: format!(
+            "no bpffs at `{}`: enforcement could not outlive the daemon",
+            pin_dir.display()
+        ),
         help: "mount it: mount -t bpf bpf /sys/fs/bpf".to_owned(),
     })
 }
@@ -61,7 +69,12 @@ fn filesystem(path: &Path) -> io::Result<i64> {
 /// The cookie of the network namespace this process is in.
 pub fn namespace_cookie() -> Result<u64, Error> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let failed = |error| Error::system("asking for the network namespace's cookie (SO_NETNS_COOKIE)", error);
+    let failed = |error| {
+        Error::system(
+            "asking for the network namespace's cookie (SO_NETNS_COOKIE)",
+            error,
+        )
+    };
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")
         .or_else(|_| std::net::UdpSocket::bind("[::1]:0"))
         .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))
@@ -78,7 +91,11 @@ pub fn namespace_cookie() -> Result<u64, Error> {
             &raw mut len,
         )
     };
-    if result != 0 { Err(failed(io::Error::last_os_error())) } else { Ok(cookie) }
+    if result != 0 {
+        Err(failed(io::Error::last_os_error()))
+    } else {
+        Ok(cookie)
+    }
 }
 
 /// How many CPUs a per-CPU value has room for.

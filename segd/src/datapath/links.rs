@@ -30,19 +30,55 @@ enum Kind {
 
 /// Births and releases of cgroups: attached before anything is tagged, so that no birth is missed.
 pub const TRACEPOINTS: &[Hook] = &[
-    Hook { name: "cgroup_mkdir", program: "segd_born", kind: Kind::Tracepoint("cgroup_mkdir") },
-    Hook { name: "cgroup_release", program: "segd_released", kind: Kind::Tracepoint("cgroup_release") },
+    Hook {
+        name: "cgroup_mkdir",
+        program: "segd_born",
+        kind: Kind::Tracepoint("cgroup_mkdir"),
+    },
+    Hook {
+        name: "cgroup_release",
+        program: "segd_released",
+        kind: Kind::Tracepoint("cgroup_release"),
+    },
 ];
 
 /// The hooks that judge: attached when a policy is in force, in the order in which they hand over to each other.
 pub const JUDGES: &[Hook] = &[
-    Hook { name: "sock_ops", program: "segd_accept", kind: Kind::Cgroup(3) },
-    Hook { name: "egress", program: "segd_egress", kind: Kind::Cgroup(1) },
-    Hook { name: "ingress", program: "segd_ingress", kind: Kind::Cgroup(0) },
-    Hook { name: "connect4", program: "segd_connect4", kind: Kind::Cgroup(10) },
-    Hook { name: "connect6", program: "segd_connect6", kind: Kind::Cgroup(11) },
-    Hook { name: "sendmsg4", program: "segd_sendmsg4", kind: Kind::Cgroup(14) },
-    Hook { name: "sendmsg6", program: "segd_sendmsg6", kind: Kind::Cgroup(15) },
+    Hook {
+        name: "sock_ops",
+        program: "segd_accept",
+        kind: Kind::Cgroup(3),
+    },
+    Hook {
+        name: "egress",
+        program: "segd_egress",
+        kind: Kind::Cgroup(1),
+    },
+    Hook {
+        name: "ingress",
+        program: "segd_ingress",
+        kind: Kind::Cgroup(0),
+    },
+    Hook {
+        name: "connect4",
+        program: "segd_connect4",
+        kind: Kind::Cgroup(10),
+    },
+    Hook {
+        name: "connect6",
+        program: "segd_connect6",
+        kind: Kind::Cgroup(11),
+    },
+    Hook {
+        name: "sendmsg4",
+        program: "segd_sendmsg4",
+        kind: Kind::Cgroup(14),
+    },
+    Hook {
+        name: "sendmsg6",
+        program: "segd_sendmsg6",
+        kind: Kind::Cgroup(15),
+    },
 ];
 
 const XDP_PROGRAM: &str = "segd_nic";
@@ -105,8 +141,14 @@ impl Datapath {
         let index = kernel::interface_index(interface)?;
         let failed = |error| Error::system(format!("attaching XDP to `{interface}`"), error);
         let program = self.program(XDP_PROGRAM)?;
-        let native = self.pins.links.join(format!("{XDP_PREFIX}native_{}", pin_name(interface)));
-        let generic = self.pins.links.join(format!("{XDP_PREFIX}generic_{}", pin_name(interface)));
+        let native = self
+            .pins
+            .links
+            .join(format!("{XDP_PREFIX}native_{}", pin_name(interface)));
+        let generic = self
+            .pins
+            .links
+            .join(format!("{XDP_PREFIX}generic_{}", pin_name(interface)));
         for (pin, mode) in [(&native, "native"), (&generic, "generic")] {
             if let Some(link) = living(pin).map_err(failed)? {
                 let info = sys::link_info(link.as_fd()).map_err(failed)?;
@@ -125,7 +167,9 @@ impl Datapath {
         };
         let link = sys::link_create(program, index, BPF_XDP, XDP_GENERIC).map_err(failed)?;
         replace(&generic, &link).map_err(failed)?;
-        Ok(format!("XDP on {interface}: generic, the driver does not take it natively ({refused})"))
+        Ok(format!(
+            "XDP on {interface}: generic, the driver does not take it natively ({refused})"
+        ))
     }
 
     /// Takes XDP off interfaces that are no longer asked for.
@@ -189,18 +233,31 @@ pub fn status(links: &Path, interfaces: &[String]) -> Vec<Attached> {
     }
     for interface in interfaces {
         let hook = format!("xdp:{interface}");
-        let native = look(&links.join(format!("{XDP_PREFIX}native_{}", pin_name(interface))), hook.clone(), "native".to_owned());
+        let native = look(
+            &links.join(format!("{XDP_PREFIX}native_{}", pin_name(interface))),
+            hook.clone(),
+            "native".to_owned(),
+        );
         all.push(if native.attached {
             native
         } else {
-            look(&links.join(format!("{XDP_PREFIX}generic_{}", pin_name(interface))), hook, "generic".to_owned())
+            look(
+                &links.join(format!("{XDP_PREFIX}generic_{}", pin_name(interface))),
+                hook,
+                "generic".to_owned(),
+            )
         });
     }
     all
 }
 
 fn look(pin: &Path, hook: String, note: String) -> Attached {
-    let missing = |note: String| Attached { hook: hook.clone(), attached: false, link: 0, note };
+    let missing = |note: String| Attached {
+        hook: hook.clone(),
+        attached: false,
+        link: 0,
+        note,
+    };
     let link = match sys::open_pin(pin) {
         Ok(link) => link,
         Err(error) => return missing(format!("no pinned link: {error}")),
@@ -208,8 +265,17 @@ fn look(pin: &Path, hook: String, note: String) -> Attached {
     match sys::link_info(link.as_fd()) {
         Ok(info) => {
             let attached = info.hangs();
-            let note = if attached { note } else { "somebody detached the link".to_owned() };
-            Attached { hook, attached, link: info.id, note }
+            let note = if attached {
+                note
+            } else {
+                "somebody detached the link".to_owned()
+            };
+            Attached {
+                hook,
+                attached,
+                link: info.id,
+                note,
+            }
         }
         Err(error) => missing(format!("the link does not answer: {error}")),
     }

@@ -33,7 +33,11 @@ impl<K: Pod, V> Map<K, V> {
         let path = dir.join(name);
         let fd = sys::open_pin(&path)
             .map_err(|error| Error::system(format!("opening the pinned map `{}`", path.display()), error))?;
-        Ok(Map { name, fd, types: PhantomData })
+        Ok(Map {
+            name,
+            fd,
+            types: PhantomData,
+        })
     }
 
     fn failed(&self, operation: &str, error: io::Error) -> Error {
@@ -56,20 +60,36 @@ impl<K: Pod, V> Map<K, V> {
     pub fn remove(&self, key: &K) -> Result<(), Error> {
         let key = (&raw const *key).cast();
         // SAFETY: the key has the map's size; there is no value.
-        unsafe { element(ElementCommand::Delete, self.fd.as_fd(), key, std::ptr::null_mut(), 0) }
-            .map(drop)
-            .map_err(|error| self.failed("removing from", error))
+        unsafe {
+            element(
+                ElementCommand::Delete,
+                self.fd.as_fd(),
+                key,
+                std::ptr::null_mut(),
+                0,
+            )
+        }
+        .map(drop)
+        .map_err(|error| self.failed("removing from", error))
     }
 
     /// Every key, as far as a table that others write can be walked.
     pub fn keys(&self) -> Result<Vec<K>, Error> {
         let mut keys: Vec<K> = Vec::new();
         loop {
-            let last = keys.last().map_or(std::ptr::null(), |key: &K| (&raw const *key).cast());
+            let last = keys
+                .last()
+                .map_or(std::ptr::null(), |key: &K| (&raw const *key).cast());
             let mut next = std::mem::MaybeUninit::<K>::uninit();
             // SAFETY: the last key, or none, has the map's size; the next is written on success.
             let found = unsafe {
-                element(ElementCommand::NextKey, self.fd.as_fd(), last, next.as_mut_ptr().cast(), 0)
+                element(
+                    ElementCommand::NextKey,
+                    self.fd.as_fd(),
+                    last,
+                    next.as_mut_ptr().cast(),
+                    0,
+                )
             };
             match found {
                 // SAFETY: written by the kernel; any bytes are a valid `Pod`.
@@ -88,7 +108,13 @@ impl<K: Pod, V: Pod> Map<K, V> {
         let mut value = std::mem::MaybeUninit::<V>::uninit();
         // SAFETY: key and value have the map's sizes; the value is written on success.
         let found = unsafe {
-            element(ElementCommand::Lookup, self.fd.as_fd(), key, value.as_mut_ptr().cast(), 0)
+            element(
+                ElementCommand::Lookup,
+                self.fd.as_fd(),
+                key,
+                value.as_mut_ptr().cast(),
+                0,
+            )
         }
         .map_err(|error| self.failed("reading", error))?;
         // SAFETY: written by the kernel; any bytes are a valid `Pod`.
@@ -102,7 +128,13 @@ impl<K: Pod, V: Pod> Map<K, V> {
         let mut values: Vec<V> = Vec::with_capacity(cpus);
         // SAFETY: the kernel writes one value of eight-byte-rounded size for each possible CPU.
         let found = unsafe {
-            element(ElementCommand::Lookup, self.fd.as_fd(), key, values.as_mut_ptr().cast(), 0)
+            element(
+                ElementCommand::Lookup,
+                self.fd.as_fd(),
+                key,
+                values.as_mut_ptr().cast(),
+                0,
+            )
         }
         .map_err(|error| self.failed("reading", error))?;
         if found {
@@ -118,7 +150,15 @@ impl<K: Pod, V> Map<K, V> {
     pub fn read_into(&self, key: &K, out: &mut V) -> Result<bool, Error> {
         let key = (&raw const *key).cast();
         // SAFETY: key and value have the map's sizes; the maps read this way hold plain integers.
-        unsafe { element(ElementCommand::Lookup, self.fd.as_fd(), key, (&raw mut *out).cast(), 0) }
-            .map_err(|error| self.failed("reading", error))
+        unsafe {
+            element(
+                ElementCommand::Lookup,
+                self.fd.as_fd(),
+                key,
+                (&raw mut *out).cast(),
+                0,
+            )
+        }
+        .map_err(|error| self.failed("reading", error))
     }
 }

@@ -74,8 +74,9 @@ impl Datapath {
             operation: operation.to_owned(),
             message: chain(error),
         };
-        let mut ebpf =
-            loader.load(OBJECT).map_err(|error| refused("loading the kernel programs", &error))?;
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| refused("loading the kernel programs", &error))?;
         for (name, program) in ebpf.programs_mut() {
             load_program(program)
                 .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
@@ -90,8 +91,14 @@ impl Datapath {
             operation: format!("finding the kernel program `{name}`"),
             message,
         };
-        let program = self.ebpf.program(name).ok_or_else(|| missing("it is not in the object".to_owned()))?;
-        program.fd().map(|fd| fd.as_fd()).map_err(|error| missing(chain(&error)))
+        let program = self
+            .ebpf
+            .program(name)
+            .ok_or_else(|| missing("it is not in the object".to_owned()))?;
+        program
+            .fd()
+            .map(|fd| fd.as_fd())
+            .map_err(|error| missing(chain(&error)))
     }
 
     /// Hands the programs' own diagnostics to the log.
@@ -107,8 +114,14 @@ impl Datapath {
 
     /// The ring buffer of flow events.
     pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<aya::maps::MapData>, Error> {
-        let failed = |message: String| Error::Refused { operation: "opening the event ring".to_owned(), message };
-        let map = self.ebpf.take_map("EVENTS").ok_or_else(|| failed("it is not in the object".to_owned()))?;
+        let failed = |message: String| Error::Refused {
+            operation: "opening the event ring".to_owned(),
+            message,
+        };
+        let map = self
+            .ebpf
+            .take_map("EVENTS")
+            .ok_or_else(|| failed("it is not in the object".to_owned()))?;
         aya::maps::RingBuf::try_from(map).map_err(|error| failed(chain(&error)))
     }
 }

@@ -91,7 +91,9 @@ pub fn unload(pin_dir: &Path) -> Result<UnloadReport, Error> {
 }
 
 fn links_in(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+    fs::read_dir(dir)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
 }
 
 fn remove_tree(dir: &Path, removed: &mut Vec<String>) -> io::Result<()> {

@@ -26,7 +26,11 @@ impl Places {
         for address in locals.keys()? {
             written.insert(address, locals.read(&address)?.unwrap_or_default());
         }
-        Ok(Places { locals, namespaces: Map::open(&pins.maps, "NAMESPACES")?, written })
+        Ok(Places {
+            locals,
+            namespaces: Map::open(&pins.maps, "NAMESPACES")?,
+            written,
+        })
     }
 
     /// Makes the address table say exactly this: `(cookie, is the initial namespace, addresses)` each.
@@ -53,7 +57,11 @@ impl Places {
                             *local = Local::default();
                         }
                     })
-                    .or_insert(Local { namespace: cookie, flags, reserved: 0 });
+                    .or_insert(Local {
+                        namespace: cookie,
+                        flags,
+                        reserved: 0,
+                    });
             }
         }
         for (address, local) in &wanted {
@@ -62,8 +70,12 @@ impl Places {
                 self.written.insert(*address, *local);
             }
         }
-        let gone: Vec<Address> =
-            self.written.keys().filter(|address| !wanted.contains_key(*address)).copied().collect();
+        let gone: Vec<Address> = self
+            .written
+            .keys()
+            .filter(|address| !wanted.contains_key(*address))
+            .copied()
+            .collect();
         for address in gone {
             self.locals.remove(&address)?;
             self.written.remove(&address);

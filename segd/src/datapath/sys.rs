@@ -21,7 +21,11 @@ use std::{
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: the attribute is a live value of its own size; its pointers are the caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
 }
 
 /// Runs a command that answers with a file descriptor.
@@ -97,7 +101,11 @@ struct Object {
 /// Pins an object.
 pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
-    let mut attr = Object { path: path.as_ptr() as u64, fd: fd.as_raw_fd() as u32, flags: 0 };
+    let mut attr = Object {
+        path: path.as_ptr() as u64,
+        fd: fd.as_raw_fd() as u32,
+        flags: 0,
+    };
     // SAFETY: the path is a live C string.
     unsafe { bpf(6, &mut attr) }.map(drop)
 }
@@ -105,7 +113,11 @@ pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 /// Opens a pinned object.
 pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attr = Object { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let mut attr = Object {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
     // SAFETY: the path is a live C string.
     unsafe { bpf_fd(7, &mut attr) }
 }
@@ -119,8 +131,18 @@ struct LinkCreate {
 }
 
 /// Attaches a program to a cgroup (`target` is its descriptor) or an interface (its index).
-pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreate { program: program.as_raw_fd() as u32, target, attach_type, flags };
+pub fn link_create(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        program: program.as_raw_fd() as u32,
+        target,
+        attach_type,
+        flags,
+    };
     // SAFETY: no pointers.
     unsafe { bpf_fd(28, &mut attr) }
 }
@@ -162,8 +184,11 @@ struct RawTracepoint {
 /// Attaches a program to a raw tracepoint.
 pub fn raw_tracepoint(name: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut attr =
-        RawTracepoint { name: name.as_ptr() as u64, program: program.as_raw_fd() as u32, padding: 0 };
+    let mut attr = RawTracepoint {
+        name: name.as_ptr() as u64,
+        program: program.as_raw_fd() as u32,
+        padding: 0,
+    };
     // SAFETY: the name is a live C string.
     unsafe { bpf_fd(17, &mut attr) }
 }
@@ -219,5 +244,9 @@ pub fn wait_for_programs() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: no pointers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

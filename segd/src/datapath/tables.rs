@@ -94,8 +94,18 @@ impl Tables {
             self.prefixes.remove(key)?;
         }
         for (address, bits, segment) in &tables.prefixes {
-            let data = PrefixData { slot, address: *address };
-            self.prefixes.write(&PrefixKey { bits: SLOT_BITS + bits, data }, &u32::from(*segment), 0)?;
+            let data = PrefixData {
+                slot,
+                address: *address,
+            };
+            self.prefixes.write(
+                &PrefixKey {
+                    bits: SLOT_BITS + bits,
+                    data,
+                },
+                &u32::from(*segment),
+                0,
+            )?;
         }
         Ok(())
     }
@@ -105,9 +115,20 @@ impl Tables {
             self.edges.remove(key)?;
         }
         for ((state, name), edge) in &selectors.edges {
-            self.edges.write(&EdgeKey { slot, state: *state, name: *name }, edge, 0)?;
+            self.edges.write(
+                &EdgeKey {
+                    slot,
+                    state: *state,
+                    name: *name,
+                },
+                edge,
+                0,
+            )?;
         }
-        let mut patterns = UnitPatterns { len: 0, patterns: [UnitPattern::NONE; MAX_UNIT_PATTERNS] };
+        let mut patterns = UnitPatterns {
+            len: 0,
+            patterns: [UnitPattern::NONE; MAX_UNIT_PATTERNS],
+        };
         for (to, from) in patterns.patterns.iter_mut().zip(&selectors.patterns) {
             *to = *from;
             patterns.len += 1;

@@ -88,8 +88,13 @@ impl CompiledTables {
             let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
             (u128::from_be_bytes(*prefix) ^ u128::from_be_bytes(*address)) & mask == 0
         };
-        let covering = self.prefixes.iter().filter(|(prefix, bits, _)| inside(prefix, *bits));
-        covering.max_by_key(|(_, bits, _)| *bits).is_some_and(|(_, _, index)| *index >= segment::FIRST_SEGMENT)
+        let covering = self
+            .prefixes
+            .iter()
+            .filter(|(prefix, bits, _)| inside(prefix, *bits));
+        covering
+            .max_by_key(|(_, bits, _)| *bits)
+            .is_some_and(|(_, _, index)| *index >= segment::FIRST_SEGMENT)
     }
 
     /// Writes the kernel's layout. Whatever stood in `out` is gone.

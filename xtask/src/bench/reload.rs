@@ -97,6 +97,13 @@ pub fn run(options: &Options, lock: &HostLock) -> Result<()> {
     drop(probe);
     report(options, &mut took_ms);
 
+    // Half a file, read while it was being written, is one; it must not happen often and changes nothing in force.
+    let metrics = daemon.metrics()?;
+    let failures = metrics
+        .lines()
+        .filter(|line| line.starts_with("segd_policy_reload_total{result=\"failure\"}"));
+    failures.for_each(|line| println!("{line}"));
+
     pause(Duration::from_secs(2))?;
     let resident = daemon.resident_kib()? as f64 * 1024.0 / 1e6;
     let verdict = if resident < GOAL_MB { "yes" } else { "NO" };

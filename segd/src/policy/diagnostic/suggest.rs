@@ -4,7 +4,7 @@
 #[must_use]
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wrong: Vec<char> = wrong.chars().take(256).collect();
-    let limit = (wrong.len() / 3).max(1);
+    let limit = ((wrong.len() + 1) / 3).max(1);
     candidates
         .into_iter()
         .map(|candidate| (distance(&wrong, candidate), candidate))
@@ -43,6 +43,7 @@ mod tests {
         assert_eq!(nearest("wbe", ["db", "web", "world"]), Some("web"));
         assert_eq!(nearest("webb", ["db", "web"]), Some("web"));
         assert_eq!(nearest("Web", ["db", "web"]), Some("web"));
+        assert_eq!(nearest("chace", ["cache", "web"]), Some("cache"));
     }
 
     #[test]

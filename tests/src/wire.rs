@@ -1,0 +1,135 @@
+//! Frames put on a wire by hand, past every socket: what a hostile machine sends.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+    path::Path,
+};
+
+use crate::{Netns, sys};
+
+/// An Ethernet frame for `mac` that carries `packet`.
+#[must_use]
+pub fn frame(mac: [u8; 6], packet: &[u8]) -> Vec<u8> {
+    let kind: u16 = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+        0x86dd
+    } else {
+        0x0800
+    };
+    let mut frame = mac.to_vec();
+    frame.extend([0x02, 0, 0, 0, 0, 0x66]);
+    frame.extend(kind.to_be_bytes());
+    frame.extend(packet);
+    frame
+}
+
+/// An IP packet with the payload, its header as it should be.
+#[must_use]
+pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => v4(source, destination, protocol, payload),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => v6(source, destination, protocol, payload),
+        _ => panic!("one family for both ends"),
+    }
+}
+
+fn v4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + payload.len() as u16).to_be_bytes());
+    packet.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    let sum = sys::checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(payload);
+    packet
+}
+
+fn v6(source: Ipv6Addr, destination: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, 64]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(payload);
+    packet
+}
+
+/// A TCP SYN's header, without a checksum: nothing that drops it early looks at that.
+#[must_use]
+pub fn syn(port: u16) -> Vec<u8> {
+    let mut header = 40_000_u16.to_be_bytes().to_vec();
+    header.extend(port.to_be_bytes());
+    header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    header
+}
+
+/// A UDP header and payload.
+#[must_use]
+pub fn udp(source_port: u16, port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut header = source_port.to_be_bytes().to_vec();
+    header.extend(port.to_be_bytes());
+    header.extend((8 + payload.len() as u16).to_be_bytes());
+    header.extend([0, 0]);
+    header.extend(payload);
+    header
+}
+
+/// The hardware address of an interface of the host.
+#[track_caller]
+#[must_use]
+pub fn mac(interface: &str) -> [u8; 6] {
+    let path = Path::new("/sys/class/net").join(interface).join("address");
+    let text = std::fs::read_to_string(path).expect("an interface has an address");
+    let bytes: Vec<u8> = text
+        .trim()
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a hexadecimal byte"))
+        .collect();
+    bytes.try_into().expect("six bytes")
+}
+
+/// Sends frames on `eth0` of a namespace, through a packet socket.
+///
+/// # Panics
+/// When the kernel does not take one.
+#[track_caller]
+pub fn inject(netns: &Netns, frames: &[Vec<u8>]) {
+    let path = netns.path();
+    let frames = frames.to_vec();
+    let sent = std::thread::spawn(move || -> io::Result<()> {
+        sys::enter_netns(&path)?;
+        let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+        // SAFETY: a C string that lives; the result is checked.
+        let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+        if index == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: plain integers, for which zero is a value.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        address.sll_halen = 6;
+        for frame in frames {
+            // SAFETY: the buffer and the address live over the call.
+            let result = unsafe {
+                libc::sendto(
+                    socket.as_raw_fd(),
+                    frame.as_ptr().cast(),
+                    frame.len(),
+                    0,
+                    (&raw const address).cast(),
+                    size_of::<libc::sockaddr_ll>() as u32,
+                )
+            };
+            if result < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    });
+    sent.join()
+        .expect("the sender ends")
+        .expect("the kernel takes the frames");
+}
