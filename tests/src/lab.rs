@@ -187,6 +187,13 @@ fn sweep(cgroup_root: &Path) {
     {
         fs::remove_dir_all(Path::new(BPFFS).join(name)).ok();
     }
+    // The probe's cgroup of a segd that was killed; rmdir spares one that is in use.
+    for name in names(cgroup_root) {
+        let pid = name.strip_prefix("segd-probe-");
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            fs::remove_dir(cgroup_root.join(&name)).ok();
+        }
+    }
     for name in names(cgroup_root).iter().filter(|name| name.starts_with(PREFIX)) {
         kill_members(&cgroup_root.join(name));
         remove_tree(&cgroup_root.join(name));

@@ -216,6 +216,7 @@ fn unload_leaves_nothing_behind_with_the_daemon_alive_or_dead() {
         assert!(made.count("prog") >= 6 && made.count("map") >= 1, "{made:?}");
         assert!(segd.pin_dir().exists());
         assert_ne!(attacker.probe(Kind::Tcp, listener.local, "denied;").result, "ok");
+        let probe = format!("segd-probe-{}", segd.pid());
         if !daemon_lives {
             segd.kill();
         }
@@ -231,6 +232,10 @@ fn unload_leaves_nothing_behind_with_the_daemon_alive_or_dead() {
         );
         assert_eq!(attacker.probe(Kind::Tcp, listener.local, "free;").result, "ok");
         server.wait_for_message(listener, "free;");
+        assert!(
+            !lab.cgroup_root().join(&probe).exists(),
+            "left after unload: the cgroup {probe}"
+        );
         let again = segd.unload();
         assert!(
             again.status.success(),

@@ -34,27 +34,56 @@ spec:
 /// Published on the host as 15432, the server listens on 5432.
 const PUBLISHED: u16 = 15432;
 
-#[track_caller]
-fn arrives(client: &Worker, kind: Kind, to: (IpAddr, u16), server: &Worker, listener: Handle, token: &str) {
-    let outcome = client.probe(kind, to, token);
-    assert_eq!(outcome.result, "ok", "{token} to {to:?}");
-    server.wait_for_message(listener, token);
-}
+/// What did not turn out as the policy says; all of it is told at the end.
+#[derive(Default)]
+struct Wrong(Vec<String>);
 
-#[track_caller]
-fn does_not(client: &Worker, kind: Kind, to: (IpAddr, u16), server: &Worker, listener: Handle, token: &str) {
-    let before = server.inbox(listener).accepts;
-    let outcome = client.probe(kind, to, token);
-    wait::quiet(wait::SILENCE);
-    let inbox = server.inbox(listener);
-    assert!(
-        !inbox.has(token),
-        "{token} to {to:?} ARRIVED; the client saw {outcome:?}"
-    );
-    assert_eq!(
-        inbox.accepts, before,
-        "{token} to {to:?} was accepted; the client saw {outcome:?}"
-    );
+impl Wrong {
+    fn arrives(
+        &mut self,
+        client: &Worker,
+        kind: Kind,
+        to: (IpAddr, u16),
+        at: (&Worker, Handle),
+        token: &str,
+    ) {
+        let outcome = client.probe(kind, to, token);
+        let arrived = wait::within(wait::SILENCE, || at.0.inbox(at.1).has(token));
+        if outcome.result != "ok" || !arrived {
+            self.0.push(format!(
+                "{token} to {to:?} is allowed; arrived: {arrived}; the client saw {outcome:?}"
+            ));
+        }
+    }
+
+    fn does_not(
+        &mut self,
+        client: &Worker,
+        kind: Kind,
+        to: (IpAddr, u16),
+        at: (&Worker, Handle),
+        token: &str,
+    ) {
+        let before = at.0.inbox(at.1).accepts;
+        let outcome = client.probe(kind, to, token);
+        wait::quiet(wait::SILENCE);
+        let inbox = at.0.inbox(at.1);
+        if inbox.has(token) || inbox.accepts != before {
+            self.0.push(format!(
+                "{token} to {to:?} is denied and ARRIVED; the client saw {outcome:?}"
+            ));
+        }
+    }
+
+    #[track_caller]
+    fn judge(self) {
+        assert!(
+            self.0.is_empty(),
+            "{} wrong:\n  {}",
+            self.0.len(),
+            self.0.join("\n  ")
+        );
+    }
 }
 
 #[test]
@@ -92,6 +121,7 @@ ip6 daddr fd13:213:21::1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6
     let outside = lab.cgroup("outside");
     let (host, local_enemy) = (lab.worker(&outside), lab.worker(&rogue));
     let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let mut wrong = Wrong::default();
     for (address, gateways) in [
         (db4, ["10.213.31.1", "10.213.32.1", "10.213.33.1"]),
         (db6, ["fd13:213:1f::1", "fd13:213:20::1", "fd13:213:21::1"]),
@@ -102,63 +132,62 @@ ip6 daddr fd13:213:21::1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6
         for (kind, listener) in [(Kind::Tcp, tcp), (Kind::Udp, udp)] {
             let name = |who: &str| format!("{who}-{kind:?}-{address};");
             // Container to container, by its own address and through the published port.
-            arrives(&friend, kind, (address, 5432), &server, listener, &name("direct"));
-            arrives(
+            wrong.arrives(
+                &friend,
+                kind,
+                (address, 5432),
+                (&server, listener),
+                &name("direct"),
+            );
+            wrong.arrives(
                 &friend,
                 kind,
                 (via_web, PUBLISHED),
-                &server,
-                listener,
+                (&server, listener),
                 &name("published"),
             );
-            does_not(
+            wrong.does_not(
                 &enemy,
                 kind,
                 (address, 5432),
-                &server,
-                listener,
+                (&server, listener),
                 &name("rogue-direct"),
             );
-            does_not(
+            wrong.does_not(
                 &enemy,
                 kind,
                 (via_rogue, PUBLISHED),
-                &server,
-                listener,
+                (&server, listener),
                 &name("rogue-published"),
             );
             // Host to container, and through the host's own DNAT.
-            arrives(
+            wrong.arrives(
                 &host,
                 kind,
                 (address, 5432),
-                &server,
-                listener,
+                (&server, listener),
                 &name("host-direct"),
             );
-            arrives(
+            wrong.arrives(
                 &host,
                 kind,
                 (via_host, PUBLISHED),
-                &server,
-                listener,
+                (&server, listener),
                 &name("host-published"),
             );
             // A process of the host's namespace that is not host.
-            does_not(
+            wrong.does_not(
                 &local_enemy,
                 kind,
                 (address, 5432),
-                &server,
-                listener,
+                (&server, listener),
                 &name("local-rogue"),
             );
-            does_not(
+            wrong.does_not(
                 &local_enemy,
                 kind,
                 (via_host, PUBLISHED),
-                &server,
-                listener,
+                (&server, listener),
                 &name("local-rogue-published"),
             );
         }
@@ -168,16 +197,20 @@ ip6 daddr fd13:213:21::1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6
         } else {
             ([0u16; 8], 0).into()
         };
-        let asker = friend.open_udp(any, Some((via_web, PUBLISHED).into())).unwrap();
-        friend.send(asker, "question;").unwrap();
-        assert_eq!(
-            friend.receive(asker, 2000).unwrap().as_deref(),
-            Some("question;"),
-            "{address}"
-        );
+        for (name, asker, via) in [("container", &friend, via_web), ("host", &host, via_host)] {
+            let socket = asker.open_udp(any, Some((via, PUBLISHED).into())).unwrap();
+            let sent = asker.send(socket, "question;");
+            let got = asker.receive(socket, 1000);
+            if got != Ok(Some("question;".into())) {
+                wrong.0.push(format!(
+                    "the UDP answer to {name} via {via}: sent {sent:?}, got {got:?}"
+                ));
+            }
+        }
         server.close(tcp);
         server.close(udp);
     }
+    wrong.judge();
 }
 
 #[test]
@@ -238,6 +271,7 @@ fn a_container_reaches_the_host_where_a_rule_says_so() {
     let outside = lab.cgroup("outside");
     let host = lab.worker(&outside);
     let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let mut wrong = Wrong::default();
     for (mine, theirs) in [
         ("10.213.33.1", "10.213.32.1"),
         ("fd13:213:21::1", "fd13:213:20::1"),
@@ -251,12 +285,13 @@ fn a_container_reaches_the_host_where_a_rule_says_so() {
             (Kind::Udp, udp, other.1, foreign.1),
         ] {
             let name = |what: &str| format!("{what}-{kind:?}-{mine};");
-            arrives(&inside, kind, (mine, 9100), &host, listener, &name("allowed"));
-            does_not(&inside, kind, (mine, 9101), &host, other, &name("other-port"));
-            does_not(&enemy, kind, (theirs, 9100), &host, foreign, &name("rogue"));
+            wrong.arrives(&inside, kind, (mine, 9100), (&host, listener), &name("allowed"));
+            wrong.does_not(&inside, kind, (mine, 9101), (&host, other), &name("other-port"));
+            wrong.does_not(&enemy, kind, (theirs, 9100), (&host, foreign), &name("rogue"));
         }
         for listener in [tcp, udp, other.0, other.1, foreign.0, foreign.1] {
             host.close(listener);
         }
     }
+    wrong.judge();
 }

@@ -263,8 +263,8 @@ kind: SegmentPolicy
 metadata: {{name: below}}
 spec:
   segments:
-    web: {{match: [{{cgroup: \"/**/web\"}}]}}
-    twin: {{match: [{{cgroup: \"{}\"}}]}}
+    web: {{match: [{{cgroup: /web}}]}}
+    twin: {{match: [{{cgroup: {}}}]}}
   allow: []
 ",
             twin.path()
@@ -288,6 +288,12 @@ spec:
         "ok"
     );
     assert_eq!(server.inbox(listener).accepts, 1, "segd said:\n{}", segd.log());
+    assert_eq!(
+        segd.metric("segd_enforcing", &[]),
+        Some(1.0),
+        "it enforces what it was given:\n{}",
+        segd.log()
+    );
 }
 
 #[test]
