@@ -8,6 +8,8 @@ pub struct Active {
     pub word: u64,
 }
 
+const _: () = assert!(size_of::<Active>() == 8);
+
 impl Active {
     /// The word of a revision in a slot.
     #[must_use]

@@ -160,6 +160,7 @@ pub struct UnitPatterns {
 }
 
 const _: () = assert!(size_of::<UnitPattern>() == 140);
+const _: () = assert!(size_of::<UnitPatterns>() == 4 + 140 * MAX_UNIT_PATTERNS);
 
 impl UnitPattern {
     /// No pattern.

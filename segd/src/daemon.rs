@@ -9,6 +9,7 @@ mod tagging;
 mod rows;
 mod start;
 mod watch;
+mod shared;
 mod serve;
 pub mod probe;
 mod health;
@@ -30,7 +31,7 @@ use crate::{
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
-use self::serve::Shared;
+use self::shared::Shared;
 
 /// What `segd run` was asked to do.
 #[derive(Clone, Debug)]
@@ -124,6 +125,7 @@ async fn live(mut running: Running) -> ExitCode {
             read = running.events.read(EVENTS_AT_ONCE, &mut record) => {
                 if let Err(error) = read {
                     tracing::error!("reading flow events: {error}");
+                    // SLEEP: a ring that fails will fail again; enforcement does not depend on it.
                     tokio::time::sleep(TICK).await;
                 }
                 continue;

@@ -384,7 +384,7 @@ impl Agent {
                         return shared.fail("another echo than was sent".into());
                     }
                     rounds.fetch_add(1, Ordering::Relaxed);
-                    // Pacing, so that a hundred connections leave the machine some air.
+                    // SLEEP: pacing, so that a hundred connections leave the machine some air.
                     thread::sleep(Duration::from_millis(5));
                 }
             }));
@@ -574,6 +574,7 @@ fn watchdog(arguments: &[String]) {
     };
     let timed = rescue.clone();
     thread::spawn(move || {
+        // SLEEP: a watchdog is about time.
         thread::sleep(Duration::from_secs(limit));
         eprintln!("segd-test-worker: the watchdog's time is up; removing segd");
         timed();

@@ -1,3 +1,5 @@
+//! The command line as users type it.
+
 use clap::CommandFactory as _;
 
 use super::*;

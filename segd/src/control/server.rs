@@ -153,6 +153,7 @@ impl Server {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!("control socket: accept: {error}");
+                    // SLEEP: out of descriptors, most likely; asking again at once would only burn the processor.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }

@@ -1,235 +1,30 @@
 //! What others ask the daemon: metrics, health, and the control socket's questions.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime},
-};
+use std::sync::Arc;
 
-use segd_common::{event::FlowEvent, segment::PROBE};
-use tokio::{
-    net::TcpListener,
-    sync::{broadcast, mpsc, oneshot},
-    task::JoinHandle,
-};
+use segd_common::segment::PROBE;
+use tokio::sync::{broadcast, oneshot};
 
-use super::{Event, Options, engine::Engine, health::Health, lock::Lock, report::chain};
+use super::{
+    Event,
+    report::chain,
+    shared::{Shared, lock},
+};
 use crate::{
     control::{
         protocol::{FlowFilter, Refusal, RefusalKind},
-        server::{Handler, Server},
+        server::Handler,
         types::{
-            Explanation, FlowRecord, MapUse, Program, Question, Readiness, Reload, Reloaded, SegmentRow,
-            Status, WorkloadRow,
+            Explanation, FlowRecord, MapUse, Program, Question, Readiness, Reloaded, SegmentRow, Status,
+            WorkloadRow,
         },
     },
     policy::{explain::explain, port},
-    source::{load, read},
-    telemetry::{clock::rfc3339, flows::FlowLog, http, snapshot::Snapshot},
-    workload::{births::Birth, cgroupfs::CgroupRoot, namespaces::NamespaceInfo},
+    telemetry::{clock::rfc3339, http, snapshot::Snapshot},
 };
 
-/// The daemon's state, shared by its loop and its servers.
-pub struct Shared {
-    engine: Mutex<Engine>,
-    state: Mutex<State>,
-    flows: Arc<FlowLog>,
-    options: Options,
-    root: Arc<CgroupRoot>,
-    send: mpsc::Sender<Event>,
-    servers: Mutex<Option<(Server, Option<TcpListener>)>>,
-    _lock: Lock,
-}
-
-#[derive(Debug)]
-struct State {
-    health: Health,
-    started: SystemTime,
-    last: Reload,
-    success: u64,
-    failure: u64,
-    /// The last mistake that was told, so that it is told once.
-    told: Option<String>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic is a compile error here; what a poisoned lock guards is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    /// Takes the engine over.
-    pub fn new(
-        engine: Engine,
-        health: Health,
-        held: Lock,
-        send: mpsc::Sender<Event>,
-        control: Server,
-        metrics: Option<TcpListener>,
-    ) -> Shared {
-        let now = SystemTime::now();
-        Shared {
-            flows: Arc::clone(&engine.flows),
-            options: engine.options.clone(),
-            root: Arc::clone(&engine.root),
-            engine: Mutex::new(engine),
-            state: Mutex::new(State {
-                health,
-                started: now,
-                last: Reload {
-                    result: "success".into(),
-                    time: rfc3339(now),
-                    error: None,
-                },
-                success: 1,
-                failure: 0,
-                told: None,
-            }),
-            send,
-            servers: Mutex::new(Some((control, metrics))),
-            _lock: held,
-        }
-    }
-
-    /// What `run` was asked.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
-    /// The cgroup root.
-    pub fn cgroup_root(&self) -> Arc<CgroupRoot> {
-        Arc::clone(&self.root)
-    }
-
-    /// Starts the servers. Only the first call has any.
-    pub fn serve(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
-        let mut tasks = Vec::new();
-        if let Some((control, metrics)) = lock(&self.servers).take() {
-            let front = Arc::new(Front(Arc::clone(self)));
-            tasks.push(tokio::spawn(control.run(Arc::clone(&front))));
-            if let Some(listener) = metrics {
-                tasks.push(tokio::spawn(http::serve(listener, front)));
-            }
-        }
-        tasks
-    }
-
-    /// Keeps a flow event.
-    pub fn record(&self, event: &FlowEvent) {
-        let engine = lock(&self.engine);
-        self.flows.record(event, |id| engine.path_of(id));
-    }
-
-    /// Reads the policy and puts it in force if it changed.
-    pub fn reload(&self) -> Result<Reloaded, Refusal> {
-        let began = Instant::now();
-        if let Some(unchanged) = self.unchanged() {
-            return Ok(unchanged);
-        }
-        let loaded = match load(&self.options.policy, self.options.allow_empty) {
-            Ok(loaded) => loaded,
-            Err(error) => return Err(self.failed(error.to_string(), &error.render(super::start::style()))),
-        };
-        tracing::debug!("the policy was read in {:?}", began.elapsed());
-        let mut engine = lock(&self.engine);
-        match engine.apply(&loaded) {
-            Ok(revision) => {
-                let mut state = lock(&self.state);
-                state.success += 1;
-                state.told = None;
-                state.last = Reload {
-                    result: "success".into(),
-                    time: rfc3339(SystemTime::now()),
-                    error: None,
-                };
-                tracing::info!("enforcing revision {revision}");
-                Ok(Reloaded {
-                    revision,
-                    changed: true,
-                })
-            }
-            Err(error) => {
-                drop(engine);
-                let text = chain(&error);
-                Err(self.failed(text.clone(), &format!("error: {text}\n")))
-            }
-        }
-    }
-
-    /// Looks at the texts alone: whether they are those in force.
-    fn unchanged(&self) -> Option<Reloaded> {
-        let hash = read(&self.options.policy).ok()?.hash;
-        let engine = lock(&self.engine);
-        let in_force = engine
-            .in_force
-            .as_ref()
-            .filter(|in_force| in_force.hash == hash)?;
-        let revision = in_force.active.revision();
-        let mut state = lock(&self.state);
-        // A mistake was taken back.
-        if state.told.take().is_some() {
-            tracing::info!("the policy is again what is enforced: revision {revision}");
-            state.last = Reload {
-                result: "success".into(),
-                time: rfc3339(SystemTime::now()),
-                error: None,
-            };
-        }
-        Some(Reloaded {
-            revision,
-            changed: false,
-        })
-    }
-
-    /// Counts and tells a policy that did not come into force; the same mistake only once.
-    fn failed(&self, line: String, drawn: &str) -> Refusal {
-        let mut state = lock(&self.state);
-        if state.told.as_deref() != Some(drawn) {
-            state.failure += 1;
-            state.last = Reload {
-                result: "failure".into(),
-                time: rfc3339(SystemTime::now()),
-                error: Some(line.clone()),
-            };
-            tracing::error!("the policy was not loaded, what is in force stays in force: {line}");
-            eprint!("{drawn}");
-            state.told = Some(drawn.to_owned());
-        }
-        Refusal::new(RefusalKind::Invalid, line)
-    }
-
-    /// Takes a new list of namespaces.
-    pub fn set_namespaces(&self, list: Vec<NamespaceInfo>) {
-        if let Err(error) = lock(&self.engine).set_namespaces(list) {
-            tracing::error!("writing addresses: {}", chain(&error));
-        }
-    }
-
-    /// Classifies newborn cgroups.
-    pub fn classify(&self, birth: &Birth) {
-        if let Err(error) = lock(&self.engine).classify(birth) {
-            tracing::error!("classifying newborn cgroups: {}", chain(&error));
-        }
-    }
-
-    /// Looks at the health, and ends what the log left out.
-    pub fn tick(&self) {
-        let health = Health::look(&lock(&self.engine));
-        let mut state = lock(&self.state);
-        if state.health.because != health.because {
-            if health.enforcing {
-                tracing::info!("everything is enforced again");
-            } else {
-                tracing::error!("not enforcing: {}", health.because.join("; "));
-            }
-        }
-        state.health = health;
-        drop(state);
-        self.flows.tick();
-    }
-}
-
 /// The servers' view of the daemon.
-struct Front(Arc<Shared>);
+pub(super) struct Front(pub(super) Arc<Shared>);
 
 impl http::Source for Front {
     async fn snapshot(&self) -> Snapshot {

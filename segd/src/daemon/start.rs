@@ -11,7 +11,7 @@ use super::{
     lock,
     probe::Probe,
     report::chain,
-    serve::Shared,
+    shared::Shared,
     watch::PolicyWatch,
 };
 use crate::{

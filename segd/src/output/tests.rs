@@ -1,3 +1,5 @@
+//! What answers look like.
+
 use super::*;
 use crate::control::types::{FlowRecord, SegmentRow, Status, WorkloadRow};
 

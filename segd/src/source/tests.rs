@@ -1,3 +1,5 @@
+//! Reading policies from files and directories, odd ones included.
+
 use std::{
     fs,
     os::unix::fs::symlink,

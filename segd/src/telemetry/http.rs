@@ -85,6 +85,7 @@ pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!("metrics: accept: {error}");
+                // SLEEP: out of descriptors, most likely; asking again at once would only burn the processor.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -1,3 +1,5 @@
+//! The control socket under slow, huge, half and many clients.
+
 use std::io::{Read as _, Write as _};
 
 use segd_common::event::Hook;

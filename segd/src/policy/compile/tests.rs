@@ -1,3 +1,5 @@
+//! Precedence, attribution, interning and capacity of the compiler.
+
 use segd_common::{
     decide::decide, segment::SEGMENT_ADMITS, segment::SEGMENT_INITIATES, segment::SEGMENT_VALID, service,
     workload::Identity,

@@ -1,3 +1,5 @@
+//! Flow records, their log and its limits.
+
 use segd_common::address::mapped;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The HTTP endpoint under odd clients.
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;

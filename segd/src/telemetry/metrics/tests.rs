@@ -1,3 +1,5 @@
+//! The metrics page, to the letter.
+
 use segd_common::{counter::CounterKey, segment};
 
 use super::*;

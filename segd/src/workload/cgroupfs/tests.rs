@@ -1,3 +1,5 @@
+//! Walks over the real cgroup file system.
+
 use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt as _,

@@ -1,3 +1,5 @@
+//! Namespaces and addresses of the real kernel.
+
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,

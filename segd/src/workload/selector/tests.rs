@@ -1,3 +1,5 @@
+//! Classification against an independent oracle.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Hostile and odd YAML.
+
 use std::time::{Duration, Instant};
 
 use super::*;
