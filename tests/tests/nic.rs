@@ -128,12 +128,11 @@ spec:
   segments:
     server: {{match: [{{cgroup: {}}}]}}
     friend: {{match: [{{cidr: 198.51.100.0/24}}]}}
-    stranger: {{match: [{{cidr: 203.0.113.0/24}}]}}
+    stranger: {{intra: deny, match: [{{cidr: 203.0.113.0/24}}]}}
   allow:
     # This machine's own life goes on: the test runs on it.
     - {{from: [host, world], to: [host, world], ports: [any]}}
     - {{from: friend, to: server, ports: [udp/5300]}}
-    - {{from: host, to: host, ports: [any]}}
 ",
         server.path()
     );
