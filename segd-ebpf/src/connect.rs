@@ -11,7 +11,7 @@ use aya_ebpf::{
 use segd_common::{
     address::{Address, is_loopback, mapped},
     event::Hook,
-    flow::{FLOW_PEER_ASKED, FlowKey},
+    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, FLOW_PEER_JUDGES, Flow, FlowKey},
     packet::Packet,
     segment,
     service::{self, TCP, UDP},
@@ -124,9 +124,7 @@ fn address_of(sk: *mut bpf_sock) -> Option<u64> {
 #[inline(always)]
 pub fn may_call(call: Call) -> bool {
     let protocol = call.protocol();
-    // A UDP connect sends nothing; programs use it to ask for a route. What they send later is judged.
-    let sends = protocol == TCP || (protocol == UDP && call.hook as u8 == Hook::Send as u8);
-    if !sends {
+    if protocol != TCP && protocol != UDP {
         return true;
     }
     // Without a policy the packet hooks deny.
@@ -161,7 +159,13 @@ pub fn may_call(call: Call) -> bool {
     if protocol == UDP && answers(call, &packet) {
         return true;
     }
-    if !judge_call(&policy, &mut ruling, &packet, call, namespace) || ruling.passes() {
+    let known = judge_call(&policy, &mut ruling, &packet, call, namespace);
+    if protocol == UDP && ruling.flags & TRANSLATED != 0 {
+        await_answer(call, &packet, &policy);
+    }
+    // A UDP connect sends nothing; programs use it to ask for a route. What they send later is judged.
+    let sends = protocol == TCP || call.hook as u8 == Hook::Send as u8;
+    if !known || !sends || ruling.passes() {
         return true;
     }
     count(&ruling, 0);
@@ -170,17 +174,40 @@ pub fn may_call(call: Call) -> bool {
     false
 }
 
-/// Whether this socket was asked by whom it now sends to: the packet hook judges replies.
+/// In [`Ruling::flags`]: nobody listens where the call asks, so the port may be translated.
+const TRANSLATED: u8 = 1 << 7;
+
+/// Notes that this socket asks at an address whose answer will bear it, although the packet goes elsewhere.
+/// Who answers is judged where it received the question and where it sends the answer.
+#[inline(never)]
+fn await_answer(call: Call, packet: &Packet, policy: &Policy) {
+    let key = flow_key(call, packet);
+    let flow = Flow {
+        revision: policy.revision,
+        service: packet.service,
+        asked: FLOW_LOCAL_ASKED | FLOW_PEER_JUDGES,
+        ..Flow::default()
+    };
+    // What is known of an exchange already is better.
+    let _ = FLOWS.insert(key, flow, 1);
+}
+
 #[inline(always)]
-fn answers(call: Call, packet: &Packet) -> bool {
-    let key = FlowKey {
+fn flow_key(call: Call, packet: &Packet) -> FlowKey {
+    FlowKey {
         // SAFETY: the hook's own context.
         socket: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
         peer: packet.destination,
         peer_port: packet.destination_port,
         protocol: UDP,
         reserved: [0; 5],
-    };
+    }
+}
+
+/// Whether this socket was asked by whom it now sends to: the packet hook judges replies.
+#[inline(always)]
+fn answers(call: Call, packet: &Packet) -> bool {
+    let key = flow_key(call, packet);
     // SAFETY: an element of the map.
     FLOWS
         .get_ptr(key)
@@ -201,6 +228,7 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
                 // No socket there: a translated port, or a closed one. The packet will tell, but for loopback, whose
                 // ports nobody translates: there the kernel answers.
                 if !is_loopback(&packet.destination) {
+                    ruling.flags |= TRANSLATED;
                     return false;
                 }
                 let (owner, _) = identity::owner(policy, namespace, own);

@@ -46,3 +46,7 @@ global! {
     /// The cookie of the initial network namespace.
     HOST_NAMESPACE, host_namespace
 }
+global! {
+    /// Not 0: the hooks hang below the hierarchy's root, so not every receiver of this host has one.
+    SUBTREE, subtree
+}

@@ -148,6 +148,10 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet) {
     if initiates && packet.flags & PACKET_FRAGMENT == 0 && (to.1 || packet.is_echo()) {
         return judge(policy, ruling, from, to.0, packet.service);
     }
+    if from.segment == to.0.segment {
+        // Claimed by address on both sides: the receiver judges.
+        return;
+    }
     let flags = policy.segment(from.segment);
     if policy.flags() & TABLES_AUDIT != 0 || flags & SEGMENT_INITIATES != 0 {
         return;

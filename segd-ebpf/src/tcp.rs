@@ -278,14 +278,20 @@ fn answered(
             memory.flags |= STATE_PEER_JUDGES;
         }
     }
+    // The port that was connected to as it was when it left: a reply shows the one before its translation.
+    let service = if memory.service != 0 {
+        memory.service
+    } else {
+        packet.reverse_service()
+    };
     if memory.flags & STATE_PEER_JUDGES != 0 {
         ruling.fixed(Reason::Reply);
         ruling.from = *own;
         ruling.to = UNKNOWN;
-        ruling.service = packet.reverse_service();
+        ruling.service = service;
         return;
     }
-    judge(policy, ruling, *own, peer, packet.reverse_service());
+    judge(policy, ruling, *own, peer, service);
 }
 
 /// Keeps the ruling on the socket, and notices a right that was lost.

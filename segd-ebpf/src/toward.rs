@@ -12,6 +12,7 @@ use segd_common::{
 };
 
 use crate::{
+    globals,
     identity::{self, UNKNOWN},
     policy::Policy,
     ruling::{COUNT_HERE, PEER_LOCAL, RECEIVER_JUDGES, Ruling, judge, pack, unpack},
@@ -140,9 +141,12 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
     if ruling.receiver != 0 {
         ruling.peer_cgroup = ruling.receiver;
         ruling.flags |= RECEIVER_JUDGES;
-        let Some(to) = identity::of_cgroup(policy, ruling.receiver) else {
+        let to = match identity::of_cgroup(policy, ruling.receiver) {
+            Some(to) => to,
+            // Outside the subtree that is enforced: no segment claims it, and no hook judges for it.
+            None if globals::subtree() != 0 => Identity::of(segment::HOST),
             // Not in the table: its own hook walks its ancestors.
-            return ruling.defer();
+            None => return ruling.defer(),
         };
         let to = identity::claimed_by_address(policy, to, &packet.destination);
         return judge(policy, ruling, own, to, service);

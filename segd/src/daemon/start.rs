@@ -207,7 +207,7 @@ type Attached = (
 );
 
 async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<Attached, Failure> {
-    let mut datapath = Datapath::load(&options.pin_dir)?;
+    let mut datapath = Datapath::load(&options.pin_dir, !root.is_hierarchy_root())?;
     let lock = lock::take(&options.pin_dir)?;
     log_from_kernel(&mut datapath);
     let ring = datapath.take_events()?;

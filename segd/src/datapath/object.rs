@@ -45,7 +45,7 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the programs over the maps pinned below a directory, which are made if they are not there.
     ///
-    /// Attaches nothing.
+    /// Attaches nothing. `subtree`: they will hang below the hierarchy's root.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl Datapath {
     /// # Minimum kernel version
     ///
     /// 5.15.
-    pub fn load(pin_dir: &Path) -> Result<Datapath, Error> {
+    pub fn load(pin_dir: &Path, subtree: bool) -> Result<Datapath, Error> {
         kernel::check_privilege()?;
         kernel::check_bpffs(pin_dir)?;
         let offsets = btf::offsets()?;
@@ -70,6 +70,8 @@ impl Datapath {
             loader.override_global(global, offset, true);
         }
         loader.override_global("HOST_NAMESPACE", &namespace, true);
+        let subtree = u64::from(subtree);
+        loader.override_global("SUBTREE", &subtree, true);
         let refused = |operation: &str, error: &dyn std::error::Error| Error::Refused {
             operation: operation.to_owned(),
             message: chain(error),
@@ -162,7 +164,7 @@ mod tests {
             eprintln!("skipped: {error}");
             return;
         }
-        let loaded = super::Datapath::load(&dir);
+        let loaded = super::Datapath::load(&dir, false);
         let unloaded = crate::datapath::pins::unload(&dir);
         if let Err(error) = &loaded {
             panic!("{error}");

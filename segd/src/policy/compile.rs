@@ -10,7 +10,7 @@ mod groups;
 mod indexes;
 mod ranges;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use segd_common::{
@@ -85,7 +85,7 @@ pub fn compile(
     fits("rules", tables.rules.len(), MAX_RULES)?;
     name_segments(&mut tables, policy, indexes, mode)?;
     pairs(&mut tables, policy, indexes)?;
-    initiate_and_admit(&mut tables);
+    initiate_and_admit(&mut tables, &on_this_host(policy, indexes));
     prefixes_and_selectors(&mut tables, policy, indexes)?;
     Ok(tables)
 }
@@ -263,8 +263,19 @@ impl Interned<'_> {
     }
 }
 
+/// The segments that can have members on this host by what they match. One that only has addresses is elsewhere:
+/// that its members may talk to each other is nothing a packet here could ask for.
+fn on_this_host(policy: &Policy, indexes: &SegmentIndexes) -> BTreeSet<SegmentIndex> {
+    let here = policy.segments.values().filter(|segment| {
+        let mut kinds = segment.selectors.iter().map(|selector| &selector.kind);
+        kinds.any(|kind| !matches!(kind, SelectorKind::Cidr { .. }))
+    });
+    here.filter_map(|segment| indexes.by_name.get(&segment.name).copied())
+        .collect()
+}
+
 /// `INITIATES` and `ADMITS`: who could let a packet pass, so that the rest need not be looked at.
-fn initiate_and_admit(tables: &mut CompiledTables) {
+fn initiate_and_admit(tables: &mut CompiledTables, here: &BTreeSet<SegmentIndex>) {
     let opens = |class: u16| {
         let set = tables.sets.get(usize::from(class)).copied().unwrap_or_default();
         let first = set.first as usize;
@@ -279,6 +290,9 @@ fn initiate_and_admit(tables: &mut CompiledTables) {
         .collect();
     let mut add = vec![0_u32; tables.segments.len()];
     for ((from, to), class) in &tables.classes {
+        if from == to && *from >= segment::FIRST_SEGMENT && !here.contains(from) {
+            continue;
+        }
         if by_class.get(usize::from(*class)).copied().unwrap_or_default() {
             if let Some(flags) = add.get_mut(usize::from(*from)) {
                 *flags |= segment::SEGMENT_INITIATES;

@@ -97,6 +97,13 @@ impl CgroupRoot {
         &self.path
     }
 
+    /// Whether it is the root of the whole hierarchy, and not of a part of it (`--cgroup-root`, a container).
+    #[must_use]
+    pub fn is_hierarchy_root(&self) -> bool {
+        // The inode number of a kernfs root (`fs/kernfs/dir.c`, `kernfs_create_root`).
+        self.id("/") == Some(1)
+    }
+
     /// The directory of a cgroup given by its path from the root.
     #[must_use]
     pub fn directory(&self, cgroup: &str) -> PathBuf {
