@@ -35,7 +35,8 @@ impl Health {
         match engine.probe.as_ref().map(super::probe::Probe::send) {
             Some(Probed::Passed) => because.push("a probe that must be refused got out".to_owned()),
             Some(Probed::Unclear) => because.push("the probe failed for a reason of its own".to_owned()),
-            Some(Probed::Refused) | None => {}
+            Some(Probed::Refused) => {}
+            None => because.push("there is no live probe: the cgroup file system may not be written".to_owned()),
         }
         match engine.tables.active() {
             Ok(active) if active.revision() == 0 => because.push("no policy is in force".to_owned()),

@@ -113,7 +113,7 @@ impl Engine {
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.probe.is_none() {
-            warnings.push("there is no live probe; health rests on the links alone".to_owned());
+            warnings.push("there is no live probe: that segd enforces is not proved".to_owned());
         }
         if let Some(in_force) = &self.in_force {
             for user in &in_force.selectors.unresolved_users {

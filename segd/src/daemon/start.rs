@@ -104,7 +104,7 @@ impl From<Error> for Failure {
             Error::System { .. } => Failure::host(chain(&error), None),
             Error::Refused { .. } => Failure::host(
                 chain(&error),
-                Some("docs/kernels.md says what the kernel must have; please report the message"),
+                Some("README.md says what the kernel must have; please report the message"),
             ),
             Error::Capacity { .. } => Failure {
                 code: INVALID,
@@ -224,7 +224,7 @@ async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<At
     let probe = match Probe::start(&root) {
         Ok(probe) => Some(probe),
         Err(error) => {
-            tracing::warn!("no live probe: {error}; health rests on the links alone");
+            tracing::warn!("no live probe: {error}; segd enforces, but cannot prove it and will not say so");
             None
         }
     };

@@ -11,7 +11,10 @@ use segd_common::{
     workload::{AMBIGUOUS, CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, ORPHANED, STATE_NONE},
 };
 
-use super::engine::{ApplyError, Engine, bears_probe};
+use super::{
+    engine::{ApplyError, Engine, bears_probe},
+    report::chain,
+};
 use crate::{
     datapath::cgroups::Place,
     policy::compiled::CompiledTables,
@@ -63,7 +66,10 @@ impl Engine {
         // after the walk has passed. So: walk, wait for births under way, walk again.
         for turn in 0..2 {
             if turn == 1 {
-                root.await_births()?;
+                if let Err(error) = root.await_births() {
+                    // A mount that may not be written; the second walk alone leaves a window of one mkdir(2).
+                    tracing::debug!("births under way cannot be waited for: {}", chain(&error));
+                }
                 walk.ambiguous.clear();
             }
             let mut failed = None;
@@ -233,7 +239,7 @@ impl Engine {
                 births.watch(&BTreeSet::new());
             }
         } else if let Err(error) = self.classify(&Birth::Anywhere) {
-            tracing::warn!("watching for newborn cgroups: {}", super::report::chain(&error));
+            tracing::warn!("watching for newborn cgroups: {}", chain(&error));
         }
     }
 
