@@ -233,7 +233,7 @@ pub fn count_rule(policy: &Policy, ruling: &Ruling) {
 }
 
 const WINDOW_NS: u64 = 100_000_000;
-const EVENTS_PER_WINDOW: u64 = 400;
+const EVENTS_PER_WINDOW: u64 = 128;
 
 /// Whether this CPU may emit another event now. Losing the race against an interrupt costs accuracy of the
 /// limit, nothing else.

@@ -84,7 +84,7 @@ const POLICY_TIMER: Duration = Duration::from_secs(5);
 /// Between two probes.
 const TICK: Duration = Duration::from_secs(1);
 /// Flow events handled in one go, so that a flood does not starve the rest.
-const EVENTS_AT_ONCE: usize = 512;
+const EVENTS_AT_ONCE: usize = 64;
 
 /// Runs the daemon until it is told to stop.
 #[must_use]

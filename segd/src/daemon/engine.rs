@@ -13,7 +13,7 @@ use segd_common::{
     workload::Identity,
 };
 
-use super::{Options, probe::Probe, report::chain};
+use super::{Options, probe::Probe};
 use crate::{
     datapath::{Datapath, cgroups::Cgroups, counters::Counters, places::Places, tables::Tables},
     policy::{
@@ -131,7 +131,8 @@ impl Engine {
         let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
         self.collect_hits()?;
         let compiled = began.elapsed();
-        // Nobody reads the other slot any more: the last flip waited for it.
+        // Until nobody reads the other slot any more.
+        self.tables.settle()?;
         self.tables.write(slot, revision, &tables, &selectors)?;
         for (name, index) in &self.indexes.by_name {
             if before.by_name.get(name) != Some(index) {
@@ -182,10 +183,6 @@ impl Engine {
             selectors,
             hash: loaded.hash,
         });
-        if let Err(error) = self.tables.settle() {
-            // The next write has to wait itself, or refuse.
-            tracing::warn!("{}", chain(&error));
-        }
         self.watch_births();
         Ok(())
     }

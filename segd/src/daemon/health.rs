@@ -36,7 +36,9 @@ impl Health {
             Some(Probed::Passed) => because.push("a probe that must be refused got out".to_owned()),
             Some(Probed::Unclear) => because.push("the probe failed for a reason of its own".to_owned()),
             Some(Probed::Refused) => {}
-            None => because.push("there is no live probe: the cgroup file system may not be written".to_owned()),
+            None => {
+                because.push("there is no live probe: the cgroup file system may not be written".to_owned())
+            }
         }
         match engine.tables.active() {
             Ok(active) if active.revision() == 0 => because.push("no policy is in force".to_owned()),

@@ -3,6 +3,8 @@
 //! INVARIANT: nothing of the slot in force is touched, and the other slot is written only after every program run
 //! that might still read it has ended.
 
+use std::thread::JoinHandle;
+
 use segd_common::{
     address::{PrefixData, SLOT_BITS},
     config::Active,
@@ -43,6 +45,7 @@ pub struct Tables {
     patterns: Map<u32, UnitPatterns>,
     names: Map<u32, NameBytes>,
     room: Box<PolicyTables>,
+    settling: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Tables {
@@ -61,6 +64,7 @@ impl Tables {
             patterns: Map::open(&pins.maps, "UNIT_PATTERNS")?,
             names: Map::open(&pins.maps, "NAMES")?,
             room: zeroed_tables(),
+            settling: None,
         })
     }
 
@@ -136,23 +140,30 @@ impl Tables {
         self.patterns.write(&slot, &patterns, 0).map(drop)
     }
 
-    /// Puts a complete slot in force, and waits until nobody reads the other.
+    /// Puts a complete slot in force, and begins to wait until nobody reads the other.
     ///
     /// # Errors
     ///
-    /// The write failed: the old policy stays. A failed wait is an error of the next write.
-    pub fn flip(&self, active: Active) -> Result<(), Error> {
-        self.active.write(&0, &active, 0).map(drop)
+    /// The write failed: the old policy stays.
+    pub fn flip(&mut self, active: Active) -> Result<(), Error> {
+        self.active.write(&0, &active, 0)?;
+        // Off the thread that handles events: a grace period takes milliseconds.
+        self.settling = Some(std::thread::spawn(sys::wait_for_programs));
+        Ok(())
     }
 
     /// Waits until no program run reads what was in force before the last flip.
     ///
     /// # Errors
     ///
-    /// The kernel cannot wait (`nohz_full`).
-    pub fn settle(&self) -> Result<(), Error> {
-        sys::wait_for_programs()
-            .map_err(|error| Error::system("waiting for an RCU grace period (membarrier)", error))
+    /// The kernel cannot wait (`nohz_full`): then a slot that may still be read must not be written.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        let waited = match self.settling.take() {
+            Some(waiting) => waiting.join().unwrap_or_else(|_| sys::wait_for_programs()),
+            // The daemon before this one flipped last, perhaps a moment ago.
+            None => sys::wait_for_programs(),
+        };
+        waited.map_err(|error| Error::system("waiting for an RCU grace period (membarrier)", error))
     }
 
     /// How often each rule decided, by its number in the slot.
