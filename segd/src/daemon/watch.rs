@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::Event;
 
 /// Quiet for this long after the last event: the writer is done.
-const QUIET: Duration = Duration::from_millis(4);
+const QUIET: Duration = Duration::from_millis(2);
 /// However busy, look after this long.
 const CEILING: Duration = Duration::from_millis(100);
 /// Links followed in one path.

@@ -153,6 +153,8 @@ impl Inner {
         let icmp = matches!(number, service::ICMP | service::ICMPV6);
         let [_, _, kind, code] = event.service.to_be_bytes();
         let rule = self.rule(event);
+        // Refused at the system call, the socket had no address yet.
+        let unbound = event.source == [0; 16];
         FlowRecord {
             time: rfc3339(clock.calendar(event.time_ns)),
             from: self.names.name(event.from).to_string(),
@@ -164,8 +166,12 @@ impl Inner {
             rule: rule.as_ref().map(|(label, _)| label.clone()),
             location: rule.map(|(_, location)| location),
             protocol: protocol(number),
-            source: address(event.source),
-            source_port: has_ports.then_some(event.source_port),
+            source: if unbound {
+                String::new()
+            } else {
+                address(event.source)
+            },
+            source_port: (has_ports && !unbound).then_some(event.source_port),
             destination: address(event.destination),
             destination_port: has_ports.then_some(event.destination_port),
             icmp_type: icmp.then_some(kind),
