@@ -62,6 +62,13 @@ pub const fn is_loopback(address: &Address) -> bool {
     high == 0 && (low >> 24 == 0x00ff_ff7f || low == 1)
 }
 
+/// Whether the address is IPv6 link-local.
+#[must_use]
+#[inline(always)]
+pub const fn is_link_local(address: &Address) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+}
+
 /// Whether the address is multicast, or IPv4's limited broadcast.
 #[must_use]
 #[inline(always)]
@@ -106,6 +113,8 @@ pub struct Namespace {
     pub owner: [SegmentIndex; 2],
     /// `NAMESPACE_` flags by policy slot.
     pub flags: [u16; 2],
+    /// The one segment that claims every address in it, link-local ones aside, by policy slot; else `NONE`.
+    pub claimed: [SegmentIndex; 2],
 }
 
 /// Exactly one segment lives in the namespace.
@@ -115,4 +124,4 @@ pub const NAMESPACE_PLAIN: u16 = 1 << 1;
 
 const _: () = assert!(size_of::<PrefixData>() == 20);
 const _: () = assert!(size_of::<Local>() == 16);
-const _: () = assert!(size_of::<Namespace>() == 8);
+const _: () = assert!(size_of::<Namespace>() == 12);

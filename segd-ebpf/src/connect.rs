@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
 };
 use segd_common::{
-    address::{Address, is_loopback, mapped},
+    address::{Address, is_link_local, is_loopback, mapped},
     event::Hook,
     flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, FLOW_PEER_JUDGES, Flow, FlowKey},
     packet::Packet,
@@ -137,11 +137,6 @@ pub fn may_call(call: Call) -> bool {
     let Some(own) = identity::of_cgroup(&policy, cgroup) else {
         return true;
     };
-    // Whether an unclaimed process elsewhere is claimed by its address shows only in a packet.
-    let namespace = call.namespace();
-    if own.segment == segment::HOST && !identity::is_plain(&policy, namespace) {
-        return true;
-    }
     let mut packet = Packet {
         destination_port: call.port(),
         protocol,
@@ -149,6 +144,17 @@ pub fn may_call(call: Call) -> bool {
         ..Packet::default()
     };
     call.address(&mut packet.destination);
+    let namespace = call.namespace();
+    let routed = !is_loopback(&packet.destination) && !is_link_local(&packet.destination);
+    let own = if own.segment == segment::HOST && routed {
+        // Which address it will use, and so who claims it, may show only in a packet.
+        match identity::of_unclaimed(&policy, namespace) {
+            Some(unclaimed) => unclaimed,
+            None => return true,
+        }
+    } else {
+        own
+    };
     let mut ruling = Ruling {
         cgroup,
         from: own,

@@ -132,7 +132,10 @@ fn answer(policy: &Policy, ruling: &mut Ruling, packet: &Packet, flow: &Flow, ow
         // An address on the network is looked up again: its segment may have changed.
         0 if ruling.place == Place::Network as u32 => ruling.there,
         0 => flow.peer,
-        cgroup => identity::of_cgroup(policy, cgroup).unwrap_or(flow.peer),
+        cgroup => {
+            let peer = identity::of_cgroup(policy, cgroup).unwrap_or(flow.peer);
+            identity::claimed_by_address(policy, peer, &packet.destination)
+        }
     };
     judge(policy, ruling, peer, *own, packet.reverse_service());
     if ruling.allowed() {

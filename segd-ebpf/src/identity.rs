@@ -174,15 +174,23 @@ pub fn owner(policy: &Policy, namespace: u64, own: Identity) -> (Identity, bool)
     (unpack(packed), packed & FOUND != 0)
 }
 
-/// Whether an unclaimed process in a namespace is `host`, whatever address it uses.
+/// Who an unclaimed process in a namespace is whatever address it uses; `None` if that depends.
 #[inline(always)]
-pub fn is_plain(policy: &Policy, namespace: u64) -> bool {
+pub fn of_unclaimed(policy: &Policy, namespace: u64) -> Option<Identity> {
+    if namespace == globals::host_namespace() {
+        return Some(Identity::of(segment::HOST));
+    }
     let slot = (policy.slot & 1) as usize;
+    let known = NAMESPACES.get_ptr(namespace)?;
     // SAFETY: an element of the map.
-    namespace == globals::host_namespace()
-        || NAMESPACES
-            .get_ptr(namespace)
-            .is_some_and(|known| unsafe { (*known).flags[slot] } & NAMESPACE_PLAIN != 0)
+    let (flags, claimed) = unsafe { ((*known).flags[slot], (*known).claimed[slot]) };
+    if flags & NAMESPACE_PLAIN != 0 {
+        Some(Identity::of(segment::HOST))
+    } else if claimed >= FIRST_SEGMENT {
+        Some(Identity::of(claimed))
+    } else {
+        None
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -7,15 +7,21 @@ use std::{
 };
 
 use segd_common::{
-    address::NAMESPACE_PLAIN,
+    address::{NAMESPACE_PLAIN, is_link_local, is_loopback},
     config::Active,
-    segment::{FIRST_SEGMENT, PROBE, SegmentIndex},
+    segment::{FIRST_SEGMENT, NONE, PROBE, SegmentIndex},
     workload::Identity,
 };
 
 use super::{Options, probe::Probe};
 use crate::{
-    datapath::{Datapath, cgroups::Cgroups, counters::Counters, places::Places, tables::Tables},
+    datapath::{
+        Datapath,
+        cgroups::Cgroups,
+        counters::Counters,
+        places::{Lives, Places},
+        tables::Tables,
+    },
     policy::{
         compile::compile,
         compiled::{CompiledTables, SegmentIndexes},
@@ -217,10 +223,21 @@ impl Engine {
                 (slot.revision != 0).then_some(slot.identity)
             };
             let (owner, mut flags) = owner(info, &identity);
-            if !info.addresses.iter().any(|address| tables.claims(address)) {
+            let addresses = info.addresses.iter();
+            let routed = addresses.filter(|address| !is_loopback(address) && !is_link_local(address));
+            let claims: BTreeSet<SegmentIndex> = routed.map(|address| tables.claimed_by(address)).collect();
+            let mut claimed = NONE;
+            if !claims.iter().any(|segment| *segment >= FIRST_SEGMENT) {
                 flags |= NAMESPACE_PLAIN;
+            } else if claims.len() == 1 {
+                claimed = claims.first().copied().unwrap_or(NONE);
             }
-            self.places.set_owner(info.cookie, slot, owner, flags)?;
+            let lives = Lives {
+                owner,
+                flags,
+                claimed,
+            };
+            self.places.set_lives(info.cookie, slot, lives)?;
         }
         Ok(())
     }

@@ -6,6 +6,17 @@ use segd_common::address::{Address, LOCAL_HOST, Local, Namespace};
 
 use super::{Error, map::Map, pins::Pins};
 
+/// Who lives in a namespace under one revision.
+#[derive(Clone, Copy, Debug)]
+pub struct Lives {
+    /// The one segment whose workloads live in it, or `HOST`, or `NONE` if nobody can tell.
+    pub owner: u16,
+    /// `NAMESPACE_` flags.
+    pub flags: u16,
+    /// The one segment that claims all its addresses, or `NONE`.
+    pub claimed: u16,
+}
+
 /// The tables of addresses and namespaces.
 #[derive(Debug)]
 pub struct Places {
@@ -90,13 +101,18 @@ impl Places {
     }
 
     /// Says who lives in a namespace under the revision of a slot.
-    pub fn set_owner(&self, cookie: u64, slot: u32, owner: u16, flags: u16) -> Result<(), Error> {
-        let slot = slot as usize & 1;
+    pub fn set_lives(&self, cookie: u64, slot: u32, lives: Lives) -> Result<(), Error> {
         let known = self.namespaces.read(&cookie)?;
         let mut entry = known.unwrap_or_default();
-        if let (Some(to), Some(to_flags)) = (entry.owner.get_mut(slot), entry.flags.get_mut(slot)) {
-            *to = owner;
-            *to_flags = flags;
+        let slot = slot as usize & 1;
+        for (to, value) in [
+            (&mut entry.owner, lives.owner),
+            (&mut entry.flags, lives.flags),
+            (&mut entry.claimed, lives.claimed),
+        ] {
+            if let Some(to) = to.get_mut(slot) {
+                *to = value;
+            }
         }
         if known != Some(entry) {
             self.namespaces.write(&cookie, &entry, 0)?;

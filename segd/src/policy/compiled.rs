@@ -81,9 +81,9 @@ impl CompiledTables {
 }
 
 impl CompiledTables {
-    /// Whether a segment claims an address on the network.
+    /// The segment that claims an address on the network, or `WORLD`.
     #[must_use]
-    pub fn claims(&self, address: &Address) -> bool {
+    pub fn claimed_by(&self, address: &Address) -> SegmentIndex {
         let inside = |prefix: &Address, bits: u32| {
             let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
             (u128::from_be_bytes(*prefix) ^ u128::from_be_bytes(*address)) & mask == 0
@@ -94,7 +94,7 @@ impl CompiledTables {
             .filter(|(prefix, bits, _)| inside(prefix, *bits));
         covering
             .max_by_key(|(_, bits, _)| *bits)
-            .is_some_and(|(_, _, index)| *index >= segment::FIRST_SEGMENT)
+            .map_or(segment::WORLD, |(_, _, index)| *index)
     }
 
     /// Writes the kernel's layout. Whatever stood in `out` is gone.

@@ -1,0 +1,95 @@
+//! A process that no cgroup matcher claims, in a namespace whose address a `cidr` claims, is in that segment: here as on
+//! another machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use std::net::IpAddr;
+
+use segd_tests::{
+    Kind, Lab,
+    netns::{v4, v6},
+    wait,
+};
+
+#[test]
+fn an_unclaimed_process_elsewhere_is_claimed_by_its_address_and_one_of_the_host_is_not() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (far, near) = (lab.netns("far"), lab.netns("near"));
+    bridge.plug(&far, 30);
+    bridge.plug(&near, 31);
+    let (nobody, db) = (lab.cgroup("nobody"), lab.cgroup("db"));
+    let claimed = lab.worker_in(&nobody, &far);
+    let server = lab.worker_in(&db, &near);
+    let host = lab.worker(&nobody);
+    let policy = format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: claimed}}
+spec:
+  segments:
+    db: {{match: [{{cgroup: {}}}]}}
+    lab: {{match: [{{cidr: {}/32}}, {{cidr: {}/128}}]}}
+    all: {{match: [{{cidr: {}/32}}]}}
+  allow:
+    - {{from: lab, to: db, ports: [tcp/5600, udp/5600]}}
+    - {{from: all, to: db, ports: [tcp/5600, udp/5600]}}
+    - {{from: db, to: lab, ports: [tcp/5601]}}
+",
+        db.path(),
+        v4(30),
+        v6(30),
+        // The host's own address: its processes are not claimed by it.
+        v4(1),
+    );
+    let _segd = lab.enforce(&policy);
+    for (there, here) in [
+        (IpAddr::from(v4(31)), IpAddr::from(v4(30))),
+        (v6(31).into(), v6(30).into()),
+    ] {
+        let stream = server.listen_tcp((there, 5600));
+        let datagram = server.listen_udp((there, 5600));
+        assert_eq!(
+            claimed.probe(Kind::Tcp, stream.local, "tcp;").result,
+            "ok",
+            "{here} to db"
+        );
+        let asker = claimed.open_udp((here, 0), None).unwrap();
+        claimed.send_to(asker, datagram.local, "question;").unwrap();
+        server.wait_for_message(datagram, "question;");
+        server.send_to(datagram, asker.local, "answer;").unwrap();
+        assert_eq!(
+            claimed.receive(asker, 2000).unwrap().as_deref(),
+            Some("answer;"),
+            "the answer to {here}"
+        );
+        let closed = server.listen_tcp((there, 5602));
+        assert_eq!(
+            claimed.probe(Kind::Tcp, closed.local, "other;").result,
+            "EPERM",
+            "no rule for this port"
+        );
+        let back = claimed.listen_tcp((here, 5601));
+        assert_eq!(
+            server.probe(Kind::Tcp, back.local, "back;").result,
+            "ok",
+            "db to {here}"
+        );
+        // `host`, although `all` has the host's address.
+        assert_ne!(
+            host.probe(Kind::Tcp, stream.local, "host;").result,
+            "ok",
+            "a process of the host"
+        );
+        wait::quiet(wait::SILENCE);
+        assert!(
+            !server.inbox(stream).has("host;"),
+            "a process of the host was taken for its address"
+        );
+        assert_eq!(server.inbox(closed).accepts, 0);
+        for handle in [stream, datagram, closed] {
+            server.close(handle);
+        }
+        claimed.close(back);
+        claimed.close(asker);
+    }
+}
