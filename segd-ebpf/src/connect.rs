@@ -230,11 +230,18 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
         Place::Shared => return false,
         Place::Here => {
             let cgroup = listener(call, packet);
+            // Which of several sockets on a port a datagram reaches depends on where it comes from, which shows only
+            // in the packet; and a refused datagram is an error at once there, too.
+            if packet.protocol == UDP {
+                if cgroup == 0 && !is_loopback(&packet.destination) {
+                    ruling.flags |= TRANSLATED;
+                }
+                return false;
+            }
             if cgroup == 0 {
                 // No socket there: a translated port, or a closed one. The packet will tell, but for loopback, whose
                 // ports nobody translates: there the kernel answers.
                 if !is_loopback(&packet.destination) {
-                    ruling.flags |= TRANSLATED;
                     return false;
                 }
                 let (owner, _) = identity::owner(policy, namespace, own);

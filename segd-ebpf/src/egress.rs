@@ -2,7 +2,7 @@
 
 use segd_common::event::Hook;
 use segd_common::{
-    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow, FlowKey, Handover},
+    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow, FlowKey, Handover, HandoverKey},
     packet::{Packet, icmp, tcp},
     reason::Reason,
     segment,
@@ -13,7 +13,7 @@ use segd_common::{
 use crate::{
     globals,
     identity::{self, Side},
-    maps::{FLOWS, HANDOVERS},
+    maps::{CGROUPS, FLOWS, HANDOVERS},
     policy::Policy,
     ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, pack, settle, unpack},
     skb::{Skb, parse},
@@ -211,28 +211,40 @@ pub fn remember(known: Option<*mut Flow>, key: &FlowKey, policy: &Policy, ruling
 #[inline(never)]
 fn publish_packed(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     let raw = own >> 32 != 0;
+    // A segment forged on a connection is not judged by who sent it: the receiving socket knows its peer.
+    if raw && packet.protocol == TCP && !identity::is_local(&packet.source) {
+        return false;
+    }
     let handover = Handover {
         cgroup,
         identity: unpack(own),
         reserved: 0,
     };
     let mut key = identity::handover_key(packet, skb.namespace(), Side::Source);
+    if !hand_over(&key, &handover, raw) {
+        return false;
+    }
+    identity::shorten(&mut key);
+    // Each form is kept right on its own: a port that changed hands has them from different senders. Without ports
+    // the short form tells no sockets apart, and the last sender has it.
+    hand_over(&key, &handover, raw && has_ports(packet.protocol))
+}
+
+/// Makes this sender the one behind a key; `yield_to_owner`: unless another workload that still lives is.
+#[inline(always)]
+fn hand_over(key: &HandoverKey, handover: &Handover, yield_to_owner: bool) -> bool {
     if let Some(known) = HANDOVERS.get_ptr(key) {
         // SAFETY: copied out.
         let known = unsafe { (*known).cgroup };
-        if known == cgroup {
+        if known == handover.cgroup {
             return true;
         }
-        if raw {
+        if yield_to_owner && CGROUPS.get_ptr(known).is_some() {
             return false;
         }
     }
     // LRU: an insert can only fail under contention; then the receiver does not know the sender and denies.
     let _ = HANDOVERS.insert(key, handover, 0);
-    if !raw {
-        identity::shorten(&mut key);
-        let _ = HANDOVERS.insert(key, handover, 0);
-    }
     true
 }
 

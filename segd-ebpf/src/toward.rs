@@ -115,6 +115,13 @@ fn has_socket(packet: &Packet) -> bool {
     packet.protocol == TCP || packet.protocol == UDP
 }
 
+/// Whether the receiving kernel acts on it without a socket whose hook would judge: an echo request, an error. A
+/// reply is for the socket that asked.
+#[inline(always)]
+fn ends_in_the_kernel(packet: &Packet) -> bool {
+    (packet.protocol == ICMP || packet.protocol == ICMPV6) && !packet.is_echo_reply()
+}
+
 /// Judges a packet that leaves as an initiation, after [`locate`].
 #[inline(always)]
 pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
@@ -129,7 +136,7 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
     }
     ruling.flags |= PEER_LOCAL;
     if place != Place::Here as u32 {
-        if packet.is_echo() {
+        if ends_in_the_kernel(packet) {
             ruling.flags |= COUNT_HERE;
         } else if place == Place::Shared as u32 {
             return ruling.defer();

@@ -174,6 +174,11 @@ impl Agent {
                 }
                 Answer::Done
             }
+            Command::SendRaw { to, packet } => {
+                let socket = sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+                sys::send_to(&socket, &packet, SocketAddr::new(to, 0))?;
+                Answer::Done
+            }
             Command::Close { id } => {
                 self.kept.remove(&id);
                 if let Some(listener) = self.listeners.remove(&id) {

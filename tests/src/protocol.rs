@@ -2,7 +2,11 @@
 
 #![allow(missing_docs, reason = "the fields are named for what they are")]
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +126,8 @@ pub enum Command {
     Receive { id: u64, timeout_ms: u64 },
     /// Writes to every connection the listener has accepted and still holds.
     SendAccepted { id: u64, data: String },
+    /// Sends a whole IPv4 packet, its header included, on a raw socket.
+    SendRaw { to: IpAddr, packet: Vec<u8> },
     /// Closes a kept socket or listener.
     Close { id: u64 },
     /// Moves the process to another cgroup.

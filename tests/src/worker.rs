@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command as Process, Stdio},
     sync::Mutex,
@@ -258,6 +258,15 @@ impl Worker {
             Answer::Failed { errno, micros } => Err(Refusal { errno, micros }),
             other => panic!("receive gave {other:?}"),
         }
+    }
+
+    /// Sends a whole IPv4 packet, its header included, on a raw socket.
+    #[track_caller]
+    pub fn send_raw(&self, to: impl Into<IpAddr>, packet: &[u8]) -> Result<(), Refusal> {
+        self.perform(&Command::SendRaw {
+            to: to.into(),
+            packet: packet.to_vec(),
+        })
     }
 
     /// Closes a socket or listener.
