@@ -24,7 +24,7 @@ use crate::{
     policy::Policy,
     ruling::{NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
     skb::{Skb, Socket, state},
-    toward::judge_departure,
+    toward::{Place, judge_departure},
 };
 
 /// The state of a socket; created if asked to.
@@ -206,7 +206,17 @@ fn passive_peer(
         return peer_now(policy, memory, peer);
     }
     let mut cgroup = 0;
-    let peer = identity::of_sender(policy, packet, skb, side, &mut cgroup);
+    let mut peer = identity::of_sender(policy, packet, skb, side, &mut cgroup);
+    if peer.segment == segment::NONE && side == Side::Destination {
+        // A session older than segd, whose peer has not sent since: whoever will receive this.
+        if ruling.receiver != 0 {
+            cgroup = ruling.receiver;
+            peer = identity::of_cgroup(policy, cgroup).unwrap_or(UNKNOWN);
+            peer = identity::claimed_by_address(policy, peer, &packet.destination);
+        } else if ruling.place == Place::Beside as u32 {
+            peer = ruling.there;
+        }
+    }
     ruling.peer_cgroup = cgroup;
     memory.peer_cgroup = cgroup;
     peer

@@ -158,7 +158,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     #[test]
     fn the_verifier_accepts_every_program() {
-        let dir = std::path::PathBuf::from(format!("/sys/fs/bpf/segd-test-load-{}", std::process::id()));
+        let dir = std::path::PathBuf::from(format!("/sys/fs/bpf/segd-unit-{}", std::process::id()));
         if let Err(error) = super::kernel::check_privilege().and_then(|()| super::kernel::check_bpffs(&dir)) {
             assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "{error}");
             eprintln!("skipped: {error}");
