@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use segd_tests::{
-    Cgroup, Kind, Lab, Netns, Probe, Worker,
-    netns::{NftTable, Sysctl, cable},
+    Cgroup, Kind, Lab, Netns, Probe, Remote, Worker,
+    netns::{NftTable, Sysctl, cable, v4},
     wait, wire,
     worker::probe,
 };
@@ -254,4 +254,117 @@ ip daddr 10.213.33.0/24 ip saddr 10.213.31.0/24 masquerade
     server.wait_for_message(service, "right;");
     wait::quiet(wait::SILENCE);
     assert_eq!(server.inbox(service).messages, ["right;"]);
+}
+
+#[test]
+fn the_hosts_own_address_is_not_taken_from_it() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Published::build(&lab, "");
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let host = lab.cgroup("unclaimed");
+    let client = lab.worker(&host);
+    let _enemy = lab.worker_in(&rogue, &place.near);
+    let server = lab.worker_in(&db, &place.far);
+    let service = server.listen_udp((place.far_ip, 5432));
+    let more = "    - {from: host, to: db, ports: [udp/5432]}\n";
+    let text = policy(&web, &rogue, &db, more)
+        .replace("  allow:", "    lan: {match: [{cidr: 10.213.0.0/16}]}\n  allow:");
+    let _segd = lab.enforce(&text);
+    client.probe(Kind::Udp, service.local, "before;");
+    server.wait_for_message(service, "before;");
+    place.near.ip("addr add 10.213.33.1/32 dev lo");
+    wait::quiet(TOLD);
+    client.probe(Kind::Udp, service.local, "after;");
+    wait::within(wait::SILENCE, || server.inbox(service).has("after;"));
+    assert!(server.inbox(service).has("after;"), "the host lost its address");
+}
+
+/// How long segd may take to learn of a namespace's addresses, and more.
+const TOLD: std::time::Duration = std::time::Duration::from_millis(1600);
+
+/// What `web` gets to another machine while somebody claims that machine's address.
+#[track_caller]
+fn reaches_the_machine_whose_address_is_claimed(claim: impl FnOnce(&Netns) -> Option<std::process::Child>) {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (near, hostile) = (lab.netns("near"), lab.netns("hostile"));
+    bridge.plug(&near, 10);
+    bridge.plug(&hostile, 11);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker_in(&web, &near);
+    let _enemy = lab.worker_in(&rogue, &hostile);
+    let remote = Remote::plug(&bridge, 200);
+    remote.listen(5400);
+    let _segd = lab.enforce(&policy(
+        &web,
+        &rogue,
+        &db,
+        "    - {from: web, to: world, ports: [tcp/5400]}\n",
+    ));
+    assert_eq!(client.probe(Kind::Tcp, (v4(200), 5400), "before;").result, "ok");
+    let child = claim(&hostile);
+    wait::quiet(TOLD);
+    let outcome = client.probe(Kind::Tcp, (v4(200), 5400), "after;");
+    if let Some(mut child) = child {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(outcome.result, "ok");
+    assert!(remote.inbox().has("after;"));
+}
+
+#[test]
+#[ignore = "open: a container with CAP_NET_ADMIN takes over any address that is not the host's"]
+fn an_address_a_container_gives_itself_stays_another_machines() {
+    reaches_the_machine_whose_address_is_claimed(|hostile| {
+        hostile.ip(&format!("addr add {}/32 dev lo", v4(200)));
+        None
+    });
+}
+
+#[test]
+fn an_address_in_an_unprivileged_namespace_stays_another_machines() {
+    reaches_the_machine_whose_address_is_claimed(|_| {
+        let script = format!("ip addr add {}/32 dev lo && exec sleep 20", v4(200));
+        let child = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "sh", "-c", &script])
+            .spawn();
+        Some(child.unwrap())
+    });
+}
+
+#[test]
+fn an_address_in_a_namespace_of_ones_own_opens_no_way_to_its_owner() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let enemy = lab.worker(&rogue);
+    let remote = Remote::plug(&bridge, 200);
+    remote.listen(5400);
+    let _segd = lab.enforce(&policy(&web, &rogue, &db, ""));
+    assert_ne!(enemy.probe(Kind::Tcp, (v4(200), 5400), "before;").result, "ok");
+    // What every process may do where unprivileged user namespaces are on.
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && exec unshare --user --map-root-user --net sh -c \
+         'ip addr add {}/32 dev lo && exec sleep 20'",
+        rogue.directory().display(),
+        v4(200)
+    );
+    let mut accomplice = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .spawn()
+        .unwrap();
+    wait::quiet(TOLD);
+    enemy.probe(Kind::Tcp, (v4(200), 5400), "after;");
+    enemy.probe(Kind::Udp, (v4(200), 5400), "datagram;");
+    wait::quiet(wait::SILENCE);
+    accomplice.kill().unwrap();
+    accomplice.wait().unwrap();
+    assert_eq!(remote.inbox().messages, Vec::<String>::new());
+    let leaked = remote
+        .frames()
+        .iter()
+        .filter(|frame| frame.payload == b"datagram;")
+        .count();
+    assert_eq!(leaked, 0, "a denied datagram left the host");
 }
