@@ -245,11 +245,14 @@ pub fn handover_key(packet: &Packet, namespace: u64, side: Side) -> HandoverKey 
     key
 }
 
-/// Drops the destination from a key: this form survives DNAT.
+/// Drops the destination from a key: this form survives DNAT, to a loopback address too.
 #[inline(always)]
 pub fn shorten(key: &mut HandoverKey) {
     key.destination = [0; 16];
     key.destination_port = 0;
+    if !address::is_loopback(&key.source) {
+        key.namespace = 0;
+    }
 }
 
 /// The sender of a packet, or of its reply: its identity, and its cgroup if it is on this host.

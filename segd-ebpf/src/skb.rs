@@ -12,6 +12,7 @@ use segd_common::{
     bytes::Bytes,
     packet::{PACKET_FRAGMENT, Packet, walk},
     reason::Reason,
+    service::TCP,
 };
 
 /// `ETH_P_IPV6`, as `__sk_buff.protocol` has it (network order).
@@ -51,6 +52,16 @@ impl Skb {
     pub fn bytes(self) -> u32 {
         // SAFETY: the hook's own context.
         unsafe { core::ptr::read_volatile(&raw const (*self.skb).len) }
+    }
+
+    /// Whether nothing stands between the IP header and TCP: no IPv4 options, no IPv6 extension header.
+    #[inline(always)]
+    pub fn is_plain_tcp(self) -> bool {
+        if self.is_v6() {
+            self.read::<1>(6) == Some([TCP])
+        } else {
+            self.read::<1>(0) == Some([0x45])
+        }
     }
 
     /// The device it leaves by, or came in by.
@@ -158,6 +169,13 @@ impl Socket {
     fn protocol(self) -> u32 {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).protocol) }
+    }
+
+    /// Its local port, as it listens or was accepted, whatever a packet's port was translated to; 0 once aborted.
+    #[inline(always)]
+    pub fn port(self) -> u16 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).src_port) as u16 }
     }
 
     /// Whether it is a TCP socket, MPTCP's subflows included.

@@ -13,6 +13,7 @@ use segd_common::{
     packet::Packet,
     reason::Reason,
     segment,
+    service::{self, Service, TCP},
     verdict::Outcome,
     workload::Identity,
 };
@@ -67,8 +68,14 @@ pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bo
     {
         return None;
     }
-    if hook as u8 == Hook::Egress as u8 && memory.flags & STATE_PEER_LOCAL != 0 {
-        return Some(true);
+    if hook as u8 == Hook::Egress as u8 {
+        // A connected socket may be given a route by way of somebody else at any time: then the packet is looked at.
+        if !skb.is_plain_tcp() {
+            return None;
+        }
+        if memory.flags & STATE_PEER_LOCAL != 0 {
+            return Some(true);
+        }
     }
     let own = Identity::of(memory.own);
     let active = memory.direction == DIRECTION_ACTIVE;
@@ -128,7 +135,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         return ruling.fixed(Reason::Unknown);
     };
     if socket.state() == state::LISTEN {
-        accepting(policy, ruling, packet, skb, own);
+        accepting(policy, ruling, packet, skb, socket, own);
         if ruling.passes() {
             publish(ruling, packet, skb, own);
         }
@@ -163,7 +170,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     } else {
         ruling.flags |= REVERSED;
         let peer = passive_peer(policy, ruling, memory, packet, skb, Side::Destination);
-        judge(policy, ruling, peer, *own, packet.reverse_service());
+        judge(policy, ruling, peer, *own, served(socket, packet));
         if ruling.peer_cgroup != 0 {
             ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
         }
@@ -175,11 +182,28 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     }
 }
 
+/// What the peer of a listening or accepted socket asked for. Where the port is translated in this very namespace
+/// (REDIRECT), an answer already shows the one that was dialled, and the request showed the socket's own.
+#[inline(always)]
+fn served(socket: Socket, packet: &Packet) -> Service {
+    match socket.port() {
+        0 => packet.reverse_service(),
+        port => service::port(TCP, port),
+    }
+}
+
 /// A listener's answer to a SYN: judged as the SYN it answers.
 #[inline(always)]
-fn accepting(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+fn accepting(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    packet: &Packet,
+    skb: Skb,
+    socket: Socket,
+    own: &Identity,
+) {
     let peer = identity::of_sender(policy, packet, skb, Side::Destination, &mut ruling.peer_cgroup);
-    judge(policy, ruling, peer, *own, packet.reverse_service());
+    judge(policy, ruling, peer, *own, served(socket, packet));
     ruling.flags |= REVERSED;
     if ruling.peer_cgroup != 0 {
         ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;

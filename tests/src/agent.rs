@@ -174,6 +174,13 @@ impl Agent {
                 }
                 Answer::Done
             }
+            Command::RouteVia { id, via } => {
+                let Some(Kept::Stream(stream)) = self.kept.get(&id) else {
+                    panic!("{id} is no connection")
+                };
+                sys::route_via(stream, via)?;
+                Answer::Done
+            }
             Command::SendRaw { to, packet } => {
                 let socket = sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
                 sys::send_to(&socket, &packet, SocketAddr::new(to, 0))?;

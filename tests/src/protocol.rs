@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -126,6 +126,8 @@ pub enum Command {
     Receive { id: u64, timeout_ms: u64 },
     /// Writes to every connection the listener has accepted and still holds.
     SendAccepted { id: u64, data: String },
+    /// Gives a kept connection an IPv6 routing header: its segments go to `via` first.
+    RouteVia { id: u64, via: Ipv6Addr },
     /// Sends a whole IPv4 packet, its header included, on a raw socket.
     SendRaw { to: IpAddr, packet: Vec<u8> },
     /// Closes a kept socket or listener.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command as Process, Stdio},
     sync::Mutex,
@@ -258,6 +258,15 @@ impl Worker {
             Answer::Failed { errno, micros } => Err(Refusal { errno, micros }),
             other => panic!("receive gave {other:?}"),
         }
+    }
+
+    /// Gives a connection an IPv6 routing header: its segments go to `via` first.
+    #[track_caller]
+    pub fn route_via(&self, connection: Handle, via: Ipv6Addr) -> Result<(), Refusal> {
+        self.perform(&Command::RouteVia {
+            id: connection.id,
+            via,
+        })
     }
 
     /// Sends a whole IPv4 packet, its header included, on a raw socket.

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use segd_tests::{
-    Cgroup, Kind, Lab, Netns, Probe, Worker,
-    netns::{NftTable, Sysctl, cable},
+    Cgroup, Kind, Lab, Netns, Probe, Remote, Worker,
+    netns::{NftTable, Sysctl, cable, v4, v6},
     wait, wire,
     worker::probe,
 };
@@ -254,4 +254,206 @@ ip daddr 10.213.33.0/24 ip saddr 10.213.31.0/24 masquerade
     server.wait_for_message(service, "right;");
     wait::quiet(wait::SILENCE);
     assert_eq!(server.inbox(service).messages, ["right;"]);
+}
+
+#[test]
+fn the_hosts_own_address_is_not_taken_from_it() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Published::build(&lab, "");
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let host = lab.cgroup("unclaimed");
+    let client = lab.worker(&host);
+    let _enemy = lab.worker_in(&rogue, &place.near);
+    let server = lab.worker_in(&db, &place.far);
+    let service = server.listen_udp((place.far_ip, 5432));
+    let more = "    - {from: host, to: db, ports: [udp/5432]}\n";
+    let text = policy(&web, &rogue, &db, more)
+        .replace("  allow:", "    lan: {match: [{cidr: 10.213.0.0/16}]}\n  allow:");
+    let _segd = lab.enforce(&text);
+    client.probe(Kind::Udp, service.local, "before;");
+    server.wait_for_message(service, "before;");
+    place.near.ip("addr add 10.213.33.1/32 dev lo");
+    wait::quiet(TOLD);
+    client.probe(Kind::Udp, service.local, "after;");
+    wait::within(wait::SILENCE, || server.inbox(service).has("after;"));
+    assert!(server.inbox(service).has("after;"), "the host lost its address");
+}
+
+/// How long segd may take to learn of a namespace's addresses, and more.
+const TOLD: std::time::Duration = std::time::Duration::from_millis(1600);
+
+/// What `web` gets to another machine while somebody claims that machine's address.
+#[track_caller]
+fn reaches_the_machine_whose_address_is_claimed(claim: impl FnOnce(&Netns) -> Option<std::process::Child>) {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (near, hostile) = (lab.netns("near"), lab.netns("hostile"));
+    bridge.plug(&near, 10);
+    bridge.plug(&hostile, 11);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker_in(&web, &near);
+    let _enemy = lab.worker_in(&rogue, &hostile);
+    let remote = Remote::plug(&bridge, 200);
+    remote.listen(5400);
+    let _segd = lab.enforce(&policy(
+        &web,
+        &rogue,
+        &db,
+        "    - {from: web, to: world, ports: [tcp/5400]}\n",
+    ));
+    assert_eq!(client.probe(Kind::Tcp, (v4(200), 5400), "before;").result, "ok");
+    let child = claim(&hostile);
+    wait::quiet(TOLD);
+    let outcome = client.probe(Kind::Tcp, (v4(200), 5400), "after;");
+    if let Some(mut child) = child {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(outcome.result, "ok");
+    assert!(remote.inbox().has("after;"));
+}
+
+#[test]
+#[ignore = "open: a container with CAP_NET_ADMIN takes over any address that is not the host's"]
+fn an_address_a_container_gives_itself_stays_another_machines() {
+    reaches_the_machine_whose_address_is_claimed(|hostile| {
+        hostile.ip(&format!("addr add {}/32 dev lo", v4(200)));
+        None
+    });
+}
+
+#[test]
+fn an_address_in_an_unprivileged_namespace_stays_another_machines() {
+    reaches_the_machine_whose_address_is_claimed(|_| {
+        let script = format!("ip addr add {}/32 dev lo && exec sleep 20", v4(200));
+        let child = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "sh", "-c", &script])
+            .spawn();
+        Some(child.unwrap())
+    });
+}
+
+#[test]
+fn an_address_in_a_namespace_of_ones_own_opens_no_way_to_its_owner() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let enemy = lab.worker(&rogue);
+    let remote = Remote::plug(&bridge, 200);
+    remote.listen(5400);
+    let _segd = lab.enforce(&policy(&web, &rogue, &db, ""));
+    assert_ne!(enemy.probe(Kind::Tcp, (v4(200), 5400), "before;").result, "ok");
+    // What every process may do where unprivileged user namespaces are on.
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && exec unshare --user --map-root-user --net sh -c \
+         'ip addr add {}/32 dev lo && exec sleep 20'",
+        rogue.directory().display(),
+        v4(200)
+    );
+    let mut accomplice = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .spawn()
+        .unwrap();
+    wait::quiet(TOLD);
+    enemy.probe(Kind::Tcp, (v4(200), 5400), "after;");
+    enemy.probe(Kind::Udp, (v4(200), 5400), "datagram;");
+    wait::quiet(wait::SILENCE);
+    accomplice.kill().unwrap();
+    accomplice.wait().unwrap();
+    assert_eq!(remote.inbox().messages, Vec::<String>::new());
+    let leaked = remote
+        .frames()
+        .iter()
+        .filter(|frame| frame.payload == b"datagram;")
+        .count();
+    assert_eq!(leaked, 0, "a denied datagram left the host");
+}
+
+#[test]
+fn an_allowed_connection_cannot_be_routed_by_way_of_another_machine() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker(&web);
+    let (partner, stranger) = (Remote::plug(&bridge, 200), Remote::plug(&bridge, 201));
+    partner.listen(5400);
+    let rules = "    - {from: web, to: good, ports: [tcp/5400]}\n";
+    let text = policy(&web, &rogue, &db, rules).replace(
+        "  allow:",
+        &format!("    good: {{match: [{{cidr: {}/128}}]}}\n  allow:", v6(200)),
+    );
+    let _segd = lab.enforce(&text);
+    let flow = client.open_tcp((v6(200), 5400)).unwrap();
+    client.send(flow, "straight;").unwrap();
+    wait::wait_until("the first data", wait::PATIENCE, || {
+        partner.inbox().has("straight;")
+    });
+    client.route_via(flow, v6(201)).unwrap();
+    client.send(flow, "by-way;").ok();
+    wait::quiet(wait::SILENCE * 2);
+    let seen = stranger
+        .frames()
+        .iter()
+        .filter(|frame| frame.payload.windows(7).any(|part| part == b"by-way;"))
+        .count();
+    assert_eq!(seen, 0, "a denied machine got the data");
+}
+
+#[test]
+fn a_datagram_port_published_on_loopback_serves_whom_the_policy_allows() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Published::build(
+        &lab,
+        "chain in2 {
+type nat hook prerouting priority -101;
+ip daddr 10.213.31.1 meta l4proto {tcp, udp} th dport 15433 dnat ip to 127.0.0.1:5432
+}",
+    );
+    for interface in std::fs::read_dir("/proc/sys/net/ipv4/conf").unwrap().flatten() {
+        if interface.file_name().to_string_lossy().starts_with("sgt") {
+            std::fs::write(interface.path().join("route_localnet"), "1").unwrap();
+        }
+    }
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker_in(&web, &place.near);
+    let enemy = lab.worker_in(&rogue, &place.near);
+    let server = lab.worker(&db);
+    let service = server.listen_udp((Ipv4Addr::LOCALHOST, 5432));
+    let _segd = lab.enforce(&policy(&web, &rogue, &db, ""));
+    let to = SocketAddr::new(place.published.ip(), 15433);
+    enemy.probe(Kind::Udp, to, "stolen;");
+    client.probe(Kind::Udp, to, "right;");
+    server.wait_for_message(service, "right;");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, ["right;"]);
+}
+
+#[test]
+fn a_redirected_port_serves_another_machine_by_the_port_that_listens() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let _nat = NftTable::create(
+        &format!("sgt{}", std::process::id()),
+        "chain in {
+type nat hook prerouting priority -100;
+tcp dport 15433 redirect to :5432
+tcp dport 15434 redirect to :5433
+}",
+    );
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let server = lab.worker(&db);
+    let remote = Remote::plug(&bridge, 200);
+    let (open, shut) = (server.listen_tcp((v4(1), 5432)), server.listen_tcp((v4(1), 5433)));
+    let text = policy(&web, &rogue, &db, "").replace("198.51.100.0/24", &format!("{}/32", v4(200)));
+    let _segd = lab.enforce(&text);
+    let patience = std::time::Duration::from_secs(2);
+    let result = remote.tcp((v4(1), 15433).into(), "right;", patience);
+    let _ = remote.tcp(
+        (v4(1), 15434).into(),
+        "wrong;",
+        std::time::Duration::from_millis(500),
+    );
+    server.wait_for_message(open, "right;");
+    assert_eq!(result, "ok");
+    assert_eq!(server.inbox(shut).accepts, 0);
 }

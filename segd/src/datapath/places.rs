@@ -45,7 +45,8 @@ impl Places {
     }
 
     /// Makes the address table say exactly this: `(cookie, is the initial namespace, addresses)` each.
-    /// An address that several namespaces have belongs to none of them.
+    /// An address that several namespaces have belongs to none of them, except for the host's own, which nobody
+    /// takes from it.
     ///
     /// # Errors
     ///
@@ -56,7 +57,11 @@ impl Places {
     ) -> Result<(), Error> {
         let mut wanted: BTreeMap<Address, Local> = BTreeMap::new();
         for (cookie, is_host, addresses) in namespaces {
-            let flags = if is_host { LOCAL_HOST } else { 0 };
+            let this = Local {
+                namespace: cookie,
+                flags: if is_host { LOCAL_HOST } else { 0 },
+                reserved: 0,
+            };
             for address in addresses {
                 if segd_common::address::is_loopback(address) {
                     continue;
@@ -64,15 +69,13 @@ impl Places {
                 wanted
                     .entry(*address)
                     .and_modify(|local| {
-                        if local.namespace != cookie {
+                        if is_host {
+                            *local = this;
+                        } else if local.namespace != cookie && local.flags & LOCAL_HOST == 0 {
                             *local = Local::default();
                         }
                     })
-                    .or_insert(Local {
-                        namespace: cookie,
-                        flags,
-                        reserved: 0,
-                    });
+                    .or_insert(this);
             }
         }
         for (address, local) in &wanted {

@@ -28,7 +28,11 @@ pub(super) fn ask(namespaces: Vec<File>) -> io::Result<Vec<Answer>> {
         Ok(Answer {
             inode: namespace.metadata()?.ino(),
             cookie: cookie()?,
-            addresses: addresses()?,
+            addresses: if is_delegated(namespace) {
+                Vec::new()
+            } else {
+                addresses()?
+            },
         })
     })
 }
@@ -57,6 +61,25 @@ fn visit<T: Send + 'static>(
     thread
         .join()
         .map_err(|_| io::Error::other("the thread that visits namespaces ended early"))
+}
+
+/// Whether a network namespace belongs to another user namespace than segd's. Anybody may make one and give it any
+/// address, the host's or another machine's: what such a namespace says of itself moves nobody else's traffic.
+fn is_delegated(namespace: &File) -> bool {
+    /// `NS_GET_USERNS`, ioctl_ns(2).
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: no pointers; the descriptor is open. The result is a new descriptor or an error.
+    let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS as _) };
+    if owner < 0 {
+        // EPERM: its owner is no descendant of segd's user namespace.
+        return io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
+    }
+    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
+    let owner = File::from(unsafe { OwnedFd::from_raw_fd(owner) });
+    match (owner.metadata(), std::fs::metadata("/proc/self/ns/user")) {
+        (Ok(owner), Ok(own)) => owner.ino() != own.ino(),
+        _ => false,
+    }
 }
 
 /// The cookie of the namespace the thread is in.
