@@ -7,7 +7,8 @@ use core::ptr::NonNull;
 use segd_common::{address::mapped, packet::Packet, segment, service::TCP};
 
 use crate::{
-    identity::{self, Side, handover_key, shorten},
+    identity::{Side, handover_key, shorten},
+    lookup,
     maps::HANDOVERS,
     skb::Socket,
     tcp::accepted,
@@ -82,8 +83,8 @@ fn addresses_v6(ops: *mut bpf_sock_ops, packet: &mut Packet) {
         let remote = &raw const (*ops).remote_ip6;
         let local = &raw const (*ops).local_ip6;
         packet.source =
-            identity::from_words(word(remote, 0), word(remote, 1), word(remote, 2), word(remote, 3));
+            lookup::from_words(word(remote, 0), word(remote, 1), word(remote, 2), word(remote, 3));
         packet.destination =
-            identity::from_words(word(local, 0), word(local, 1), word(local, 2), word(local, 3));
+            lookup::from_words(word(local, 0), word(local, 1), word(local, 2), word(local, 3));
     }
 }

@@ -20,6 +20,7 @@ use segd_common::{
 use crate::{
     globals,
     identity::{self, UNKNOWN},
+    lookup,
     maps::FLOWS,
     policy::Policy,
     ruling::{NEW_FLOW, Ruling, count, count_rule, emit, judge},
@@ -271,7 +272,7 @@ const CURRENT_NAMESPACE: u64 = u64::MAX;
 fn listener(call: Call, packet: &Packet) -> u64 {
     // SAFETY: plain integers; zero is valid.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let size = identity::fill_tuple(&mut tuple, packet);
+    let size = lookup::fill_tuple(&mut tuple, packet);
     let cgroup = if packet.protocol == TCP {
         listener_tcp(call, &mut tuple, size)
     } else {

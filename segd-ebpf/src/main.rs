@@ -10,6 +10,7 @@ mod connect;
 mod egress;
 mod globals;
 mod identity;
+mod lookup;
 mod ingress;
 mod maps;
 mod nic;

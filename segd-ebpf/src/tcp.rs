@@ -21,6 +21,7 @@ use segd_common::{
 use crate::{
     egress::publish,
     identity::{self, Side, UNKNOWN},
+    lookup,
     maps::SOCKETS,
     policy::Policy,
     ruling::{NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
@@ -111,7 +112,7 @@ fn adopted(skb: Skb, packet: &Packet, arrives: bool) -> u8 {
     let mut probe = if arrives { *packet } else { mirrored(packet) };
     // No connection has port 0: only a listener can answer.
     probe.source_port = 0;
-    if identity::receiver(skb, &probe) != 0 {
+    if lookup::receiver(skb, &probe) != 0 {
         DIRECTION_PASSIVE
     } else {
         DIRECTION_ACTIVE

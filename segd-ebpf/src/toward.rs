@@ -14,6 +14,7 @@ use segd_common::{
 use crate::{
     globals,
     identity::{self, UNKNOWN},
+    lookup,
     policy::Policy,
     ruling::{COUNT_HERE, PEER_LOCAL, RECEIVER_JUDGES, Ruling, judge, pack, unpack},
     skb::{LOOPBACK, Skb},
@@ -106,7 +107,7 @@ pub fn locate(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb) {
     ruling.place = place as u32;
     ruling.there = there;
     if place == Place::Here && has_socket(packet) {
-        ruling.receiver = identity::receiver(skb, packet);
+        ruling.receiver = lookup::receiver(skb, packet);
     }
 }
 
