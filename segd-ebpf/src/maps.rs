@@ -16,16 +16,18 @@ use segd_common::{
 };
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// The daemon writes such a map in place, without a copy of three mebibytes through the kernel's allocator.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// Which revision, in which slot.
 #[map]
 pub static ACTIVE: Array<Active> = Array::with_max_entries(1, 0);
 /// The policy, by slot.
 #[map]
-pub static POLICY: Array<PolicyTables> = Array::with_max_entries(2, 0);
+pub static POLICY: Array<PolicyTables> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 /// Decisions by rule, by slot.
 #[map]
-pub static RULE_HITS: Array<[u64; MAX_RULES]> = Array::with_max_entries(2, 0);
+pub static RULE_HITS: Array<[u64; MAX_RULES]> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 /// Segments by address, both slots in one trie.
 #[map]
 pub static PREFIXES: LpmTrie<PrefixData, u32> =

@@ -265,7 +265,8 @@ impl Engine {
     /// Adds the kernel's rule hits to the totals.
     pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
         if let Some(in_force) = &self.in_force {
-            let hits = self.tables.hits(in_force.active.slot())?;
+            let rules = in_force.tables.rules.len();
+            let hits = self.tables.hits(in_force.active.slot(), rules)?;
             let labels = in_force.tables.rules.iter().map(|rule| rule.label.as_str());
             self.hits.absorb(
                 in_force.active.slot(),

@@ -3,7 +3,7 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -145,20 +145,36 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 }
 
-impl<K: Pod, V> Map<K, V> {
-    /// Reads a value too large for the stack into `out`.
-    pub fn read_into(&self, key: &K, out: &mut V) -> Result<bool, Error> {
-        let key = (&raw const *key).cast();
-        // SAFETY: key and value have the map's sizes; the maps read this way hold plain integers.
-        unsafe {
-            element(
-                ElementCommand::Lookup,
-                self.fd.as_fd(),
-                key,
-                (&raw mut *out).cast(),
+impl<V> Map<u32, V> {
+    /// Lends an element of a two-slot `BPF_F_MMAPABLE` array, in place. Mapped only as long as it is lent, so that
+    /// tables do not count as the daemon's memory.
+    ///
+    /// The kernel programs may read or change the element meanwhile, if its slot is in force: the pointer is for
+    /// volatile access then.
+    pub fn lend<R>(&self, slot: u32, work: impl FnOnce(*mut V) -> R) -> Result<R, Error> {
+        const SLOTS: usize = 2;
+        // The kernel rounds an element's size up so (kernel/bpf/arraymap.c).
+        let stride = size_of::<V>().next_multiple_of(8);
+        let len = stride * SLOTS;
+        // SAFETY: a new mapping of the map's own pages; the result is checked.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                self.fd.as_raw_fd(),
                 0,
             )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(self.failed("mapping", io::Error::last_os_error()));
         }
-        .map_err(|error| self.failed("reading", error))
+        let offset = stride * (slot as usize % SLOTS);
+        // SAFETY: inside the mapping, which lives until the work is done; page-aligned base, stride of eight.
+        let result = work(unsafe { base.cast::<u8>().add(offset).cast::<V>() });
+        // SAFETY: mapped above, and nothing refers to it any more.
+        unsafe { libc::munmap(base, len) };
+        Ok(result)
     }
 }

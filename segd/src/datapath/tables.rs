@@ -14,10 +14,7 @@ use segd_common::{
 };
 
 use super::{Error, map::Map, pins::Pins, sys};
-use crate::{
-    policy::compiled::{CompiledTables, zeroed_tables},
-    workload::selector::SelectorTables,
-};
+use crate::{policy::compiled::CompiledTables, workload::selector::SelectorTables};
 
 /// A key of the prefix trie, as the kernel has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +41,6 @@ pub struct Tables {
     edges: Map<EdgeKey, Edge>,
     patterns: Map<u32, UnitPatterns>,
     names: Map<u32, NameBytes>,
-    room: Box<PolicyTables>,
     settling: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -63,7 +59,6 @@ impl Tables {
             edges: Map::open(&pins.maps, "EDGES")?,
             patterns: Map::open(&pins.maps, "UNIT_PATTERNS")?,
             names: Map::open(&pins.maps, "NAMES")?,
-            room: zeroed_tables(),
             settling: None,
         })
     }
@@ -85,9 +80,14 @@ impl Tables {
         tables: &CompiledTables,
         selectors: &SelectorTables,
     ) -> Result<(), Error> {
-        tables.fill(revision, &mut self.room);
-        self.policy.write(&slot, &self.room, 0)?;
-        self.hits.write(&slot, zeroed_hits().as_ref(), 0)?;
+        self.policy.lend(slot, |room| {
+            // SAFETY: plain integers, and nobody reads this slot: it is not in force, and `settle` was waited for.
+            tables.fill(revision, unsafe { &mut *room });
+        })?;
+        self.hits.lend(slot, |hits| {
+            // SAFETY: as above.
+            unsafe { (*hits).fill(0) };
+        })?;
         self.write_prefixes(slot, tables)?;
         self.write_selectors(slot, selectors)
     }
@@ -146,6 +146,8 @@ impl Tables {
     ///
     /// The write failed: the old policy stays.
     pub fn flip(&mut self, active: Active) -> Result<(), Error> {
+        // What was written in place is visible before the word that names it.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
         self.active.write(&0, &active, 0)?;
         // Off the thread that handles events: a grace period takes milliseconds.
         self.settling = Some(std::thread::spawn(sys::wait_for_programs));
@@ -166,11 +168,16 @@ impl Tables {
         waited.map_err(|error| Error::system("waiting for an RCU grace period (membarrier)", error))
     }
 
-    /// How often each rule decided, by its number in the slot.
-    pub fn hits(&self, slot: u32) -> Result<Box<[u64; MAX_RULES]>, Error> {
-        let mut hits = zeroed_hits();
-        self.hits.read_into(&slot, &mut hits)?;
-        Ok(hits)
+    /// How often each of the first `rules` rules decided, by its number in the slot.
+    pub fn hits(&self, slot: u32, rules: usize) -> Result<Vec<u64>, Error> {
+        self.hits.lend(slot, |hits| {
+            let first = hits.cast::<u64>();
+            let numbers = 0..rules.min(MAX_RULES);
+            // SAFETY: inside the element; volatile, because the kernel counts meanwhile.
+            numbers
+                .map(|number| unsafe { first.add(number).read_volatile() })
+                .collect()
+        })
     }
 
     /// The names of indexes that an earlier daemon gave out.
@@ -194,10 +201,4 @@ impl Tables {
         }
         self.names.write(&u32::from(index), &bytes, 0).map(drop)
     }
-}
-
-fn zeroed_hits() -> Box<[u64; MAX_RULES]> {
-    let zeros = vec![0; MAX_RULES].into_boxed_slice();
-    // The length is the type's; the fallback cannot be reached and costs nothing.
-    zeros.try_into().unwrap_or_else(|_| Box::new([0; MAX_RULES]))
 }
