@@ -16,9 +16,9 @@ use segd_common::{
 use super::{Options, probe::Probe};
 use crate::{
     datapath::{
-        Datapath,
         cgroups::Cgroups,
         counters::Counters,
+        pins::Pins,
         places::{Lives, Places},
         tables::Tables,
     },
@@ -73,7 +73,7 @@ pub struct InForce {
 /// Everything that changes the kernel's state.
 pub struct Engine {
     pub(super) options: Options,
-    pub(super) datapath: Datapath,
+    pub(super) pins: Pins,
     pub(super) tables: Tables,
     pub(super) cgroups: Cgroups,
     pub(super) places: Places,

@@ -26,7 +26,7 @@ impl Health {
 
     /// Looks.
     pub fn look(engine: &Engine) -> Health {
-        let hooks = links::status(&engine.datapath.pins.links, &engine.options.interfaces);
+        let hooks = links::status(&engine.pins.links, &engine.options.interfaces);
         let mut because: Vec<String> = hooks
             .iter()
             .filter(|hook| !hook.attached)

@@ -233,7 +233,7 @@ async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<At
         places: Places::open(&pins)?,
         counters: Counters::open(&pins)?,
         tables,
-        datapath,
+        pins: pins.clone(),
         root: Arc::new(root),
         indexes,
         namespaces: Vec::new(),
@@ -246,23 +246,30 @@ async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<At
         options,
     };
     let cgroups = engine.root.path().to_owned();
-    engine.datapath.attach(TRACEPOINTS, &cgroups)?;
+    datapath.attach(TRACEPOINTS, &cgroups)?;
     watch_namespaces(&send)?;
     let list = namespaces::namespaces(&engine.root)?;
     engine.set_namespaces(list)?;
     engine.apply(&loaded)?;
-    engine.datapath.attach(JUDGES, &cgroups)?;
+    datapath.attach(JUDGES, &cgroups)?;
     let mut notes = Vec::new();
     for interface in engine.options.interfaces.clone() {
-        let note = engine.datapath.attach_interface(&interface)?;
+        let note = datapath.attach_interface(&interface)?;
         tracing::info!("{note}");
         notes.push(note);
     }
-    engine
-        .datapath
-        .detach_other_interfaces(&engine.options.interfaces);
+    datapath.detach_other_interfaces(&engine.options.interfaces);
     pins.remove_other_layouts();
+    // The links hold the programs now; what the loader needed to make them is more than all the rest.
+    drop(datapath);
+    give_back_memory();
     Ok((engine, events, queue, send, lock, Health::new()))
+}
+
+/// Returns freed memory to the system, once, after loading.
+fn give_back_memory() {
+    // SAFETY: no pointers; the allocator's own locks are taken.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// A start that failed leaves nothing, if there was nothing before.
