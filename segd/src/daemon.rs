@@ -90,6 +90,7 @@ const EVENTS_AT_ONCE: usize = 64;
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
     hurry();
+    keep_memory();
     // The probe's sockets come from a child process, which wants no threads around it.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -112,6 +113,16 @@ fn hurry() {
     const NICE: libc::c_int = -10;
     // SAFETY: no pointers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
+/// Keeps the memory of one reading of the policy for the next, instead of asking the kernel for every page again.
+fn keep_memory() {
+    const KEPT_BYTES: libc::c_int = 16 << 20;
+    // SAFETY: no pointers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
+    }
 }
 
 /// A daemon that enforces.
