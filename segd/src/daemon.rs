@@ -13,7 +13,6 @@ mod shared;
 mod serve;
 pub mod probe;
 mod health;
-mod report;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -186,7 +185,7 @@ fn list_namespaces(shared: &Arc<Shared>, send: mpsc::Sender<Event>) {
     let root = shared.cgroup_root();
     tokio::task::spawn_blocking(move || match crate::workload::namespaces::namespaces(&root) {
         Ok(list) => drop(send.blocking_send(Event::NamespacesListed(list))),
-        Err(error) => tracing::warn!("network namespaces: {}", report::chain(&error)),
+        Err(error) => tracing::warn!("network namespaces: {}", crate::report::chain(&error)),
     });
 }
 

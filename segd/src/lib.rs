@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: text, `Document`, `Policy`, `CompiledTables`, map writes, packets, events, metrics.
 
+mod report;
 pub mod policy;
 pub mod source;
 pub mod workload;

@@ -9,7 +9,7 @@ use std::{
 use segd_common::{
     address::{NAMESPACE_PLAIN, is_link_local, is_loopback},
     config::Active,
-    segment::{FIRST_SEGMENT, NONE, PROBE, SegmentIndex},
+    segment::{FIRST_SEGMENT, NONE, SegmentIndex},
     workload::Identity,
 };
 
@@ -277,9 +277,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// Whether an identity is the probe's.
-pub(super) fn bears_probe(identity: Identity) -> bool {
-    identity.segment == PROBE
 }

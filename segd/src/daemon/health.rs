@@ -43,7 +43,7 @@ impl Health {
         match engine.tables.active() {
             Ok(active) if active.revision() == 0 => because.push("no policy is in force".to_owned()),
             Ok(_) => {}
-            Err(error) => because.push(super::report::chain(&error)),
+            Err(error) => because.push(crate::report::chain(&error)),
         }
         Health {
             enforcing: because.is_empty(),

@@ -9,10 +9,11 @@ use segd_common::{
     workload::{AMBIGUOUS, CgroupSlot, MAX_CGROUPS, MAX_EDGES, ORPHANED, PENDING},
 };
 
-use super::{engine::Engine, report::chain};
+use super::engine::Engine;
 use crate::{
     control::types::{SegmentRow, WorkloadRow},
     policy::model::SelectorKind,
+    report::chain,
     workload::cgroupfs::Cgroup,
 };
 

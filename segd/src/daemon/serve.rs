@@ -7,7 +7,6 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::{
     Event,
-    report::chain,
     shared::{Shared, lock},
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
         },
     },
     policy::{explain::explain, port},
+    report::chain,
     telemetry::{clock::rfc3339, http, snapshot::Snapshot},
 };
 

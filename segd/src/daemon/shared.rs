@@ -10,13 +10,14 @@ use std::{
 use segd_common::event::FlowEvent;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
-use super::{Event, Options, engine::Engine, health::Health, lock::Lock, report::chain, serve::Front};
+use super::{Event, Options, engine::Engine, health::Health, lock::Lock, serve::Front};
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
         server::Server,
         types::{Reload, Reloaded},
     },
+    report::chain,
     source::{load, read},
     telemetry::{clock::rfc3339, flows::FlowLog, http},
     workload::{births::Birth, cgroupfs::CgroupRoot, namespaces::NamespaceInfo},

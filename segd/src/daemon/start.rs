@@ -10,7 +10,6 @@ use super::{
     health::Health,
     lock,
     probe::Probe,
-    report::chain,
     shared::Shared,
     watch::PolicyWatch,
 };
@@ -29,6 +28,7 @@ use crate::{
     },
     output,
     policy::{compiled::SegmentIndexes, diagnostic::Style},
+    report::chain,
     source::{LoadError, Loaded, load},
     telemetry::{clock::EventClock, flows::FlowLog, hits::RuleHits, http},
     workload::{births::Births, cgroupfs::CgroupRoot, error::WorkloadError, namespaces},

@@ -11,13 +11,11 @@ use segd_common::{
     workload::{AMBIGUOUS, CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, ORPHANED, STATE_NONE},
 };
 
-use super::{
-    engine::{ApplyError, Engine, bears_probe},
-    report::chain,
-};
+use super::engine::{ApplyError, Engine};
 use crate::{
     datapath::cgroups::Place,
     policy::compiled::CompiledTables,
+    report::chain,
     workload::{
         births::Birth,
         cgroupfs::Cgroup,
@@ -300,7 +298,8 @@ fn identity_in(entry: Option<&CgroupEntry>, active: Active) -> Identity {
 
 /// Who a removed cgroup's sockets are under a new revision.
 fn dying(old: Identity, name: &str, tables: &CompiledTables) -> Identity {
-    if bears_probe(old) || old.segment < FIRST_SEGMENT {
+    // The probe's index is one of the built-in ones.
+    if old.segment < FIRST_SEGMENT {
         return old;
     }
     if tables.release.iter().any(|released| released == name) {

@@ -1,6 +1,6 @@
 //! Flow events from the kernel's ring buffer.
 
-use std::{io, os::fd::AsRawFd};
+use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use segd_common::event::FlowEvent;
@@ -51,10 +51,4 @@ fn decode(bytes: &[u8]) -> Option<FlowEvent> {
     }
     // SAFETY: as many bytes as the type has, any of which are valid; read without regard to alignment.
     Some(unsafe { bytes.as_ptr().cast::<FlowEvent>().read_unaligned() })
-}
-
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> i32 {
-        self.ring.as_raw_fd()
-    }
 }

@@ -8,6 +8,7 @@ use aya::{
 };
 
 use super::{Error, btf, kernel, pins::Pins};
+use crate::report::chain;
 
 /// The object that `build.rs` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
@@ -137,21 +138,6 @@ fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError
         Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
         _ => Ok(()),
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
