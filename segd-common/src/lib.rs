@@ -17,6 +17,7 @@ pub mod matching;
 pub mod address;
 pub mod flow;
 pub mod event;
+pub mod told;
 pub mod counter;
 pub mod config;
 #[cfg(feature = "user")]

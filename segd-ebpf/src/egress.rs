@@ -15,7 +15,7 @@ use crate::{
     identity::{self, Side},
     maps::{CGROUPS, FLOWS, HANDOVERS},
     policy::Policy,
-    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, pack, settle, unpack},
+    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, pack, settle, tell, unpack},
     skb::{Skb, parse},
     tcp as stream,
     toward::{Place, judge_departure, locate},
@@ -61,6 +61,7 @@ pub fn egress(skb: Skb) -> bool {
         }
     }
     settle(&policy, &ruling, &packet);
+    tell(skb, &ruling);
     ruling.passes()
 }
 
@@ -70,6 +71,7 @@ pub fn egress(skb: Skb) -> bool {
 pub fn no_policy(ruling: &mut Ruling, skb: Skb) -> bool {
     ruling.fixed(Reason::NoPolicy);
     crate::ruling::count(ruling, skb.bytes());
+    tell(skb, ruling);
     false
 }
 

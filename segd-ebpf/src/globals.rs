@@ -50,3 +50,7 @@ global! {
     /// Not 0: the hooks hang below the hierarchy's root, so not every receiver of this host has one.
     SUBTREE, subtree
 }
+global! {
+    /// Not 0: this load hangs on no hook, and each run tells its ruling to who ran it.
+    REHEARSAL, rehearsal
+}

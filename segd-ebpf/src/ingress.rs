@@ -16,7 +16,7 @@ use crate::{
     identity::{self, Side},
     maps::FLOWS,
     policy::Policy,
-    ruling::{COPY, REVERSED, Ruling, judge, settle},
+    ruling::{COPY, REVERSED, Ruling, judge, settle, tell},
     skb::{Skb, parse},
     tcp as stream,
 };
@@ -59,6 +59,7 @@ pub fn ingress(skb: Skb) -> bool {
         }
     }
     settle(&policy, &ruling, &packet);
+    tell(skb, &ruling);
     ruling.passes()
 }
 

@@ -11,13 +11,16 @@ use segd_common::{
     segment,
     service::Service,
     tables::MAX_RULES,
+    told::Told,
     verdict::{Outcome, Verdict},
     workload::Identity,
 };
 
 use crate::{
+    globals,
     maps::{COUNTERS, COUNTERS_OTHER, EVENT_WINDOW, EVENTS, RULE_HITS, STATS},
     policy::Policy,
+    skb::Skb,
 };
 
 /// The receiver on this host decides, and counts.
@@ -304,6 +307,25 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
         (*event).reserved = 0;
     }
     entry.submit(0);
+}
+
+/// Tells who rehearsed this packet what was ruled.
+// VERIFIER: `REHEARSAL` is a constant of a frozen map. Where it is 0 all of this is dead code and removed before the
+// kernel looks whether a program uses the control block, which it would have to save around each run.
+#[inline(always)]
+pub fn tell(skb: Skb, ruling: &Ruling) {
+    if globals::rehearsal() != 0 {
+        skb.leave(Told {
+            reason: ruling.reason,
+            outcome: ruling.outcome,
+            hook: ruling.hook,
+            from: ruling.from,
+            to: ruling.to,
+            service: ruling.service,
+            rule: ruling.rule,
+            cgroup: ruling.cgroup,
+        });
+    }
 }
 
 /// Counts and tells what was ruled on one packet.

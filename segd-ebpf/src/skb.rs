@@ -13,6 +13,7 @@ use segd_common::{
     packet::{PACKET_FRAGMENT, Packet, walk},
     reason::Reason,
     service::TCP,
+    told::Told,
 };
 
 /// `ETH_P_IPV6`, as `__sk_buff.protocol` has it (network order).
@@ -103,6 +104,20 @@ impl Skb {
     pub fn cookie(self) -> u64 {
         // SAFETY: the hook's own context.
         unsafe { bpf_get_socket_cookie(self.skb.cast()) }
+    }
+
+    /// Leaves a ruling in the packet, for a rehearsal.
+    #[inline(always)]
+    pub fn leave(self, told: Told) {
+        let [low, high, block @ ..] = told.pack();
+        // SAFETY: the hook's own context; volatile: fused stores are refused.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*self.skb).mark, low);
+            core::ptr::write_volatile(&raw mut (*self.skb).priority, high);
+            for (index, word) in block.into_iter().enumerate() {
+                core::ptr::write_volatile((&raw mut (*self.skb).cb).cast::<u32>().add(index), word);
+            }
+        }
     }
 
     /// The cookie of the socket's network namespace.

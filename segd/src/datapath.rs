@@ -8,6 +8,7 @@ mod map;
 mod btf;
 pub mod kernel;
 mod object;
+pub mod rehearsal;
 pub mod pins;
 pub mod links;
 pub mod tables;

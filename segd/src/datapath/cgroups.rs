@@ -4,8 +4,7 @@ use segd_common::workload::{CgroupEntry, CgroupSlot};
 
 use super::{
     Error,
-    map::{EXISTING, Map, NEW},
-    pins::Pins,
+    map::{EXISTING, Map, Maps, NEW},
 };
 
 /// What a cgroup is beside its slots.
@@ -29,15 +28,15 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Opens the pinned table.
+    /// Opens the table.
     ///
     /// # Errors
     ///
-    /// A pin that cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Cgroups, Error> {
+    /// A map that cannot be opened.
+    pub fn open(maps: &impl Maps) -> Result<Cgroups, Error> {
         Ok(Cgroups {
-            map: Map::open(&pins.maps, "CGROUPS")?,
-            full: Map::open(&pins.maps, "CGROUPS_FULL")?,
+            map: Map::open(maps, "CGROUPS")?,
+            full: Map::open(maps, "CGROUPS_FULL")?,
         })
     }
 

@@ -2,7 +2,10 @@
 
 use segd_common::counter::{Counter, CounterKey, stat};
 
-use super::{Error, kernel, map::Map, pins::Pins};
+use super::{
+    Error, kernel,
+    map::{Map, Maps},
+};
 
 /// The counters.
 #[derive(Debug)]
@@ -27,17 +30,17 @@ pub struct Counts {
 }
 
 impl Counters {
-    /// Opens the pinned counters.
+    /// Opens the counters.
     ///
     /// # Errors
     ///
-    /// A pin that cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Counters, Error> {
+    /// A map that cannot be opened.
+    pub fn open(maps: &impl Maps) -> Result<Counters, Error> {
         Ok(Counters {
             cpus: kernel::possible_cpus()?,
-            counters: Map::open(&pins.maps, "COUNTERS")?,
-            other: Map::open(&pins.maps, "COUNTERS_OTHER")?,
-            stats: Map::open(&pins.maps, "STATS")?,
+            counters: Map::open(maps, "COUNTERS")?,
+            other: Map::open(maps, "COUNTERS_OTHER")?,
+            stats: Map::open(maps, "STATS")?,
         })
     }
 

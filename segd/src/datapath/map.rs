@@ -1,23 +1,32 @@
-//! A pinned map with typed keys and values, large values included.
+//! A map with typed keys and values, large values included.
 
 use std::{
     io,
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    path::Path,
 };
 
 use aya::Pod;
 
 use super::{
     Error,
-    sys::{self, ElementCommand, element},
+    sys::{ElementCommand, element},
 };
 
 /// `BPF_NOEXIST`.
 pub const NEW: u64 = 1;
 /// `BPF_EXIST`.
 pub const EXISTING: u64 = 2;
+
+/// Where maps are found by name: below a pin directory, or in an object that was loaded and not pinned.
+pub trait Maps {
+    /// A descriptor of its own for a map.
+    ///
+    /// # Errors
+    ///
+    /// There is no such map, or it cannot be opened.
+    fn find(&self, name: &'static str) -> Result<OwnedFd, Error>;
+}
 
 /// A map of the datapath.
 #[derive(Debug)]
@@ -28,14 +37,11 @@ pub struct Map<K, V> {
 }
 
 impl<K: Pod, V> Map<K, V> {
-    /// Opens a map by its pin.
-    pub fn open(dir: &Path, name: &'static str) -> Result<Map<K, V>, Error> {
-        let path = dir.join(name);
-        let fd = sys::open_pin(&path)
-            .map_err(|error| Error::system(format!("opening the pinned map `{}`", path.display()), error))?;
+    /// Opens a map by its name.
+    pub fn open(maps: &impl Maps, name: &'static str) -> Result<Map<K, V>, Error> {
         Ok(Map {
             name,
-            fd,
+            fd: maps.find(name)?,
             types: PhantomData,
         })
     }

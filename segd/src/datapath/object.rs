@@ -58,50 +58,17 @@ impl Datapath {
     pub fn load(pin_dir: &Path, subtree: bool) -> Result<Datapath, Error> {
         kernel::check_privilege()?;
         kernel::check_bpffs(pin_dir)?;
-        let offsets = btf::offsets()?;
-        let namespace = kernel::namespace_cookie()?;
         let pins = Pins::new(pin_dir);
         pins.create()?;
-
-        let mut loader = EbpfLoader::new();
-        for map in PINNED {
-            loader.map_pin_path(map, pins.maps.join(map));
-        }
-        for (global, offset) in &offsets.globals {
-            loader.override_global(global, offset, true);
-        }
-        loader.override_global("HOST_NAMESPACE", &namespace, true);
-        let subtree = u64::from(subtree);
-        loader.override_global("SUBTREE", &subtree, true);
-        let refused = |operation: &str, error: &dyn std::error::Error| Error::Refused {
-            operation: operation.to_owned(),
-            message: chain(error),
-        };
-        let mut ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| refused("loading the kernel programs", &error))?;
-        for (name, program) in ebpf.programs_mut() {
-            load_program(program)
-                .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
-        }
+        let host = kernel::namespace_cookie()?;
+        let globals = [("HOST_NAMESPACE", host), ("SUBTREE", u64::from(subtree))];
+        let ebpf = load_object(Some(&pins), &globals)?;
         Ok(Datapath { ebpf, pins })
     }
 
     /// A loaded program.
     pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
-        use std::os::fd::AsFd as _;
-        let missing = |message: String| Error::Refused {
-            operation: format!("finding the kernel program `{name}`"),
-            message,
-        };
-        let program = self
-            .ebpf
-            .program(name)
-            .ok_or_else(|| missing("it is not in the object".to_owned()))?;
-        program
-            .fd()
-            .map(|fd| fd.as_fd())
-            .map_err(|error| missing(chain(&error)))
+        program_of(&self.ebpf, name)
     }
 
     /// Hands the programs' own diagnostics to the log.
@@ -127,6 +94,55 @@ impl Datapath {
             .ok_or_else(|| failed("it is not in the object".to_owned()))?;
         aya::maps::RingBuf::try_from(map).map_err(|error| failed(chain(&error)))
     }
+}
+
+/// A loaded program of an object.
+pub(super) fn program_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
+    use std::os::fd::AsFd as _;
+    let missing = |message: String| Error::Refused {
+        operation: format!("finding the kernel program `{name}`"),
+        message,
+    };
+    let program = ebpf
+        .program(name)
+        .ok_or_else(|| missing("it is not in the object".to_owned()))?;
+    program
+        .fd()
+        .map(|fd| fd.as_fd())
+        .map_err(|error| missing(chain(&error)))
+}
+
+/// Loads every program of the object, over pinned maps or over maps of its own. `globals`: what is known beside the
+/// running kernel's offsets.
+pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) -> Result<Ebpf, Error> {
+    let refused = |operation: &str, error: &dyn std::error::Error| Error::Refused {
+        operation: operation.to_owned(),
+        message: chain(error),
+    };
+    let offsets = btf::offsets()?;
+    let globals: Vec<(&str, u64)> = offsets
+        .globals
+        .into_iter()
+        .chain(globals.iter().copied())
+        .collect();
+    let mut loader = EbpfLoader::new();
+    for (pins, map) in pins
+        .iter()
+        .flat_map(|pins| PINNED.iter().map(move |map| (pins, map)))
+    {
+        loader.map_pin_path(map, pins.maps.join(map));
+    }
+    for (global, value) in &globals {
+        loader.override_global(global, value, true);
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| refused("loading the kernel programs", &error))?;
+    for (name, program) in ebpf.programs_mut() {
+        load_program(program)
+            .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
+    }
+    Ok(ebpf)
 }
 
 fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

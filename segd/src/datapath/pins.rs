@@ -2,13 +2,13 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use segd_common::ABI_VERSION;
 
-use super::{Error, UnloadReport, sys};
+use super::{Error, UnloadReport, map::Maps, sys};
 
 /// One segd's pins: `maps_v<ABI>` and `links` below its pin directory.
 // INVARIANT: the map directory carries the layouts' version, so pinned state of another layout is never adopted.
@@ -64,6 +64,14 @@ impl Pins {
                 tracing::warn!("removing the maps of another layout: {}: {error}", path.display());
             }
         }
+    }
+}
+
+impl Maps for Pins {
+    fn find(&self, name: &'static str) -> Result<OwnedFd, Error> {
+        let path = self.maps.join(name);
+        sys::open_pin(&path)
+            .map_err(|error| Error::system(format!("opening the pinned map `{}`", path.display()), error))
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use segd_common::address::{Address, LOCAL_HOST, Local, Namespace};
 
-use super::{Error, map::Map, pins::Pins};
+use super::{
+    Error,
+    map::{Map, Maps},
+};
 
 /// Who lives in a namespace under one revision.
 #[derive(Clone, Copy, Debug)]
@@ -26,20 +29,20 @@ pub struct Places {
 }
 
 impl Places {
-    /// Opens the pinned tables.
+    /// Opens the tables.
     ///
     /// # Errors
     ///
-    /// A pin that cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Places, Error> {
-        let locals: Map<Address, Local> = Map::open(&pins.maps, "LOCALS")?;
+    /// A map that cannot be opened.
+    pub fn open(maps: &impl Maps) -> Result<Places, Error> {
+        let locals: Map<Address, Local> = Map::open(maps, "LOCALS")?;
         let mut written = BTreeMap::new();
         for address in locals.keys()? {
             written.insert(address, locals.read(&address)?.unwrap_or_default());
         }
         Ok(Places {
             locals,
-            namespaces: Map::open(&pins.maps, "NAMESPACES")?,
+            namespaces: Map::open(maps, "NAMESPACES")?,
             written,
         })
     }

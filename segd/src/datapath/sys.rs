@@ -3,6 +3,10 @@
 //! Layouts: `union bpf_attr` in include/uapi/linux/bpf.h. A shorter attribute than the kernel's is valid: the rest
 //! is taken as zero.
 
+mod rehearse;
+
+pub use rehearse::{Tun, leave_namespace, run_skb};
+
 use std::{
     ffi::CString,
     io,

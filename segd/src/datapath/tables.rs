@@ -13,7 +13,11 @@ use segd_common::{
     workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, UnitPattern, UnitPatterns},
 };
 
-use super::{Error, map::Map, pins::Pins, sys};
+use super::{
+    Error,
+    map::{Map, Maps},
+    sys,
+};
 use crate::{policy::compiled::CompiledTables, workload::selector::SelectorTables};
 
 /// A key of the prefix trie, as the kernel has it.
@@ -45,20 +49,20 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens the pinned tables.
+    /// Opens the tables.
     ///
     /// # Errors
     ///
-    /// A pin that cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Tables, Error> {
+    /// A map that cannot be opened.
+    pub fn open(maps: &impl Maps) -> Result<Tables, Error> {
         Ok(Tables {
-            active: Map::open(&pins.maps, "ACTIVE")?,
-            policy: Map::open(&pins.maps, "POLICY")?,
-            hits: Map::open(&pins.maps, "RULE_HITS")?,
-            prefixes: Map::open(&pins.maps, "PREFIXES")?,
-            edges: Map::open(&pins.maps, "EDGES")?,
-            patterns: Map::open(&pins.maps, "UNIT_PATTERNS")?,
-            names: Map::open(&pins.maps, "NAMES")?,
+            active: Map::open(maps, "ACTIVE")?,
+            policy: Map::open(maps, "POLICY")?,
+            hits: Map::open(maps, "RULE_HITS")?,
+            prefixes: Map::open(maps, "PREFIXES")?,
+            edges: Map::open(maps, "EDGES")?,
+            patterns: Map::open(maps, "UNIT_PATTERNS")?,
+            names: Map::open(maps, "NAMES")?,
             settling: None,
         })
     }
