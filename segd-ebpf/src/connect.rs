@@ -239,6 +239,9 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
                 }
                 return false;
             }
+            if cgroup == SHARED_PORT {
+                return false;
+            }
             if cgroup == 0 {
                 // No socket there: a translated port, or a closed one. The packet will tell, but for loopback, whose
                 // ports nobody translates: there the kernel answers.
@@ -266,8 +269,12 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
 }
 
 const CURRENT_NAMESPACE: u64 = u64::MAX;
+/// Sockets of several cgroups listen on the port: which one a connection reaches depends on where it comes from.
+const SHARED_PORT: u64 = u64::MAX;
+/// How many sockets on one port are looked at; a larger group counts as shared.
+const MAX_GROUP: u16 = 32;
 
-/// The cgroup of the socket that would receive.
+/// The cgroup of the socket that would receive, 0 if there is none, or [`SHARED_PORT`].
 #[inline(never)]
 fn listener(call: Call, packet: &Packet) -> u64 {
     // SAFETY: plain integers; zero is valid.
@@ -300,10 +307,43 @@ fn cgroup_of(sk: *mut bpf_sock) -> u64 {
     if sk.is_null() {
         return 0;
     }
-    let id = address_of(sk)
-        .and_then(identity::cgroup_of_kernel_socket)
-        .unwrap_or(0);
+    let id = address_of(sk).and_then(cgroup_of_port).unwrap_or(0);
     // SAFETY: a referenced socket from a lookup helper, released on this only path.
     unsafe { bpf_sk_release(sk.cast()) };
     id
+}
+
+/// The cgroup of a listening socket and of all that share its port (`SO_REUSEPORT`).
+#[inline(always)]
+fn cgroup_of_port(sk: u64) -> Option<u64> {
+    let id = identity::cgroup_of_kernel_socket(sk)?;
+    let group = identity::peek(sk + globals::sock_group())?;
+    if group == 0 || is_one_workloads(group, id) {
+        Some(id)
+    } else {
+        Some(SHARED_PORT)
+    }
+}
+
+#[inline(never)]
+fn is_one_workloads(group: u64, id: u64) -> bool {
+    let Some(len) = identity::peek(group + globals::group_len()) else {
+        return false;
+    };
+    // The number of sockets is the first of the four small ones that were read. One on its way out may stand in a
+    // slot still: then the packet hooks tell.
+    let len = len as u16;
+    if len > MAX_GROUP {
+        return false;
+    }
+    for at in 0..MAX_GROUP {
+        if at >= len {
+            break;
+        }
+        let socket = identity::peek(group + globals::group_socks() + 8 * u64::from(at));
+        if socket.and_then(identity::cgroup_of_kernel_socket) != Some(id) {
+            return false;
+        }
+    }
+    true
 }

@@ -43,6 +43,18 @@ global! {
     SOCK_CGROUP, sock_cgroup
 }
 global! {
+    /// Offset of `sock.sk_reuseport_cb`.
+    SOCK_GROUP, sock_group
+}
+global! {
+    /// Offset of `sock_reuseport.num_socks`.
+    GROUP_LEN, group_len
+}
+global! {
+    /// Offset of `sock_reuseport.socks`.
+    GROUP_SOCKS, group_socks
+}
+global! {
     /// The cookie of the initial network namespace.
     HOST_NAMESPACE, host_namespace
 }

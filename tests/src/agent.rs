@@ -16,6 +16,7 @@ use std::{
 };
 
 use crate::{
+    exotic,
     protocol::{Answer, Command, Inbox, Kind, Outcome, Probe, Tally},
     sys,
 };
@@ -134,7 +135,22 @@ impl Agent {
 
     fn try_obey(&mut self, command: Command, start: Instant) -> io::Result<Answer> {
         Ok(match command {
-            Command::ListenTcp { addr, echo } => self.listen_tcp(addr, echo)?,
+            Command::ListenTcp { addr, echo } => self.accept_on(TcpListener::bind(addr)?, echo)?,
+            Command::ListenMultipath { addr } => self.accept_on(exotic::multipath_listener(addr)?, false)?,
+            Command::ListenBeside { addr } => self.accept_on(exotic::listener_beside(addr)?, false)?,
+            Command::OpenMultipath { to } => self.keep(
+                Kept::Stream(exotic::multipath(to, Duration::from_secs(2))?),
+                start,
+            )?,
+            Command::TakeOver { pid, local, stream } => {
+                let socket = exotic::taken_over(pid, local)?;
+                let kept = if stream {
+                    Kept::Stream(socket.into())
+                } else {
+                    Kept::Datagram(socket.into())
+                };
+                self.keep(kept, start)?
+            }
             Command::ListenUdp { addr, echo } => self.listen_udp(addr, echo)?,
             Command::Inbox { id } => Answer::Inbox {
                 inbox: self.listeners[&id].inbox.lock().unwrap().clone(),
@@ -144,24 +160,14 @@ impl Agent {
             },
             Command::OpenTcp { to, timeout_ms } => {
                 let stream = TcpStream::connect_timeout(&to, Duration::from_millis(timeout_ms))?;
-                let micros = start.elapsed().as_micros() as u64;
-                stream.set_nodelay(true)?;
-                let (id, local) = (self.id(), stream.local_addr()?);
-                self.kept.insert(id, Kept::Stream(stream));
-                Answer::Made { id, local, micros }
+                self.keep(Kept::Stream(stream), start)?
             }
             Command::OpenUdp { bind, to } => {
                 let socket = UdpSocket::bind(bind)?;
                 if let Some(to) = to {
                     socket.connect(to)?;
                 }
-                let (id, local) = (self.id(), socket.local_addr()?);
-                self.kept.insert(id, Kept::Datagram(socket));
-                Answer::Made {
-                    id,
-                    local,
-                    micros: start.elapsed().as_micros() as u64,
-                }
+                self.keep(Kept::Datagram(socket), start)?
             }
             Command::Send { id, to, data } => {
                 self.send(id, to, &data)?;
@@ -220,8 +226,21 @@ impl Agent {
         })
     }
 
-    fn listen_tcp(&mut self, addr: SocketAddr, echo: bool) -> io::Result<Answer> {
-        let listener = TcpListener::bind(addr)?;
+    fn keep(&mut self, kept: Kept, start: Instant) -> io::Result<Answer> {
+        let micros = start.elapsed().as_micros() as u64;
+        let local = match &kept {
+            Kept::Stream(stream) => {
+                stream.set_nodelay(true)?;
+                stream.local_addr()?
+            }
+            Kept::Datagram(socket) => socket.local_addr()?,
+        };
+        let id = self.id();
+        self.kept.insert(id, kept);
+        Ok(Answer::Made { id, local, micros })
+    }
+
+    fn accept_on(&mut self, listener: TcpListener, echo: bool) -> io::Result<Answer> {
         let local = listener.local_addr()?;
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let accepted = Arc::new(Mutex::new(Vec::new()));
@@ -509,6 +528,9 @@ fn try_attempt(probe: &Probe, start: Instant, micros: &mut u64) -> io::Result<&'
             let sent = socket.connect(probe.to).and_then(|()| socket.send(token));
             *micros = start.elapsed().as_micros() as u64;
             sent?;
+        }
+        Kind::Mptcp | Kind::FastOpen | Kind::IoUring | Kind::SqPoll => {
+            return exotic::attempt(probe, timeout, micros);
         }
         Kind::RawUdp => sys::raw_udp(probe.to, probe.from.map_or(40_000, |from| from.port()), token)?,
         Kind::Echo | Kind::PingSocket => {

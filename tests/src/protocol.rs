@@ -26,6 +26,14 @@ pub enum Kind {
     Echo,
     /// An echo request on a datagram ("ping") socket.
     PingSocket,
+    /// Multipath TCP.
+    Mptcp,
+    /// TCP Fast Open: the token rides on the SYN.
+    FastOpen,
+    /// A socket made, connected and written to through io_uring.
+    IoUring,
+    /// The same, submitted by a kernel thread.
+    SqPoll,
 }
 
 /// One attempt.
@@ -103,6 +111,18 @@ pub struct Tally {
 pub enum Command {
     /// Accepts and reads for ever; `echo` writes everything back.
     ListenTcp { addr: SocketAddr, echo: bool },
+    /// As `ListenTcp`, by Multipath TCP.
+    ListenMultipath { addr: SocketAddr },
+    /// As `ListenTcp`, beside others on the same port (`SO_REUSEPORT`).
+    ListenBeside { addr: SocketAddr },
+    /// Connects by Multipath TCP and keeps the connection.
+    OpenMultipath { to: SocketAddr },
+    /// Takes over an open connection of another process, as if it had been passed (`SCM_RIGHTS`).
+    TakeOver {
+        pid: u32,
+        local: SocketAddr,
+        stream: bool,
+    },
     /// Reads datagrams for ever.
     ListenUdp { addr: SocketAddr, echo: bool },
     /// What arrived at a listener.

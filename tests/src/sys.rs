@@ -92,7 +92,9 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn sockaddr(to: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+/// An address as the kernel takes it.
+#[must_use]
+pub fn sockaddr(to: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all zeroes is a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let length = match to {
@@ -132,6 +134,14 @@ fn sockaddr(to: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
 /// # Errors
 /// The kernel's.
 pub fn send_to(fd: &OwnedFd, data: &[u8], to: SocketAddr) -> io::Result<()> {
+    send_with(fd, data, to, 0)
+}
+
+/// `sendto` with flags.
+///
+/// # Errors
+/// The kernel's.
+pub fn send_with(fd: &OwnedFd, data: &[u8], to: SocketAddr, flags: i32) -> io::Result<()> {
     let (storage, length) = sockaddr(to);
     // SAFETY: both buffers live across the call and their lengths are right.
     let sent = unsafe {
@@ -139,7 +149,7 @@ pub fn send_to(fd: &OwnedFd, data: &[u8], to: SocketAddr) -> io::Result<()> {
             fd.as_raw_fd(),
             data.as_ptr().cast(),
             data.len(),
-            libc::MSG_NOSIGNAL,
+            libc::MSG_NOSIGNAL | flags,
             (&raw const storage).cast(),
             length,
         )
@@ -148,6 +158,60 @@ pub fn send_to(fd: &OwnedFd, data: &[u8], to: SocketAddr) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// `connect`.
+///
+/// # Errors
+/// The kernel's.
+pub fn connect(fd: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    let (storage, length) = sockaddr(to);
+    // SAFETY: the address lives across the call and its length is right.
+    if unsafe { libc::connect(fd.as_raw_fd(), (&raw const storage).cast(), length) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// `bind`.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind(fd: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    let (storage, length) = sockaddr(to);
+    // SAFETY: the address lives across the call and its length is right.
+    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), length) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// How long `connect` and `send` may take.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_send_timeout(fd: &OwnedFd, timeout: std::time::Duration) -> io::Result<()> {
+    let value = libc::timeval {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_usec: libc::suseconds_t::from(timeout.subsec_micros()),
+    };
+    // SAFETY: the value lives across the call and its size is right.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDTIMEO,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

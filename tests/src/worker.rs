@@ -151,6 +151,22 @@ impl Worker {
             .unwrap_or_else(|e| panic!("tcp {addr}: {e:?}"))
     }
 
+    /// A listener that speaks Multipath TCP.
+    #[track_caller]
+    pub fn listen_multipath(&self, addr: impl Into<SocketAddr>) -> Handle {
+        let addr = addr.into();
+        self.make(&Command::ListenMultipath { addr })
+            .unwrap_or_else(|e| panic!("mptcp {addr}: {e:?}"))
+    }
+
+    /// A TCP listener beside others on the same port.
+    #[track_caller]
+    pub fn listen_beside(&self, addr: impl Into<SocketAddr>) -> Handle {
+        let addr = addr.into();
+        self.make(&Command::ListenBeside { addr })
+            .unwrap_or_else(|e| panic!("tcp {addr}: {e:?}"))
+    }
+
     /// A UDP receiver that notes everything.
     #[track_caller]
     pub fn listen_udp(&self, addr: impl Into<SocketAddr>) -> Handle {
@@ -207,6 +223,24 @@ impl Worker {
             to: to.into(),
             timeout_ms: 2000,
         })
+    }
+
+    /// Connects by Multipath TCP and keeps the connection.
+    #[track_caller]
+    pub fn open_multipath(&self, to: impl Into<SocketAddr>) -> Result<Handle, Refusal> {
+        self.make(&Command::OpenMultipath { to: to.into() })
+    }
+
+    /// Takes another worker's connection, or its UDP socket.
+    #[track_caller]
+    pub fn take_over(&self, other: &Worker, socket: Handle, stream: bool) -> Handle {
+        let take = Command::TakeOver {
+            pid: other.pid(),
+            local: socket.local,
+            stream,
+        };
+        self.make(&take)
+            .unwrap_or_else(|error| panic!("taking {}: {error:?}", socket.local))
     }
 
     /// A UDP socket; connected if `to` is given.

@@ -1,4 +1,4 @@
-//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: six numbers.
+//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: ten numbers.
 //!
 //! Format: Documentation/bpf/btf.rst.
 
@@ -48,6 +48,9 @@ fn parse(data: &[u8]) -> Option<Offsets> {
                     .member("sock_cgroup_data", "cgroup")
                     .map_or(0, |cgroup| data + cgroup),
             ),
+            ("SOCK_GROUP", types.member("sock", "sk_reuseport_cb")?),
+            ("GROUP_LEN", types.member("sock_reuseport", "num_socks")?),
+            ("GROUP_SOCKS", types.member("sock_reuseport", "socks")?),
         ],
     })
 }
@@ -77,13 +80,14 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 6] = [
+        let wanted: [&[u8]; 7] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
             b"kernfs_node",
             b"sock",
             b"sock_cgroup_data",
+            b"sock_reuseport",
         ];
         let mut at = 0;
         while at < records.len() {
@@ -150,7 +154,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 7);
+        assert_eq!(offsets.globals.len(), 10);
         for (name, offset) in offsets.globals {
             assert!(
                 offset > 0 || name == "CGROUP_PARENT",
