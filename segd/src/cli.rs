@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    completions::CompletionsArgs, flows::FlowsArgs, man::ManArgs, policy::PolicyCommand, run::RunArgs,
-    segments::SegmentsArgs, status::StatusArgs, unload::UnloadArgs, workloads::WorkloadsArgs,
+    completions::CompletionsArgs, doctor::DoctorArgs, flows::FlowsArgs, man::ManArgs, policy::PolicyCommand,
+    run::RunArgs, segments::SegmentsArgs, status::StatusArgs, unload::UnloadArgs, workloads::WorkloadsArgs,
 };
 
 /// The default of `--control`.
@@ -60,6 +60,9 @@ enum Command {
     /// Print the flow log
     #[command(after_help = "Example:\n  segd flows --follow --verdict denied --to db")]
     Flows(FlowsArgs),
+    /// Show what this kernel and host support; exit code 1 if something is degraded, 3 if segd cannot run
+    #[command(after_help = "Example:\n  segd doctor --interface eth0")]
+    Doctor(DoctorArgs),
     /// Detach everything and remove every pin, with the daemon running or dead
     #[command(after_help = "Example:\n  segd unload")]
     Unload(UnloadArgs),
@@ -106,6 +109,7 @@ impl Command {
             Command::Segments(args) => args.run(),
             Command::Workloads(args) => args.run(),
             Command::Flows(args) => args.run(),
+            Command::Doctor(args) => args.run(),
             Command::Unload(args) => args.run(),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

@@ -1,6 +1,7 @@
 //! One file per subcommand. Each returns the exit code of the contract (docs/cli.md).
 
 pub mod completions;
+pub mod doctor;
 pub mod flows;
 pub mod live;
 pub mod man;

@@ -9,6 +9,7 @@ pub mod workload;
 pub mod datapath;
 pub mod telemetry;
 pub mod control;
+pub mod doctor;
 pub mod daemon;
 pub mod output;
 pub mod cli;

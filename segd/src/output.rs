@@ -16,6 +16,7 @@ pub use rows::Table;
 pub use table::{clean, columns};
 
 pub mod policy;
+pub mod doctor;
 
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -87,6 +87,8 @@ pub struct Engine {
     pub(super) probe: Option<Probe>,
     pub(super) births: Option<Births>,
     pub(super) paths: BTreeMap<u64, String>,
+    /// What the host does not support, as found at the start.
+    pub(super) degraded: Vec<String>,
 }
 
 impl Engine {

@@ -112,7 +112,7 @@ impl Engine {
 
     /// What is degraded.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.degraded.clone();
         if self.probe.is_none() {
             warnings.push("there is no live probe: that segd enforces is not proved".to_owned());
         }

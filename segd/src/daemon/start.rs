@@ -26,7 +26,7 @@ use crate::{
         places::Places,
         tables::Tables,
     },
-    output,
+    doctor, output,
     policy::{compiled::SegmentIndexes, diagnostic::Style},
     report::chain,
     source::{LoadError, Loaded, load},
@@ -88,12 +88,7 @@ impl From<LoadError> for Failure {
 
 impl From<WorkloadError> for Failure {
     fn from(error: WorkloadError) -> Failure {
-        let help = match error {
-            WorkloadError::NoCgroup2 => Some("mount it: mount -t cgroup2 none /sys/fs/cgroup"),
-            WorkloadError::NotCgroup2(_) => Some("--cgroup-root takes the cgroup2 mount"),
-            _ => None,
-        };
-        Failure::host(chain(&error), help)
+        Failure::host(chain(&error), doctor::cgroup_help(&error))
     }
 }
 
@@ -145,10 +140,8 @@ pub fn style() -> Style {
 pub async fn start(options: Options) -> Result<Running, Failure> {
     let loaded = load(&options.policy, options.allow_empty)?;
     eprint!("{}", loaded.render_warnings(style()));
-    let root = match &options.cgroup_root {
-        Some(path) => CgroupRoot::open(path)?,
-        None => CgroupRoot::find()?,
-    };
+    let findings = examine(&options)?;
+    let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let group = match &options.control_group {
         Some(name) => Some(peer::group_id(name).map_err(|error| {
             Failure::host(
@@ -158,11 +151,6 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         })?),
         None => None,
     };
-    crate::datapath::kernel::check_privilege()?;
-    crate::datapath::kernel::check_bpffs(&options.pin_dir)?;
-    for interface in &options.interfaces {
-        crate::datapath::kernel::interface_index(interface)?;
-    }
     let control = Server::bind(&options.control, group)
         .await
         .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
@@ -174,7 +162,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let fresh = !pins::Pins::new(&options.pin_dir).has_links();
     let pin_dir = options.pin_dir.clone();
-    let attached = attach(options, root, loaded).await;
+    let attached = attach(options, root, loaded, &findings).await;
     if attached.is_err() && fresh {
         undo(&pin_dir);
     }
@@ -197,6 +185,26 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     })
 }
 
+/// Refuses a host that lacks what segd cannot run without, and tells what is degraded.
+fn examine(options: &Options) -> Result<Vec<doctor::Finding>, Failure> {
+    crate::datapath::kernel::check_privilege()?;
+    let findings = doctor::examine(&doctor::Host {
+        cgroup_root: options.cgroup_root.clone(),
+        pin_dir: options.pin_dir.clone(),
+        interfaces: options.interfaces.clone(),
+    });
+    for finding in &findings {
+        match finding.state {
+            doctor::State::Missing => {
+                return Err(Failure::host(finding.found.clone(), finding.help.as_deref()));
+            }
+            doctor::State::Degraded => tracing::warn!("degraded: {}", finding.line()),
+            doctor::State::Ok | doctor::State::Unknown => {}
+        }
+    }
+    Ok(findings)
+}
+
 type Attached = (
     Engine,
     Events,
@@ -206,7 +214,12 @@ type Attached = (
     Health,
 );
 
-async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<Attached, Failure> {
+async fn attach(
+    options: Options,
+    root: CgroupRoot,
+    loaded: Loaded,
+    findings: &[doctor::Finding],
+) -> Result<Attached, Failure> {
     let mut datapath = Datapath::load(&options.pin_dir, !root.is_hierarchy_root())?;
     let lock = lock::take(&options.pin_dir)?;
     log_from_kernel(&mut datapath);
@@ -243,6 +256,11 @@ async fn attach(options: Options, root: CgroupRoot, loaded: Loaded) -> Result<At
         probe,
         births,
         paths: std::collections::BTreeMap::new(),
+        degraded: findings
+            .iter()
+            .filter(|finding| finding.state == doctor::State::Degraded)
+            .map(doctor::Finding::line)
+            .collect(),
         options,
     };
     let cgroups = engine.root.path().to_owned();

@@ -7,32 +7,76 @@ use std::{
     path::Path,
 };
 
-use super::Error;
+use super::{Error, btf, sys};
 
 /// `BPF_FS_MAGIC`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Whether the process may load programs at all.
 pub fn check_privilege() -> Result<(), Error> {
-    // SAFETY: no arguments, cannot fail.
-    if unsafe { libc::geteuid() } == 0 || has_capabilities() {
+    let missing = missing_capabilities();
+    if missing.is_empty() {
         return Ok(());
     }
     Err(Error::Host {
-        what: "not permitted to load kernel programs".to_owned(),
+        what: format!(
+            "not permitted to load kernel programs: {} missing",
+            missing.join(", ")
+        ),
         help: "run segd as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned(),
     })
 }
 
-fn has_capabilities() -> bool {
-    const NEEDED: u64 = 1 << 12 | 1 << 38 | 1 << 39;
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
-        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let set = effective
-            .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-            .unwrap_or(0);
-        set & NEEDED == NEEDED
+/// Whether the process runs as root, whatever that is worth here.
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The capabilities that this process lacks for loading and attaching programs.
+#[must_use]
+pub fn missing_capabilities() -> Vec<&'static str> {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    const NEEDED: [(u64, &str); 3] = [
+        (NET_ADMIN, "CAP_NET_ADMIN"),
+        (1 << 38, "CAP_PERFMON"),
+        (1 << 39, "CAP_BPF"),
+    ];
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .unwrap_or(0);
+    // It includes the two that were split from it (capabilities(7)).
+    let implied = if effective & SYS_ADMIN != 0 { !NET_ADMIN } else { 0 };
+    NEEDED
+        .into_iter()
+        .filter(|(bit, _)| (effective | implied) & bit == 0)
+        .map(|(_, name)| name)
+        .collect()
+}
+
+/// Whether the kernel describes itself, as the programs' offsets need it.
+pub fn check_btf() -> Result<(), Error> {
+    btf::offsets().map(drop)
+}
+
+/// Whether sockets have a field of their own for their v2 cgroup, which no v1 controller can take (5.15).
+#[must_use]
+pub fn sockets_have_a_v2_cgroup_of_their_own() -> bool {
+    btf::offsets().is_ok_and(|offsets| {
+        let found = offsets.globals.iter().find(|(name, _)| *name == "SOCK_CGROUP");
+        found.is_some_and(|(_, offset)| *offset != 0)
     })
+}
+
+/// Whether `membarrier(2)` can wait for a grace period of the whole system.
+#[must_use]
+pub fn has_global_membarrier() -> bool {
+    sys::has_global_membarrier()
 }
 
 /// Whether pins can be made below a path, which need not exist yet.
@@ -115,4 +159,12 @@ pub fn interface_index(name: &str) -> Result<u32, Error> {
         0 => Err(unknown()),
         index => Ok(index),
     }
+}
+
+/// Whether a socket can be ended from outside.
+///
+/// Asked for a connection that cannot be: a kernel that can says there is none.
+pub fn can_destroy_sockets() -> Result<bool, Error> {
+    sys::destroy_nothing()
+        .map_err(|error| Error::system("asking the kernel whether it can end sockets", error))
 }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Datapath, Error, kernel, sys};
+use super::{Datapath, Error, kernel, pins::Pins, sys};
 
 /// A program and its hook.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +80,14 @@ pub const JUDGES: &[Hook] = &[
         kind: Kind::Cgroup(15),
     },
 ];
+
+/// The hooks at the cgroup root, with their `bpf_attach_type`.
+pub fn cgroup_hooks() -> impl Iterator<Item = (&'static str, u32)> {
+    JUDGES.iter().filter_map(|hook| match hook.kind {
+        Kind::Cgroup(attach_type) => Some((hook.name, attach_type)),
+        Kind::Tracepoint(_) => None,
+    })
+}
 
 const XDP_PROGRAM: &str = "segd_nic";
 const XDP_PREFIX: &str = "xdp_";
@@ -249,6 +257,20 @@ pub fn status(links: &Path, interfaces: &[String]) -> Vec<Attached> {
         });
     }
     all
+}
+
+/// How XDP is attached to an interface: `native`, `generic`, or not.
+pub fn interface_mode(pin_dir: &Path, interface: &str) -> Result<Option<&'static str>, Error> {
+    let links = Pins::new(pin_dir).links;
+    for mode in ["native", "generic"] {
+        let pin = links.join(format!("{XDP_PREFIX}{mode}_{}", pin_name(interface)));
+        let living = living(&pin)
+            .map_err(|error| Error::system(format!("looking at the link `{}`", pin.display()), error))?;
+        if living.is_some() {
+            return Ok(Some(mode));
+        }
+    }
+    Ok(None)
 }
 
 fn look(pin: &Path, hook: String, note: String) -> Attached {

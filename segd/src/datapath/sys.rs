@@ -4,8 +4,8 @@
 //! is taken as zero.
 
 mod rehearse;
-
-pub use rehearse::{Tun, leave_namespace, run_skb};
+mod program;
+mod destroy;
 
 use std::{
     ffi::CString,
@@ -16,6 +16,10 @@ use std::{
     },
     path::Path,
 };
+
+pub use destroy::destroy_nothing;
+pub use program::{load_trivial, program_name, programs_on};
+pub use rehearse::{Tun, leave_namespace, run_skb};
 
 /// Runs one command.
 ///
@@ -245,10 +249,19 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// Programs run inside one RCU read-side section. `MEMBARRIER_CMD_GLOBAL` waits for a grace period
 /// (kernel/sched/membarrier.c), but is refused with `nohz_full`; there a change of a map of maps waits for one.
 pub fn wait_for_programs() -> io::Result<()> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: no pointers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if result < 0 { wait_by_map() } else { Ok(()) }
+}
+
+const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+
+/// Whether `membarrier(2)` can wait for a grace period of the whole system.
+pub fn has_global_membarrier() -> bool {
+    const MEMBARRIER_CMD_QUERY: libc::c_long = 0;
+    // SAFETY: no pointers.
+    let offered = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) };
+    offered >= 0 && offered & MEMBARRIER_CMD_GLOBAL != 0
 }
 
 #[repr(C)]

@@ -58,6 +58,15 @@ pub struct CgroupRoot {
 }
 
 impl CgroupRoot {
+    /// Takes a directory as the root, or finds the mount if none is given.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CgroupRoot::open`] and [`CgroupRoot::find`].
+    pub fn of(path: Option<&Path>) -> Result<CgroupRoot, WorkloadError> {
+        path.map_or_else(CgroupRoot::find, CgroupRoot::open)
+    }
+
     /// Finds the cgroup2 mount, on hybrid hosts too.
     ///
     /// # Errors

@@ -1,0 +1,93 @@
+//! Programs as the kernel lists them: loading one that does nothing, those on a hook, their names.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use super::{InfoByFd, bpf, bpf_fd};
+
+#[repr(C)]
+struct ProgramLoad {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+}
+
+/// Loads a program of a `bpf_prog_type` that does nothing but return 1.
+pub fn load_trivial(kind: u32) -> io::Result<OwnedFd> {
+    // r0 = 1; exit
+    const CODE: [u64; 2] = [1 << 32 | 0xb7, 0x95];
+    let mut attr = ProgramLoad {
+        kind,
+        instructions: CODE.len() as u32,
+        code: CODE.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    // SAFETY: the code and the license are live statics.
+    unsafe { bpf_fd(5, &mut attr) }
+}
+
+#[repr(C)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// The ids of the programs on a cgroup's hook, and the flags it was attached to with.
+pub fn programs_on(cgroup: u32, attach_type: u32) -> io::Result<(Vec<u32>, u32)> {
+    // The kernel allows so many (`BPF_CGROUP_MAX_PROGS`).
+    let mut ids = [0_u32; 64];
+    let mut attr = ProgramQuery {
+        target: cgroup,
+        attach_type,
+        flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        padding: 0,
+    };
+    // SAFETY: the ids are live and as many as said.
+    unsafe { bpf(16, &mut attr) }?;
+    let ids = ids.iter().take(attr.count as usize).copied().collect();
+    Ok((ids, attr.attach_flags))
+}
+
+/// The start of `struct bpf_prog_info`.
+#[repr(C)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    lengths: [u32; 2],
+    codes: [u64; 2],
+    loaded: u64,
+    user: u32,
+    maps: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
+/// The name of a program by its id. Needs CAP_SYS_ADMIN.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let mut by_id = [id, 0, 0];
+    // SAFETY: no pointers.
+    let program = unsafe { bpf_fd(13, &mut by_id) }?;
+    // SAFETY: integers only; zero is valid.
+    let mut info: ProgramInfo = unsafe { std::mem::zeroed() };
+    let mut attr = InfoByFd {
+        fd: program.as_raw_fd() as u32,
+        len: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the info is a live value of the length given.
+    unsafe { bpf(15, &mut attr) }?;
+    let name: Vec<u8> = info.name.into_iter().take_while(|byte| *byte != 0).collect();
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
