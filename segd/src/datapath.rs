@@ -1,7 +1,7 @@
 //! The kernel side, as the daemon sees it: object, attachment, pins, tables, events. The only place that names aya.
 //!
-//! INVARIANT: what is attached is pinned, and the daemon holds no link open: enforcement outlives it, and taking the
-//! pins away ends it.
+//! INVARIANT: what is attached is pinned, and the daemon holds it open too: enforcement outlives the daemon by the pins,
+//! and the pins by the daemon, which makes them again.
 
 mod sys;
 mod map;
@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod feature;
 mod object;
 pub mod rehearsal;
+pub mod pinned;
 pub mod pins;
 pub mod links;
 pub mod foreign;

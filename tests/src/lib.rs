@@ -13,6 +13,7 @@ pub mod agent;
 pub mod bpf;
 pub mod cgroup;
 pub mod exotic;
+pub mod foreign;
 pub mod lab;
 pub mod netns;
 pub mod protocol;

@@ -13,12 +13,13 @@ use segd_common::{
     workload::Identity,
 };
 
-use super::{Options, probe::Probe};
+use super::{Options, health::Repairs, probe::Probe};
 use crate::{
     datapath::{
         cgroups::Cgroups,
         counters::Counters,
-        pins::Pins,
+        links::Links,
+        pinned::PinnedMaps,
         places::{Lives, Places},
         tables::Tables,
     },
@@ -73,7 +74,9 @@ pub struct InForce {
 /// Everything that changes the kernel's state.
 pub struct Engine {
     pub(super) options: Options,
-    pub(super) pins: Pins,
+    pub(super) links: Links,
+    pub(super) maps: PinnedMaps,
+    pub(super) repairs: Repairs,
     pub(super) tables: Tables,
     pub(super) cgroups: Cgroups,
     pub(super) places: Places,

@@ -1,8 +1,16 @@
-//! Whether segd enforces: every link on its hook, and a probe refused.
+//! Whether segd enforces: every link on its hook with its own program, every pin in place, and a probe refused. What was
+//! taken away is put back.
+
+use std::{collections::BTreeMap, time::SystemTime};
 
 use crate::{
-    daemon::probe::Probed,
-    datapath::links::{self, Attached},
+    daemon::probe::{Probe, Probed},
+    datapath::{
+        kernel,
+        links::{Attached, Repair},
+    },
+    report::chain,
+    telemetry::clock::rfc3339,
 };
 
 use super::engine::Engine;
@@ -10,12 +18,42 @@ use super::engine::Engine;
 /// The last look.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    /// Everything holds.
+    /// Everything holds, and would go on holding without the daemon.
     pub enforcing: bool,
     /// What does not.
     pub because: Vec<String>,
     /// The hooks.
     pub hooks: Vec<Attached>,
+}
+
+/// What was lost and put back since the daemon started.
+#[derive(Clone, Debug, Default)]
+pub struct Repairs {
+    /// How often, by [`Repair::lost`].
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The last one, with its time.
+    last: Option<(SystemTime, String)>,
+}
+
+impl Repairs {
+    /// Logs and counts repairs.
+    pub fn note(&mut self, repairs: Vec<Repair>) {
+        for repair in repairs {
+            // An error although it was put right: somebody interfered with the enforcement.
+            tracing::error!("lost and restored: {}", repair.what);
+            *self.counts.entry(repair.lost).or_default() += 1;
+            self.last = Some((SystemTime::now(), repair.what));
+        }
+    }
+
+    /// One line for whoever asks how things stand; `None` if nothing was ever lost.
+    #[must_use]
+    pub fn line(&self) -> Option<String> {
+        let (time, what) = self.last.as_ref()?;
+        let count: u64 = self.counts.values().sum();
+        let time = rfc3339(*time);
+        Some(format!("{count} lost and restored, the last at {time}: {what}"))
+    }
 }
 
 impl Health {
@@ -24,15 +62,30 @@ impl Health {
         Health::default()
     }
 
-    /// Looks.
-    pub fn look(engine: &Engine) -> Health {
-        let hooks = links::status(&engine.pins.links, &engine.options.interfaces);
-        let mut because: Vec<String> = hooks
-            .iter()
-            .filter(|hook| !hook.attached)
-            .map(|hook| format!("{} is not attached: {}", hook.hook, hook.note))
-            .collect();
-        match engine.probe.as_ref().map(super::probe::Probe::send) {
+    /// Puts back what was taken away, then looks.
+    pub fn look(engine: &mut Engine) -> Health {
+        let mut because = Vec::new();
+        let mut repairs = engine.links.repair();
+        let hooks = engine.links.status();
+        let lost = hooks.iter().filter(|hook| !hook.attached);
+        match kernel::check_bpffs(&engine.options.pin_dir) {
+            Ok(()) => {
+                repairs.extend(engine.maps.repair());
+                because.extend(lost.map(|hook| format!("{}: {}", hook.hook, hook.note)));
+                because.extend(engine.maps.lost());
+            }
+            // One cause for all of them, and one line.
+            Err(error) => {
+                let hooks: Vec<&str> = lost.map(|hook| hook.hook.as_str()).collect();
+                because.push(format!(
+                    "without a pin, enforcement ends with the daemon: {}: {}",
+                    hooks.join(", "),
+                    chain(&error).replace('\n', "; ")
+                ));
+            }
+        }
+        engine.repairs.note(repairs);
+        match engine.probe.as_ref().map(Probe::send) {
             Some(Probed::Passed) => because.push("a probe that must be refused got out".to_owned()),
             Some(Probed::Unclear) => because.push("the probe failed for a reason of its own".to_owned()),
             Some(Probed::Refused) => {}
@@ -43,7 +96,7 @@ impl Health {
         match engine.tables.active() {
             Ok(active) if active.revision() == 0 => because.push("no policy is in force".to_owned()),
             Ok(_) => {}
-            Err(error) => because.push(crate::report::chain(&error)),
+            Err(error) => because.push(chain(&error)),
         }
         Health {
             enforcing: because.is_empty(),

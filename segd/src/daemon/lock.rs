@@ -1,29 +1,61 @@
 //! One daemon for one pin directory.
 
-use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
 
 use super::start::Failure;
 
 /// Held as long as the daemon lives; the kernel lets go of it with the process.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
-/// Takes the lock of a pin directory.
-pub fn take(pin_dir: &Path) -> Result<Lock, Failure> {
-    let failed = |error: io::Error| Failure::host(format!("locking `{}`: {error}", pin_dir.display()), None);
-    let file = File::open(pin_dir).map_err(failed)?;
-    // SAFETY: no pointers.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(Lock { _file: file });
-    }
-    let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::WouldBlock {
-        return Err(Failure::host(
+impl Lock {
+    /// Takes the lock of a pin directory.
+    pub fn take(pin_dir: &Path) -> Result<Lock, Failure> {
+        let failed =
+            |error: io::Error| Failure::host(format!("locking `{}`: {error}", pin_dir.display()), None);
+        if let Some(lock) = Lock::attempt(pin_dir).map_err(failed)? {
+            return Ok(lock);
+        }
+        Err(Failure::host(
             format!("another segd is running on `{}`", pin_dir.display()),
             Some("stop it, or give this one its own --pin-dir, --control and --metrics"),
-        ));
+        ))
     }
-    Err(failed(error))
+
+    /// Locks the directory that is there now, if it is another one than before: bpffs was mounted again.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or another daemon was faster.
+    pub fn follow(&mut self) -> io::Result<()> {
+        let now = std::fs::metadata(&self.path)?;
+        let held = self.file.metadata()?;
+        if (now.dev(), now.ino()) != (held.dev(), held.ino()) {
+            *self = Lock::attempt(&self.path)?
+                .ok_or_else(|| io::Error::other("another segd took the new pin directory"))?;
+        }
+        Ok(())
+    }
+
+    /// `None`: somebody else has it.
+    fn attempt(pin_dir: &Path) -> io::Result<Option<Lock>> {
+        let file = File::open(pin_dir)?;
+        // SAFETY: no pointers.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            let path = pin_dir.to_owned();
+            return Ok(Some(Lock { file, path }));
+        }
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error => Err(error),
+        }
+    }
 }

@@ -121,6 +121,7 @@ impl Engine {
                 warnings.push(format!("user `{user}` is not known on this host"));
             }
         }
+        warnings.extend(self.repairs.line());
         if self.cgroups.overflowed().unwrap_or(false) {
             warnings.push(
                 "the cgroup table was full: unknown cgroups are denied until the next reload".to_owned(),

@@ -57,6 +57,7 @@ impl http::Source for Front {
             workloads: engine.workload_counts(),
             events_lost: counts.events_lost,
             maps: engine.map_uses(),
+            repairs: (engine.repairs.counts.iter().map(|(lost, count)| (*lost, *count))).collect(),
             enforcing: state.health.enforcing,
         }
     }

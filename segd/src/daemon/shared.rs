@@ -32,7 +32,7 @@ pub struct Shared {
     root: Arc<CgroupRoot>,
     pub(super) send: mpsc::Sender<Event>,
     servers: Mutex<Option<(Server, Option<TcpListener>)>>,
-    _lock: Lock,
+    lock: Mutex<Lock>,
 }
 
 /// What the loop knows of itself.
@@ -83,7 +83,7 @@ impl Shared {
             }),
             send,
             servers: Mutex::new(Some((control, metrics))),
-            _lock: held,
+            lock: Mutex::new(held),
         }
     }
 
@@ -210,7 +210,11 @@ impl Shared {
 
     /// Looks at the health, and ends what the log left out.
     pub fn tick(&self) {
-        let health = Health::look(&lock(&self.engine));
+        let mut health = Health::look(&mut lock(&self.engine));
+        if let Err(error) = lock(&self.lock).follow() {
+            health.enforcing = false;
+            health.because.push(format!("the pin directory: {error}"));
+        }
         let mut state = lock(&self.state);
         if state.health.because != health.because {
             if health.enforcing {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     Event, Options, Running,
     engine::{ApplyError, Engine},
-    health::Health,
+    health::{Health, Repairs},
     lock,
     probe::Probe,
     shared::Shared,
@@ -21,8 +21,9 @@ use crate::{
         cgroups::Cgroups,
         counters::Counters,
         events::Events,
-        links::{JUDGES, TRACEPOINTS},
-        pins,
+        links::{JUDGES, Links, TRACEPOINTS},
+        pinned::PinnedMaps,
+        pins::{self, Pins},
         places::Places,
         tables::Tables,
     },
@@ -160,7 +161,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         })?),
         None => None,
     };
-    let fresh = !pins::Pins::new(&options.pin_dir).has_links();
+    let fresh = !Pins::new(&options.pin_dir).has_links();
     let pin_dir = options.pin_dir.clone();
     let attached = attach(options, root, loaded, &findings).await;
     if attached.is_err() && fresh {
@@ -220,8 +221,9 @@ async fn attach(
     loaded: Loaded,
     findings: &[doctor::Finding],
 ) -> Result<Attached, Failure> {
+    Pins::new(&options.pin_dir).create()?;
+    let lock = lock::Lock::take(&options.pin_dir)?;
     let mut datapath = Datapath::load(&options.pin_dir, !root.is_hierarchy_root())?;
-    let lock = lock::take(&options.pin_dir)?;
     log_from_kernel(&mut datapath);
     let ring = datapath.take_events()?;
     let events =
@@ -241,12 +243,15 @@ async fn attach(
             None
         }
     };
+    let links = Links::new(&datapath, root.path())?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
         places: Places::open(&pins)?,
         counters: Counters::open(&pins)?,
         tables,
-        pins: pins.clone(),
+        links,
+        maps: PinnedMaps::open(&pins)?,
+        repairs: Repairs::default(),
         root: Arc::new(root),
         indexes,
         namespaces: Vec::new(),
@@ -263,22 +268,19 @@ async fn attach(
             .collect(),
         options,
     };
-    let cgroups = engine.root.path().to_owned();
-    datapath.attach(TRACEPOINTS, &cgroups)?;
+    engine.links.attach(TRACEPOINTS)?;
     watch_namespaces(&send)?;
     let list = namespaces::namespaces(&engine.root)?;
     engine.set_namespaces(list)?;
     engine.apply(&loaded)?;
-    datapath.attach(JUDGES, &cgroups)?;
-    let mut notes = Vec::new();
+    engine.links.attach(JUDGES)?;
     for interface in engine.options.interfaces.clone() {
-        let note = datapath.attach_interface(&interface)?;
+        let note = engine.links.attach_interface(&interface)?;
         tracing::info!("{note}");
-        notes.push(note);
     }
-    datapath.detach_other_interfaces(&engine.options.interfaces);
+    engine.links.detach_other_interfaces();
     pins.remove_other_layouts();
-    // The links hold the programs now; what the loader needed to make them is more than all the rest.
+    // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     give_back_memory();
     Ok((engine, events, queue, send, lock, Health::new()))

@@ -1,14 +1,18 @@
-//! Attachment: which program hangs on which hook, by a pinned link each.
+//! Attachment: which program hangs on which hook, by a link each, pinned and held open.
 //!
 //! INVARIANT: a hook that was attached stays attached: another build's program is put behind the same link.
+//! The pin lets the link outlive the daemon; the daemon's own descriptor lets it outlive the pin.
+
+mod held;
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
 };
 
-use super::{Datapath, Error, kernel, pins::Pins, sys};
+use self::held::Held;
+use super::{Datapath, Error, kernel, object::Programs, pins::Pins, sys};
 
 /// A program and its hook.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +105,7 @@ const XDP_NATIVE: u32 = 4;
 pub struct Attached {
     /// The hook; `xdp:eth0` for an interface.
     pub hook: String,
-    /// Whether its program runs.
+    /// Whether its program runs, and will go on without the daemon.
     pub attached: bool,
     /// The kernel's id of the link; 0 if there is none.
     pub link: u32,
@@ -109,34 +113,88 @@ pub struct Attached {
     pub note: String,
 }
 
-impl Datapath {
+/// Something that was lost and is back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// What was lost, a word of a closed list: `detached`, `replaced`, `unpinned`, `map-unpinned`.
+    pub lost: &'static str,
+    /// A sentence for the log.
+    pub what: String,
+}
+
+/// All links of one daemon.
+#[derive(Debug)]
+pub struct Links {
+    pins: Pins,
+    root: OwnedFd,
+    programs: Programs,
+    held: Vec<Held>,
+}
+
+impl Links {
+    /// Prepares to attach a datapath's programs to a cgroup root.
+    ///
+    /// # Errors
+    ///
+    /// The root cannot be opened, or a program has no descriptor.
+    pub fn new(datapath: &Datapath, cgroup_root: &Path) -> Result<Links, Error> {
+        let root = fs::File::open(cgroup_root)
+            .map_err(|error| Error::system(format!("opening `{}`", cgroup_root.display()), error))?;
+        Ok(Links {
+            pins: datapath.pins.clone(),
+            root: root.into(),
+            programs: datapath.programs()?,
+            held: Vec::new(),
+        })
+    }
+
     /// Attaches hooks to the cgroup root, or puts this build's programs behind the links that are there.
     ///
     /// # Errors
     ///
     /// The first hook that could not be attached.
-    pub fn attach(&self, hooks: &[Hook], cgroup_root: &Path) -> Result<(), Error> {
-        let root = fs::File::open(cgroup_root)
-            .map_err(|error| Error::system(format!("opening `{}`", cgroup_root.display()), error))?;
+    pub fn attach(&mut self, hooks: &[Hook]) -> Result<(), Error> {
         for hook in hooks {
-            self.attach_one(hook, root.as_raw_fd() as u32)
-                .map_err(|error| Error::system(format!("attaching to the hook `{}`", hook.name), error))?;
+            let mut held = Held::of(hook, &self.pins.links);
+            let attached = self.attach_one(&mut held);
+            attached.map_err(|error| self.failed(&held, error))?;
+            self.held.push(held);
         }
         Ok(())
     }
 
-    fn attach_one(&self, hook: &Hook, root: u32) -> io::Result<()> {
-        let program = self.program(hook.program).map_err(io::Error::other)?;
-        let pin = self.pins.links.join(hook.name);
-        match hook.kind {
-            Kind::Cgroup(attach_type) => {
-                if let Some(link) = living(&pin)? {
-                    return sys::link_update(link.as_fd(), program);
-                }
-                replace(&pin, &sys::link_create(program, root, attach_type, 0)?)
-            }
-            // Such a link has no update; two of them at once write the same entries.
-            Kind::Tracepoint(name) => replace(&pin, &sys::raw_tracepoint(name, program)?),
+    fn attach_one(&self, held: &mut Held) -> io::Result<()> {
+        // A tracepoint's link has no update; two of them at once write the same entries.
+        if held.is_updatable()
+            && let Some(link) = held.pinned(self.root.as_fd())?
+        {
+            sys::link_update(link.as_fd(), self.programs.borrow(held.program)?)?;
+            held.link = Some(link);
+            return Ok(());
+        }
+        self.hang(held)
+    }
+
+    /// A new link, pinned in place of what is pinned there.
+    fn hang(&self, held: &mut Held) -> io::Result<()> {
+        let link = held.create(self.root.as_fd(), self.programs.borrow(held.program)?)?;
+        sys::pin_over(link.as_fd(), &held.pin)?;
+        held.link = Some(link);
+        Ok(())
+    }
+
+    /// Says who is in the way, if somebody is.
+    fn failed(&self, held: &Held, error: io::Error) -> Error {
+        let operation = format!("attaching to the hook `{}`", held.hook);
+        match held.alone(self.root.as_fd()) {
+            Some(foreign) if error.kind() == io::ErrorKind::PermissionDenied => Error::Host {
+                what: format!(
+                    "{operation}: another program is attached to the cgroup root and lets nobody attach beside it: {foreign}"
+                ),
+                help: "its owner must attach it with BPF_F_ALLOW_MULTI, or by a link; `bpftool cgroup show` lists it"
+                    .to_owned(),
+            },
+            _ => Error::system(operation, error),
         }
     }
 
@@ -145,59 +203,117 @@ impl Datapath {
     /// # Errors
     ///
     /// No such interface, or it takes neither.
-    pub fn attach_interface(&self, interface: &str) -> Result<String, Error> {
-        let index = kernel::interface_index(interface)?;
+    pub fn attach_interface(&mut self, interface: &str) -> Result<String, Error> {
+        kernel::interface_index(interface)?;
         let failed = |error| Error::system(format!("attaching XDP to `{interface}`"), error);
-        let program = self.program(XDP_PROGRAM)?;
-        let native = self
-            .pins
-            .links
-            .join(format!("{XDP_PREFIX}native_{}", pin_name(interface)));
-        let generic = self
-            .pins
-            .links
-            .join(format!("{XDP_PREFIX}generic_{}", pin_name(interface)));
-        for (pin, mode) in [(&native, "native"), (&generic, "generic")] {
-            if let Some(link) = living(pin).map_err(failed)? {
-                let info = sys::link_info(link.as_fd()).map_err(failed)?;
-                if info.target[0] == index {
-                    sys::link_update(link.as_fd(), program).map_err(failed)?;
-                    return Ok(format!("XDP on {interface}: {mode}"));
-                }
+        let program = self.programs.borrow(XDP_PROGRAM).map_err(failed)?;
+        let mut refused = None;
+        for native in [true, false] {
+            let mut held = Held::interface(interface, native, &self.pins.links);
+            if let Some(link) = held.pinned(self.root.as_fd()).map_err(failed)? {
+                sys::link_update(link.as_fd(), program).map_err(failed)?;
+                held.link = Some(link);
+                return Ok(self.keep(held, None));
             }
         }
-        let refused = match sys::link_create(program, index, BPF_XDP, XDP_NATIVE) {
-            Ok(link) => {
-                replace(&native, &link).map_err(failed)?;
-                return Ok(format!("XDP on {interface}: native"));
+        for native in [true, false] {
+            let mut held = Held::interface(interface, native, &self.pins.links);
+            match self.hang(&mut held) {
+                Ok(()) => return Ok(self.keep(held, refused)),
+                Err(error) if native => refused = Some(error),
+                Err(error) => return Err(failed(error)),
             }
-            Err(error) => error,
-        };
-        let link = sys::link_create(program, index, BPF_XDP, XDP_GENERIC).map_err(failed)?;
-        replace(&generic, &link).map_err(failed)?;
-        Ok(format!(
-            "XDP on {interface}: generic, the driver does not take it natively ({refused})"
+        }
+        Err(failed(
+            refused.unwrap_or_else(|| io::Error::from(io::ErrorKind::Unsupported)),
         ))
     }
 
+    fn keep(&mut self, held: Held, refused: Option<io::Error>) -> String {
+        let note = match refused {
+            Some(error) => format!(
+                "{}: generic, the driver does not take it natively ({error})",
+                held.hook
+            ),
+            None => format!("{}: {}", held.hook, held.note),
+        };
+        self.held.retain(|other| other.hook != held.hook);
+        self.held.push(held);
+        note
+    }
+
     /// Takes XDP off interfaces that are no longer asked for.
-    pub fn detach_other_interfaces(&self, wanted: &[String]) {
+    pub fn detach_other_interfaces(&self) {
         let Ok(entries) = fs::read_dir(&self.pins.links) else {
             return;
         };
         for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(rest) = name.strip_prefix(XDP_PREFIX) else {
-                continue;
-            };
-            let interface = rest.split_once('_').map_or(rest, |(_, interface)| interface);
-            if wanted.iter().any(|wanted| pin_name(wanted) == interface) {
+            let path = entry.path();
+            let xdp = entry.file_name().to_string_lossy().starts_with(XDP_PREFIX);
+            if !xdp || self.held.iter().any(|held| held.pin == path) {
                 continue;
             }
-            if let Ok(link) = sys::open_pin(&entry.path()) {
+            if let Ok(link) = sys::open_pin(&path) {
                 let _ = sys::link_detach(link.as_fd());
             }
-            let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// What hangs on its hooks now, by the links themselves: a pin alone proves nothing.
+    #[must_use]
+    pub fn status(&self) -> Vec<Attached> {
+        self.held.iter().map(|held| held.status(&self.programs)).collect()
+    }
+
+    /// Attaches again what was detached, takes back what was replaced, and pins again what was unpinned.
+    ///
+    /// What cannot be put right stays wrong in [`Links::status`], with the cause.
+    pub fn repair(&mut self) -> Vec<Repair> {
+        let mut repairs = Vec::new();
+        let mut all = std::mem::take(&mut self.held);
+        for held in &mut all {
+            let Some((lost, why)) = held.lost(&self.programs) else {
+                held.trouble = None;
+                continue;
+            };
+            match self.repair_one(held, lost) {
+                Ok(done) => {
+                    held.trouble = None;
+                    repairs.push(Repair {
+                        lost,
+                        what: format!("{}: {why}; {done}", held.hook),
+                    });
+                }
+                Err(error) => held.trouble = Some(crate::report::chain(&error)),
+            }
+        }
+        self.held = all;
+        repairs
+    }
+
+    fn repair_one(&self, held: &mut Held, lost: &'static str) -> Result<&'static str, Error> {
+        let failed = |error: io::Error| self.failed(held, error);
+        match lost {
+            held::REPLACED => {
+                if let Some(link) = &held.link {
+                    let program = self.programs.borrow(held.program).map_err(failed)?;
+                    sys::link_update(link.as_fd(), program).map_err(failed)?;
+                }
+                Ok("segd's program is back")
+            }
+            held::UNPINNED => {
+                self.pins.create()?;
+                if let Some(link) = &held.link {
+                    sys::pin_over(link.as_fd(), &held.pin).map_err(failed)?;
+                }
+                Ok("pinned again")
+            }
+            _ => {
+                self.pins.create()?;
+                self.hang(held).map_err(|error| self.failed(held, error))?;
+                Ok("attached again")
+            }
         }
     }
 }
@@ -207,98 +323,28 @@ fn pin_name(interface: &str) -> String {
     interface.replace('.', ":")
 }
 
-/// A pinned link that still hangs on its hook. `None`: there is none, or somebody detached it.
-fn living(pin: &Path) -> io::Result<Option<OwnedFd>> {
-    let link = match sys::open_pin(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let info = sys::link_info(link.as_fd())?;
-    Ok(info.hangs().then_some(link))
-}
-
-/// Pins a link in place of what is pinned there, without a moment in between.
-fn replace(pin: &Path, link: &OwnedFd) -> io::Result<()> {
-    if !pin.exists() {
-        return sys::pin(link.as_fd(), pin);
-    }
-    // bpffs refuses names with a dot.
-    let mut beside = pin.as_os_str().to_owned();
-    beside.push("_new");
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    sys::pin(link.as_fd(), &beside)?;
-    fs::rename(&beside, pin)
-}
-
-/// What hangs on its hooks now, by the links themselves: a pin alone proves nothing.
-#[must_use]
-pub fn status(links: &Path, interfaces: &[String]) -> Vec<Attached> {
-    let mut all = Vec::new();
-    for hook in TRACEPOINTS.iter().chain(JUDGES) {
-        all.push(look(&links.join(hook.name), hook.name.to_owned(), String::new()));
-    }
-    for interface in interfaces {
-        let hook = format!("xdp:{interface}");
-        let native = look(
-            &links.join(format!("{XDP_PREFIX}native_{}", pin_name(interface))),
-            hook.clone(),
-            "native".to_owned(),
-        );
-        all.push(if native.attached {
-            native
-        } else {
-            look(
-                &links.join(format!("{XDP_PREFIX}generic_{}", pin_name(interface))),
-                hook,
-                "generic".to_owned(),
-            )
-        });
-    }
-    all
-}
-
 /// How XDP is attached to an interface: `native`, `generic`, or not.
+///
+/// # Errors
+///
+/// A pin that cannot be opened.
 pub fn interface_mode(pin_dir: &Path, interface: &str) -> Result<Option<&'static str>, Error> {
-    let links = Pins::new(pin_dir).links;
-    for mode in ["native", "generic"] {
-        let pin = links.join(format!("{XDP_PREFIX}{mode}_{}", pin_name(interface)));
-        let living = living(&pin)
-            .map_err(|error| Error::system(format!("looking at the link `{}`", pin.display()), error))?;
-        if living.is_some() {
-            return Ok(Some(mode));
+    for native in [true, false] {
+        let held = Held::interface(interface, native, &Pins::new(pin_dir).links);
+        let failed = |error| Error::system(format!("looking at the link `{}`", held.pin.display()), error);
+        if held.hangs().map_err(failed)? {
+            return Ok(Some(held.note));
         }
     }
     Ok(None)
 }
 
-fn look(pin: &Path, hook: String, note: String) -> Attached {
-    let missing = |note: String| Attached {
-        hook: hook.clone(),
-        attached: false,
-        link: 0,
-        note,
-    };
-    let link = match sys::open_pin(pin) {
-        Ok(link) => link,
-        Err(error) => return missing(format!("no pinned link: {error}")),
-    };
-    match sys::link_info(link.as_fd()) {
-        Ok(info) => {
-            let attached = info.hangs();
-            let note = if attached {
-                note
-            } else {
-                "somebody detached the link".to_owned()
-            };
-            Attached {
-                hook,
-                attached,
-                link: info.id,
-                note,
-            }
-        }
-        Err(error) => missing(format!("the link does not answer: {error}")),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_with_a_dot_has_a_name_that_bpffs_takes() {
+        assert_eq!(pin_name("eth0.100"), "eth0:100");
     }
 }

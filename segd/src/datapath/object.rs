@@ -1,20 +1,25 @@
 //! The kernel programs, loaded: this build's code over the pinned maps.
 
-use std::{os::fd::BorrowedFd, path::Path};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
     programs::{CgroupSkb, CgroupSockAddr, Program, RawTracePoint, SockOps, Xdp},
 };
 
-use super::{Error, btf, kernel, pins::Pins};
+use super::{Error, btf, kernel, pins::Pins, sys};
 use crate::report::chain;
 
 /// The object that `build.rs` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
-const PINNED: &[&str] = &[
+pub const PINNED: &[&str] = &[
     "ACTIVE",
     "POLICY",
     "RULE_HITS",
@@ -71,6 +76,18 @@ impl Datapath {
         program_of(&self.ebpf, name)
     }
 
+    /// All programs, to be held when the loader is gone.
+    pub fn programs(&self) -> Result<Programs, Error> {
+        let mut all = BTreeMap::new();
+        for (name, _) in self.ebpf.programs() {
+            let failed = |error| Error::system(format!("holding the kernel program `{name}`"), error);
+            let program = self.program(name)?.try_clone_to_owned().map_err(failed)?;
+            let id = sys::info::program_id(program.as_fd()).map_err(failed)?;
+            all.insert(name.to_owned(), (program, id));
+        }
+        Ok(Programs(all))
+    }
+
     /// Hands the programs' own diagnostics to the log.
     pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
         match aya_log::EbpfLogger::init(&mut self.ebpf) {
@@ -98,7 +115,6 @@ impl Datapath {
 
 /// A loaded program of an object.
 pub(super) fn program_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
-    use std::os::fd::AsFd as _;
     let missing = |message: String| Error::Refused {
         operation: format!("finding the kernel program `{name}`"),
         message,
@@ -143,6 +159,27 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
             .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
     }
     Ok(ebpf)
+}
+
+/// The programs of one load: their descriptors and the kernel's ids of them.
+#[derive(Debug)]
+pub struct Programs(BTreeMap<String, (OwnedFd, u32)>);
+
+impl Programs {
+    /// A program, to attach it.
+    pub fn borrow(&self, name: &str) -> io::Result<BorrowedFd<'_>> {
+        let missing = || io::Error::other(format!("the kernel program `{name}` is not in the object"));
+        self.0
+            .get(name)
+            .map(|(program, _)| program.as_fd())
+            .ok_or_else(missing)
+    }
+
+    /// The kernel's id of a program.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.0.get(name).map(|(_, id)| *id)
+    }
 }
 
 fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

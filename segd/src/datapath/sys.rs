@@ -3,6 +3,7 @@
 //! Layouts: `union bpf_attr` in include/uapi/linux/bpf.h. A shorter attribute than the kernel's is valid: the rest
 //! is taken as zero.
 
+pub mod info;
 mod rehearse;
 mod program;
 mod destroy;
@@ -14,7 +15,7 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 pub use destroy::destroy_nothing;
@@ -118,6 +119,20 @@ pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(6, &mut attr) }.map(drop)
 }
 
+/// Pins an object in place of what is pinned there, without a moment in between.
+pub fn pin_over(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return pin(fd, path);
+    }
+    // bpffs refuses names with a dot.
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("_new");
+    let beside = PathBuf::from(beside);
+    let _ = std::fs::remove_file(&beside);
+    pin(fd, &beside)?;
+    std::fs::rename(&beside, path)
+}
+
 /// Opens a pinned object.
 pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
@@ -201,6 +216,17 @@ pub fn raw_tracepoint(name: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd
     unsafe { bpf_fd(17, &mut attr) }
 }
 
+/// The inode number behind a descriptor; for a cgroup's directory that is the cgroup's id.
+pub fn inode(file: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a live descriptor; the structure is written on success.
+    if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: written above.
+    Ok(unsafe { stat.assume_init() }.st_ino)
+}
+
 #[repr(C)]
 struct InfoByFd {
     fd: u32,
@@ -223,6 +249,9 @@ pub struct LinkInfo {
     pub target: [u32; 8],
 }
 
+// SAFETY: `repr(C)`, integers only, no padding.
+unsafe impl aya::Pod for LinkInfo {}
+
 impl LinkInfo {
     /// Whether it still hangs on its hook. A tracepoint's link cannot be detached while somebody holds it.
     pub fn hangs(&self) -> bool {
@@ -231,15 +260,21 @@ impl LinkInfo {
     }
 }
 
-/// What the kernel says of a link.
+/// What the kernel says of a link; an error if the descriptor is no link's.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    let mut info = LinkInfo::default();
+    info::only(link, "bpf-link")?;
+    info_by_fd(link)
+}
+
+/// What the kernel says of an object: as much of it as `T` has room for.
+fn info_by_fd<T: aya::Pod + Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
     let mut attr = InfoByFd {
-        fd: link.as_raw_fd() as u32,
-        len: size_of::<LinkInfo>() as u32,
+        fd: object.as_raw_fd() as u32,
+        len: size_of::<T>() as u32,
         info: (&raw mut info) as u64,
     };
-    // SAFETY: the info is a live value of the length given.
+    // SAFETY: the info is a live value of the length given, and any bytes are a valid one.
     unsafe { bpf(15, &mut attr) }?;
     Ok(info)
 }

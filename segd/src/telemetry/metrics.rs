@@ -105,6 +105,15 @@ impl Metrics {
                 .iter()
                 .map(|(map, _, capacity)| (vec![("map", map.as_str())], *capacity)),
         )?;
+        page.family(
+            MetricType::COUNTER,
+            "segd_repairs_total",
+            "Links, programs and pins that somebody took away and segd put back, by what was lost.",
+            snapshot
+                .repairs
+                .iter()
+                .map(|(lost, count)| (vec![("lost", *lost)], *count)),
+        )?;
         page.gauge(
             "segd_enforcing",
             "1 if every program is attached and a probe was refused, else 0.",

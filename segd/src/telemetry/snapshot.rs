@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub events_lost: u64,
     /// Kernel tables: name, entries, capacity.
     pub maps: Vec<(String, u64, u64)>,
+    /// What was taken away from the kernel's side and put back, by kind.
+    pub repairs: Vec<(&'static str, u64)>,
     /// Every program is attached and a probe was refused.
     pub enforcing: bool,
 }

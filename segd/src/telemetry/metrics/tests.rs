@@ -51,6 +51,7 @@ fn snapshot() -> Snapshot {
         workloads: vec![("db".into(), 2), ("web".into(), 5)],
         events_lost: 9,
         maps: vec![("cgroups".into(), 7, 131_072)],
+        repairs: vec![("detached", 2)],
         enforcing: true,
     }
 }
