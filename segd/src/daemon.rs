@@ -37,6 +37,8 @@ use self::shared::Shared;
 pub struct Options {
     /// Files and directories of the policy.
     pub policy: Vec<PathBuf>,
+    /// Whose files those may be: root's, segd's own user's, `--policy-owner`'s.
+    pub trust: crate::source::Trust,
     /// `--mode`, which overrides the policy.
     pub mode: Option<crate::policy::model::Mode>,
     /// `--allow-empty`.

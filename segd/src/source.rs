@@ -1,19 +1,24 @@
 //! Where a policy's text comes from: files and directories, read at the edge.
 //!
-//! INVARIANT: reading never blocks and never takes half of two states: if a symlink was swapped meanwhile
-//! (ConfigMap, git-sync), everything is read again.
+//! INVARIANT: reading never blocks and never takes half of two states: if anything was swapped, renamed or written
+//! meanwhile (ConfigMap, git-sync, an editor), everything is read again.
+//! INVARIANT: a path that was given is the operator's word, links included. What is found below it stays below it.
 
+pub mod chain;
 mod load;
+mod open;
+mod trust;
+mod walk;
 
 use std::{
-    collections::BTreeSet,
-    fmt, fs,
-    io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
-pub use load::{LoadError, Loaded, load};
+pub use load::{LoadError, Loaded, load, resolve_read};
+pub use trust::Trust;
+
+use self::walk::Walk;
 
 use crate::policy::model::Source;
 
@@ -88,156 +93,105 @@ pub enum SourceError {
         /// A path that changed.
         path: PathBuf,
     },
+    /// A link leads out of the directory that was given.
+    #[error("`{}` leads out of `{}`", path.display(), directory.display())]
+    Escapes {
+        /// The link.
+        path: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Somebody else's.
+    #[error("`{}` belongs to user {user}, who could change what is enforced", path.display())]
+    Foreign {
+        /// The file or directory.
+        path: PathBuf,
+        /// Whose it is.
+        user: u32,
+    },
+    /// Others may write it.
+    #[error("`{}` may be written by others than its owner (mode {mode:04o})", path.display())]
+    Shared {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+impl SourceError {
+    /// Whether it may be the moment of a swap.
+    fn can_pass(&self) -> bool {
+        match self {
+            SourceError::Unstable { .. } => true,
+            SourceError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::EAGAIN)
+            }
+            _ => false,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            SourceError::Escapes { .. } => {
+                Some("give the other place as a path of its own, or link to it relatively".to_owned())
+            }
+            SourceError::Foreign { path, user } => Some(format!(
+                "chown root {}, or trust that user: --policy-owner {user}",
+                path.display()
+            )),
+            SourceError::Shared { path, .. } => Some(format!("chmod go-w {}", path.display())),
+            _ => None,
+        }
+    }
 }
 
 /// Reads files, and directories recursively (`*.yaml`, `*.yml`, no hidden names).
 ///
 /// # Errors
 ///
-/// The first thing that cannot be read. Nothing is skipped silently but hidden and foreign names.
-pub fn read(paths: &[PathBuf]) -> Result<Sources, SourceError> {
-    let mut changed = PathBuf::new();
-    for _ in 0..ATTEMPTS {
-        let mut reader = Reader::default();
-        for path in paths {
-            reader.visit(path, 0)?;
-        }
-        match reader.changed_meanwhile() {
-            Some(path) => changed = path,
-            None => return Ok(reader.finish()),
+/// The first thing that cannot be read, or is not to be trusted. Nothing is skipped silently but hidden and foreign
+/// names.
+pub fn read(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
+    let mut attempt = 1;
+    loop {
+        let last = attempt == ATTEMPTS;
+        attempt += 1;
+        match read_once(paths, trust) {
+            // What fails because it is being swapped does not fail again and again.
+            Err(error) if last || !error.can_pass() => return Err(error),
+            Err(_) => {}
+            done => return done,
         }
     }
-    Err(SourceError::Unstable { path: changed })
 }
 
-/// What has been read.
-#[derive(Default)]
-struct Reader {
-    sources: Vec<Source>,
-    /// Every file and directory with the place its symlinks led to.
-    real: Vec<(PathBuf, PathBuf)>,
-    names: BTreeSet<PathBuf>,
-    /// Directories by device and inode, against loops.
-    directories: BTreeSet<(u64, u64)>,
-    bytes: u64,
+/// Reads, and looks again whether anything moved meanwhile.
+fn read_once(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
+    let mut first = Walk::new(trust, Some(Vec::new()));
+    first.visit_all(paths)?;
+    let mut second = Walk::new(trust, None);
+    second.visit_all(paths)?;
+    match first.difference(&second) {
+        Some(path) => Err(SourceError::Unstable { path }),
+        None => Ok(Sources::of(first.texts.unwrap_or_default())),
+    }
 }
 
-impl Reader {
-    fn visit(&mut self, path: &Path, depth: usize) -> Result<(), SourceError> {
-        let metadata = fs::metadata(path).map_err(io_at("read", path))?;
-        if !metadata.is_dir() && !metadata.is_file() {
-            return Err(SourceError::NotAFile {
-                path: path.to_owned(),
-            });
-        }
-        let real = fs::canonicalize(path).map_err(io_at("resolve", path))?;
-        self.real.push((path.to_owned(), real));
-        if metadata.is_dir() {
-            self.directory(path, &metadata, depth)
-        } else {
-            self.file(path)
-        }
-    }
-
-    fn directory(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize) -> Result<(), SourceError> {
-        if depth > MAX_DEPTH {
-            let limit = MAX_DEPTH as u64;
-            return Err(SourceError::TooLarge {
-                path: path.to_owned(),
-                what: "levels of directories",
-                limit,
-            });
-        }
-        if !self.directories.insert((metadata.dev(), metadata.ino())) {
-            return Ok(());
-        }
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(path).map_err(io_at("list", path))? {
-            entries.push(entry.map_err(io_at("list", path))?.path());
-        }
-        entries.sort_unstable();
-        for entry in entries {
-            // `..data` and its timestamped directories are hidden too: the names beside them lead there.
-            let hidden = entry
-                .file_name()
-                .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            let yaml = entry
-                .extension()
-                .is_some_and(|extension| extension == "yaml" || extension == "yml");
-            let directory = || fs::metadata(&entry).is_ok_and(|metadata| metadata.is_dir());
-            if !hidden && (yaml || directory()) {
-                self.visit(&entry, depth + 1)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, path: &Path) -> Result<(), SourceError> {
-        if !self.names.insert(path.to_owned()) {
-            return Ok(());
-        }
-        if self.sources.len() >= MAX_FILES {
-            let limit = MAX_FILES as u64;
-            return Err(SourceError::TooLarge {
-                path: path.to_owned(),
-                what: "files",
-                limit,
-            });
-        }
-        // It was a file a moment ago. If it is a pipe by now, opening must not wait for a writer.
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
-            .open(path)
-            .map_err(io_at("open", path))?;
-        if !file.metadata().map_err(io_at("read", path))?.is_file() {
-            return Err(SourceError::NotAFile {
-                path: path.to_owned(),
-            });
-        }
-        let mut bytes = Vec::new();
-        let room = MAX_BYTES - self.bytes;
-        file.take(room + 1)
-            .read_to_end(&mut bytes)
-            .map_err(io_at("read", path))?;
-        self.bytes += bytes.len() as u64;
-        if self.bytes > MAX_BYTES {
-            return Err(SourceError::TooLarge {
-                path: path.to_owned(),
-                what: "bytes",
-                limit: MAX_BYTES,
-            });
-        }
-        let text = String::from_utf8(bytes).map_err(|error| SourceError::NotUtf8 {
-            path: path.to_owned(),
-            offset: error.utf8_error().valid_up_to(),
-        })?;
-        self.sources.push(Source {
-            name: path.display().to_string(),
-            text,
-        });
-        Ok(())
-    }
-
-    /// A path whose symlinks lead elsewhere by now.
-    fn changed_meanwhile(&self) -> Option<PathBuf> {
-        self.real
-            .iter()
-            .find(|(path, real)| fs::canonicalize(path).ok().as_ref() != Some(real))
-            .map(|(path, _)| path.clone())
-    }
-
-    fn finish(mut self) -> Sources {
-        self.sources.sort_by(|a, b| a.name.cmp(&b.name));
+impl Sources {
+    fn of(mut sources: Vec<Source>) -> Sources {
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
         let mut hash = Fnv::default();
-        for source in &self.sources {
+        for source in &sources {
             for text in [&source.name, &source.text] {
                 hash.add(&(text.len() as u64).to_le_bytes());
                 hash.add(text.as_bytes());
             }
         }
         Sources {
-            sources: self.sources,
+            sources,
             hash: ContentHash(hash.0),
         }
     }

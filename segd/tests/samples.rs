@@ -25,7 +25,7 @@ fn samples() -> PathBuf {
 
 #[track_caller]
 fn load(path: &Path) -> (Policy, CompiledTables) {
-    let loaded = match source::load(&[path.to_owned()], false) {
+    let loaded = match source::load(&[path.to_owned()], false, &source::Trust::Everybody) {
         Ok(loaded) => loaded,
         Err(error) => panic!("{}", error.render(Style::Plain)),
     };

@@ -3,7 +3,7 @@
 use clap::CommandFactory as _;
 
 use super::*;
-use crate::{daemon::Options, policy::model::Mode};
+use crate::{daemon::Options, policy::model::Mode, source::Trust};
 
 #[track_caller]
 fn options(arguments: &[&str]) -> Options {
@@ -63,6 +63,8 @@ fn takes_every_flag_of_run() {
         "b",
         "--policy",
         "c",
+        "--policy-owner",
+        "root,4711",
         "--mode",
         "audit",
         "--allow-empty",
@@ -84,6 +86,7 @@ fn takes_every_flag_of_run() {
         "n1",
     ]);
     assert_eq!(options.policy.len(), 3);
+    assert_eq!(options.trust, Trust::of_daemon(&[0, 4711]));
     assert_eq!(options.mode, Some(Mode::Audit));
     assert!(options.allow_empty);
     assert_eq!(options.metrics, None);
@@ -98,6 +101,7 @@ fn refuses_a_wrong_usage_with_exit_code_2() {
         &["run"][..],
         &["run", "--policy", "x", "--mode", "sometimes"],
         &["run", "--policy", "x", "--metrics", "9464"],
+        &["run", "--policy", "x", "--policy-owner", "segd-no-such-user"],
         &["run", "--policy", "x", "surplus", "--no-such-flag"],
         &["flows", "--verdict", "maybe"],
         &["status", "-o", "xml"],

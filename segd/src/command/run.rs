@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr};
 
-use crate::{cli, daemon::Options, policy::model::Mode};
+use crate::{cli, daemon::Options, policy::model::Mode, source::Trust, workload::users};
 
 /// `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -38,6 +38,9 @@ pub struct RunArgs {
     /// Files and directories of the policy; a directory is read recursively (*.yaml, *.yml)
     #[arg(long, env = "SEGD_POLICY", required = true, num_args = 1.., value_name = "PATH")]
     policy: Vec<PathBuf>,
+    /// A user, by name or number, whose policy files are believed beside root's; may be repeated
+    #[arg(long, env = "SEGD_POLICY_OWNER", value_delimiter = ',', value_name = "USER", value_parser = user)]
+    policy_owner: Vec<u32>,
     /// Override the policy's mode
     #[arg(long, env = "SEGD_MODE", value_enum, value_name = "MODE")]
     mode: Option<ModeArg>,
@@ -75,6 +78,7 @@ impl RunArgs {
     pub fn options(self) -> Options {
         Options {
             policy: self.policy,
+            trust: Trust::of_daemon(&self.policy_owner),
             mode: self.mode.map(|mode| match mode {
                 ModeArg::Enforce => Mode::Enforce,
                 ModeArg::Audit => Mode::Audit,
@@ -95,6 +99,13 @@ impl RunArgs {
     pub fn run(self) -> ExitCode {
         crate::daemon::run(self.options())
     }
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .or_else(|| users::uid(text))
+        .ok_or_else(|| "no user has this name".to_owned())
 }
 
 fn host_name() -> String {

@@ -18,7 +18,7 @@ use crate::{
         types::{Reload, Reloaded},
     },
     report::chain,
-    source::{load, read},
+    source::{LoadError, Sources, read, resolve_read},
     telemetry::{clock::rfc3339, flows::FlowLog, http},
     workload::{births::Birth, cgroupfs::CgroupRoot, namespaces::NamespaceInfo},
 };
@@ -119,13 +119,14 @@ impl Shared {
     /// Reads the policy and puts it in force if it changed.
     pub fn reload(&self) -> Result<Reloaded, Refusal> {
         let began = Instant::now();
-        if let Some(unchanged) = self.unchanged() {
+        let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
+        let options = &self.options;
+        let texts =
+            read(&options.policy, &options.trust).map_err(|error| failed(LoadError::Unreadable(error)))?;
+        if let Some(unchanged) = self.unchanged(&texts) {
             return Ok(unchanged);
         }
-        let loaded = match load(&self.options.policy, self.options.allow_empty) {
-            Ok(loaded) => loaded,
-            Err(error) => return Err(self.failed(error.to_string(), &error.render(super::start::style()))),
-        };
+        let loaded = resolve_read(texts, options.allow_empty).map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = lock(&self.engine);
         match engine.apply(&loaded) {
@@ -153,8 +154,8 @@ impl Shared {
     }
 
     /// Looks at the texts alone: whether they are those in force.
-    fn unchanged(&self) -> Option<Reloaded> {
-        let hash = read(&self.options.policy).ok()?.hash;
+    fn unchanged(&self, texts: &Sources) -> Option<Reloaded> {
+        let hash = texts.hash;
         let engine = lock(&self.engine);
         let in_force = engine
             .in_force

@@ -139,9 +139,9 @@ pub fn style() -> Style {
 
 /// Starts everything, or nothing.
 pub async fn start(options: Options) -> Result<Running, Failure> {
-    let loaded = load(&options.policy, options.allow_empty)?;
-    eprint!("{}", loaded.render_warnings(style()));
     let findings = examine(&options)?;
+    let loaded = load(&options.policy, options.allow_empty, &options.trust)?;
+    eprint!("{}", loaded.render_warnings(style()));
     let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let group = match &options.control_group {
         Some(name) => Some(peer::group_id(name).map_err(|error| {

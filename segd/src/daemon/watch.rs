@@ -17,13 +17,12 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use super::Event;
+use crate::source::chain::steps;
 
 /// Quiet for this long after the last event: the writer is done.
 const QUIET: Duration = Duration::from_millis(2);
 /// However busy, look after this long.
 const CEILING: Duration = Duration::from_millis(100);
-/// Links followed in one path.
-const MAX_LINKS: usize = 40;
 
 /// What is watched: directories, and which of their entries count; `None` = all of them.
 type Wanted = BTreeMap<PathBuf, Option<BTreeSet<OsString>>>;
@@ -114,46 +113,15 @@ fn matters(event: &notify::Event) -> bool {
 
 /// Every directory whose entries decide what a path reads.
 fn directories(path: &Path, out: &mut Wanted) {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut here = PathBuf::from("/");
-    let mut rest: Vec<PathBuf> = absolute
-        .components()
-        .skip(1)
-        .map(|part| PathBuf::from(part.as_os_str()))
-        .collect();
-    rest.reverse();
-    let mut links = 0;
-    while let Some(part) = rest.pop() {
-        if part.as_os_str() == ".." {
-            here.pop();
-            continue;
-        }
-        let next = here.join(&part);
-        let is_last = rest.is_empty();
-        match fs::read_link(&next) {
-            Ok(target) if links < MAX_LINKS => {
-                links += 1;
-                one(out, &here, &part);
-                if target.is_absolute() {
-                    here = PathBuf::from("/");
-                }
-                let parts = target
-                    .components()
-                    .filter(|part| !matches!(part, std::path::Component::RootDir));
-                let mut parts: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();
-                parts.reverse();
-                rest.extend(parts);
-            }
-            _ => {
-                if is_last {
-                    one(out, &here, &part);
-                }
-                here = next;
-            }
+    let (steps, end) = steps(path);
+    let last = steps.len().saturating_sub(1);
+    for (at, step) in steps.iter().enumerate() {
+        if step.is_link || at == last {
+            one(out, &step.directory, &step.name);
         }
     }
-    if here.is_dir() {
-        below(&here, out, 0);
+    if end.is_dir() {
+        below(&end, out, 0);
     }
 }
 

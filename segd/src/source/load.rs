@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::{ContentHash, SourceError, Sources, read};
+use super::{ContentHash, SourceError, Sources, Trust, read};
 use crate::policy::{
     diagnostic::{Diagnostic, Style, render},
     model::{Policy, Source},
@@ -51,7 +51,10 @@ impl LoadError {
     #[must_use]
     pub fn render(&self, style: Style) -> String {
         match self {
-            LoadError::Unreadable(error) => format!("error: {error}\n"),
+            LoadError::Unreadable(error) => {
+                let help = error.help().map(|help| format!("help: {help}\n"));
+                format!("error: {error}\n{}", help.unwrap_or_default())
+            }
             LoadError::Invalid {
                 diagnostics, sources, ..
             } => render(diagnostics, sources, style),
@@ -100,8 +103,17 @@ impl std::error::Error for LoadError {
 /// # Errors
 ///
 /// If it cannot be read, or with everything that is wrong with it.
-pub fn load(paths: &[PathBuf], allow_empty: bool) -> Result<Loaded, LoadError> {
-    let Sources { sources, hash } = read(paths).map_err(LoadError::Unreadable)?;
+pub fn load(paths: &[PathBuf], allow_empty: bool, trust: &Trust) -> Result<Loaded, LoadError> {
+    resolve_read(read(paths, trust).map_err(LoadError::Unreadable)?, allow_empty)
+}
+
+/// Resolves what was read.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadError> {
+    let Sources { sources, hash } = read;
     match resolve(&sources, allow_empty) {
         Ok((policy, warnings)) => Ok(Loaded {
             policy,

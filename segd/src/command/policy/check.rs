@@ -13,7 +13,7 @@ use crate::{
         compiled::SegmentIndexes,
         diagnostic::Style,
     },
-    source::{self, LoadError, Loaded},
+    source::{self, LoadError, Loaded, Trust},
 };
 
 /// Validate a policy.
@@ -33,13 +33,13 @@ pub struct Check {
 impl Check {
     /// The answer. Errors are complaints for people and part of the answer for machines.
     pub(super) fn reply(&self, style: Style) -> Reply {
-        match source::load(&self.paths, self.allow_empty) {
+        match source::load(&self.paths, self.allow_empty, &Trust::Everybody) {
             Ok(loaded) => match fits(&loaded) {
                 Ok(()) => self.valid(&loaded, style),
                 Err(error) => self.invalid(Some(error.to_string()), Vec::new(), format!("error: {error}\n")),
             },
-            Err(LoadError::Unreadable(error)) => {
-                self.invalid(Some(error.to_string()), Vec::new(), format!("error: {error}\n"))
+            Err(error @ LoadError::Unreadable(_)) => {
+                self.invalid(Some(error.to_string()), Vec::new(), error.render(style))
             }
             Err(error @ LoadError::Invalid { .. }) => {
                 let mut complaint = error.render(style);

@@ -11,7 +11,7 @@ use crate::{
         policy::{Explained, print},
     },
     policy::{compile::compile, compiled::SegmentIndexes, diagnostic::Style, explain::explain, port},
-    source,
+    source::{self, Trust},
 };
 
 /// Say whether one segment may reach another.
@@ -62,7 +62,7 @@ impl Explain {
             Ok(service) => service,
             Err(refusal) => return refusal,
         };
-        let loaded = match source::load(&self.paths, true) {
+        let loaded = match source::load(&self.paths, true, &Trust::Everybody) {
             Ok(loaded) => loaded,
             Err(error) => {
                 return Reply {

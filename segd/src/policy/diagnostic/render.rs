@@ -112,10 +112,22 @@ fn draw<'a>(sources: &'a [Source], file: usize, marks: &[Mark<'a>]) -> Option<Dr
         let origin = Origin::path(source.name.as_str()).line(at.line as usize);
         return Some(Drawn::Place(origin.char_column(at.column as usize)));
     }
-    let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
-    for mark in marks {
-        let (start, end) = on_one_line(source, mark.span);
-        let mut annotation = mark.kind.span(start..end);
+    // The drawing library looks at every line it is given, for each diagnostic: it gets those that count.
+    let text = source.text.as_str();
+    let places: Vec<(usize, usize)> = marks.iter().map(|mark| on_one_line(source, mark.span)).collect();
+    let first = places.iter().map(|(start, _)| *start).min()?;
+    let last = places.iter().map(|(_, end)| *end).max()?;
+    let from = text.get(..first)?.rfind('\n').map_or(0, |at| at + 1);
+    let to = text
+        .get(last..)?
+        .find('\n')
+        .map_or(text.len(), |at| last + at + 1);
+    let line = text.get(..from)?.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let mut snippet = Snippet::source(text.get(from..to)?)
+        .line_start(line)
+        .path(source.name.as_str());
+    for (mark, (start, end)) in marks.iter().zip(places) {
+        let mut annotation = mark.kind.span(start - from..end - from);
         if let Some(label) = mark.label {
             annotation = annotation.label(clean(label));
         }
