@@ -15,6 +15,7 @@ use segd_common::{
     packet::Packet,
     segment,
     service::{self, TCP, UDP},
+    workload::Identity,
 };
 
 use crate::{
@@ -147,7 +148,7 @@ pub fn may_call(call: Call) -> bool {
     call.address(&mut packet.destination);
     let namespace = call.namespace();
     let routed = !is_loopback(&packet.destination) && !is_link_local(&packet.destination);
-    let own = if own.segment == segment::HOST && routed {
+    let own = if own == Identity::of(segment::HOST) && routed {
         // Which address it will use, and so who claims it, may show only in a packet.
         match identity::of_unclaimed(&policy, namespace) {
             Some(unclaimed) => unclaimed,

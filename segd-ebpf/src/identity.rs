@@ -143,7 +143,8 @@ pub fn claimed_by_address(policy: &Policy, identity: Identity, address: &Address
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segd_claimed(slot: u32, identity: u64, high: u64, low: u64) -> u64 {
-    if unpack(identity).segment != segment::HOST {
+    // Who may yet be claimed by a selector (`PENDING`) stays what it is: denied.
+    if unpack(identity) != Identity::of(segment::HOST) {
         return identity;
     }
     let address = address::of_halves(high, low);

@@ -5,6 +5,7 @@
 mod bench;
 mod command;
 mod demo;
+mod differential;
 mod fixture;
 mod lock;
 mod setup;
@@ -38,6 +39,8 @@ enum Task {
     /// Watch one verdict; what `bench reload` starts.
     #[command(hide = true)]
     Probe(bench::probe::Options),
+    /// Let random policies and packets be judged by oracle, tables and kernel, for a while.
+    Differential(differential::Options),
     /// Check the invariants of DESIGN.md section 4 that can be read off the source.
     Tidy,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Bench(bench) => bench::run(&bench),
         Task::Probe(options) => bench::probe::run(&options),
+        Task::Differential(options) => differential::run(&options),
         Task::Tidy => tidy::run(),
     };
     match result {

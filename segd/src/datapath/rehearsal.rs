@@ -8,14 +8,16 @@
 //!   A kernel that allocates the dummy without `sk_alloc` shows another; [`Rehearsal::open`] asks which it is.
 //! - Its network namespace is the calling thread's: a rehearsal takes the thread into a new, empty one.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
 
 use aya::Ebpf;
 use segd_common::{
     config::Active,
     event::Hook,
-    flow::{Handover, HandoverKey},
-    segment,
     told::Told,
     workload::{CgroupSlot, Identity, STATE_NONE},
 };
@@ -24,7 +26,7 @@ use super::{
     Error,
     cgroups::{Cgroups, Place},
     kernel,
-    map::{Map, Maps},
+    map::Maps,
     object,
     places::Places,
     sys,
@@ -39,6 +41,15 @@ pub enum Vantage {
     Host,
     /// In one of the others, a container's.
     Container,
+}
+
+/// What the packet's carrier says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// By which device a packet goes or came.
@@ -59,15 +70,22 @@ pub struct Heard {
     pub told: Told,
 }
 
+/// The packet hooks of a rehearsal, for several actors: threads that were started by the one that opened it, in whatever
+/// cgroups.
+#[derive(Debug)]
+pub struct Stage {
+    egress: OwnedFd,
+    ingress: OwnedFd,
+    /// A device of this namespace that is not loopback; it goes with its descriptor.
+    wire: sys::Tun,
+}
+
 /// A private load of the datapath.
 pub struct Rehearsal {
-    ebpf: Ebpf,
+    stage: Arc<Stage>,
     tables: Tables,
     cgroups: Cgroups,
     places: Places,
-    handovers: Map<HandoverKey, Handover>,
-    /// A device of this namespace that is not loopback; it goes with its descriptor.
-    wire: sys::Tun,
     /// The cgroup that the hooks see.
     cgroup: u64,
     /// The cookie of the namespace they see.
@@ -98,13 +116,20 @@ impl Rehearsal {
         };
         let globals = [("HOST_NAMESPACE", host), ("SUBTREE", 0), ("REHEARSAL", 1)];
         let ebpf = object::load_object(None, &globals)?;
+        let program = |name| -> Result<OwnedFd, Error> {
+            let copy = object::program_of(&ebpf, name)?.try_clone_to_owned();
+            copy.map_err(|error| Error::system(format!("keeping the kernel program `{name}`"), error))
+        };
+        let stage = Stage {
+            egress: program("segd_egress")?,
+            ingress: program("segd_ingress")?,
+            wire,
+        };
         let mut rehearsal = Rehearsal {
             tables: Tables::open(&ebpf)?,
             cgroups: Cgroups::open(&ebpf)?,
             places: Places::open(&ebpf)?,
-            handovers: Map::open(&ebpf, "HANDOVERS")?,
-            ebpf,
-            wire,
+            stage: Arc::new(stage),
             cgroup: 0,
             namespace,
         };
@@ -122,7 +147,11 @@ impl Rehearsal {
         udp[0] = 0x45;
         udp[3] = 28;
         udp[9] = segd_common::service::UDP;
-        Ok(self.run(Hook::Egress, &udp, Way::Wire)?.told.cgroup)
+        Ok(self
+            .stage
+            .run(Hook::Egress, Carrier::V4, &udp, Way::Wire)?
+            .told
+            .cgroup)
     }
 
     /// Puts a policy in force, by the sequence that the daemon writes a revision in. Nobody has a place in it until
@@ -187,29 +216,6 @@ impl Rehearsal {
         self.cgroups.remove(cgroup)
     }
 
-    /// Says that a cgroup's socket sent what has this tuple.
-    ///
-    /// # Errors
-    ///
-    /// A write that failed.
-    pub fn hand_over(&self, tuple: &HandoverKey, cgroup: u64) -> Result<(), Error> {
-        let sender = Handover {
-            cgroup,
-            identity: Identity::of(segment::NONE),
-            reserved: 0,
-        };
-        self.handovers.write(tuple, &sender, 0).map(drop)
-    }
-
-    /// Forgets who sent a tuple.
-    ///
-    /// # Errors
-    ///
-    /// A write that failed.
-    pub fn take_back(&self, tuple: &HandoverKey) -> Result<(), Error> {
-        self.handovers.remove(tuple)
-    }
-
     /// Which addresses are this host's, and who lives in which namespace.
     pub fn places(&mut self) -> &mut Places {
         &mut self.places
@@ -236,29 +242,34 @@ impl Rehearsal {
         Ok(self.tables.active()?.slot())
     }
 
+    /// The packet hooks.
+    #[must_use]
+    pub fn stage(&self) -> Arc<Stage> {
+        Arc::clone(&self.stage)
+    }
+}
+
+impl Stage {
     /// Shows a packet hook one packet, from its IP header on.
     ///
     /// # Errors
     ///
     /// `EINVAL`: the kernel shows no packet without a whole IP header of its carrier (seen on 6.18; older ones do).
-    pub fn run(&self, hook: Hook, packet: &[u8], way: Way) -> Result<Heard, Error> {
-        let name = match hook {
-            Hook::Ingress => "segd_ingress",
-            _ => "segd_egress",
+    pub fn run(&self, hook: Hook, carrier: Carrier, packet: &[u8], way: Way) -> Result<Heard, Error> {
+        let program = match hook {
+            Hook::Ingress => &self.ingress,
+            _ => &self.egress,
         };
-        let program = object::program_of(&self.ebpf, name)?;
         let device = match way {
             Way::Wire => self.wire.index,
             Way::Loopback => 0,
         };
-        // As the stack tells the carrier of what a raw socket writes: by the packet's own first four bits.
-        let family = match packet.first() {
-            Some(first) if first >> 4 == 6 => 0x86dd,
-            _ => 0x0800,
+        let family = match carrier {
+            Carrier::V4 => 0x0800,
+            Carrier::V6 => 0x86dd,
         };
-        let run = sys::run_skb(program, family, packet, device);
-        let (answer, words) =
-            run.map_err(|error| Error::system("showing a packet to a program (BPF_PROG_TEST_RUN)", error))?;
+        let (answer, words) = sys::run_skb(program.as_fd(), family, packet, device)
+            .map_err(|error| Error::system("showing a packet to a program (BPF_PROG_TEST_RUN)", error))?;
         Ok(Heard {
             passes: answer != 0,
             told: Told::unpack(words),
@@ -267,7 +278,7 @@ impl Rehearsal {
 }
 
 impl Maps for Ebpf {
-    fn find(&self, name: &'static str) -> Result<std::os::fd::OwnedFd, Error> {
+    fn find(&self, name: &'static str) -> Result<OwnedFd, Error> {
         use aya::maps::Map as Loaded;
         let missing = || Error::Refused {
             operation: format!("finding the map `{name}`"),
@@ -316,7 +327,10 @@ mod tests {
             let packet = datagram([10, 0, 0, 1], [192, 0, 2, 1], 53);
             let run = |identity: Identity, way| {
                 rehearsal.play(identity).unwrap();
-                rehearsal.run(Hook::Egress, &packet, way).unwrap()
+                rehearsal
+                    .stage()
+                    .run(Hook::Egress, Carrier::V4, &packet, way)
+                    .unwrap()
             };
             let stranger = run(Identity::of(7), Way::Wire);
             assert!(!stranger.passes);
