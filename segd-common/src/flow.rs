@@ -25,21 +25,37 @@ pub struct HandoverKey {
     pub destination_port: u16,
     /// The IP protocol.
     pub protocol: u8,
+    /// The ICMP type, or 0.
+    pub kind: u8,
     /// Explicit padding, zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
+    /// Binds the entry to one packet: what its payload begins with, or TCP's first sequence number. 0 = any packet.
+    pub print: u32,
+    /// Explicit padding, zero.
+    pub reserved2: u32,
 }
 
 /// Who sent. The cgroup is the truth under every revision; the identity is what it was when it sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handover {
-    /// The sending socket's cgroup.
+    /// The sending socket's cgroup; 0 if two sent what cannot be told apart.
     pub cgroup: u64,
     /// Its identity then, for when the cgroup is gone.
     pub identity: Identity,
-    /// Explicit padding, zero.
-    pub reserved: u32,
+    /// The sequence number of its SYN.
+    pub sequence: u32,
+    /// When it last sent, in monotonic nanoseconds; 0 for a TCP session whose SYN was not seen.
+    pub sent_ns: u64,
+    /// When the tuple last changed hands; 0 = never.
+    pub changed_ns: u64,
 }
+
+/// How long after its sending a datagram may still be on its way. Shorter than any conntrack keeps it from giving its tuple
+/// to another (`nf_conntrack_udp_timeout`, 30 s).
+pub const BELIEVED_NS: u64 = 10_000_000_000;
+/// How long after a tuple changed hands each datagram must show by its content who sent it.
+pub const CONTESTED_NS: u64 = 1_000_000_000;
 
 /// One socket's exchange with one peer, without a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,11 +139,13 @@ pub const STATE_PEER_JUDGES: u8 = 1 << 1;
 pub const STATE_WAS_ALLOWED: u8 = 1 << 2;
 /// The sender's identity was published for this connection.
 pub const STATE_PUBLISHED: u8 = 1 << 3;
+/// The peer is local and has not shown itself yet: look when it answers.
+pub const STATE_LEARN: u8 = 1 << 4;
+/// The handshake was seen and no socket of this host was behind it: the peer is whose address it is.
+pub const STATE_FOREIGN: u8 = 1 << 5;
 
-const _: () = assert!(size_of::<HandoverKey>() == 48);
-const _: () = assert!(size_of::<Handover>() == 16);
+const _: () = assert!(size_of::<HandoverKey>() == 56);
+const _: () = assert!(size_of::<Handover>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<Flow>() == 24);
 const _: () = assert!(size_of::<SocketState>() == 32);
-/// The peer is local and has not shown itself yet: look when it answers.
-pub const STATE_LEARN: u8 = 1 << 4;

@@ -24,4 +24,4 @@ pub mod config;
 mod pod;
 
 /// The version of every layout in this crate. Pinned state of another version is not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

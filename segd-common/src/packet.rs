@@ -86,7 +86,9 @@ pub struct Packet {
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// Explicit padding, zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Where the upper layer begins, from the IP header on; 0 in a later fragment.
+    pub upper: u16,
 }
 
 const _: () = assert!(size_of::<Packet>() == 52);
@@ -260,6 +262,8 @@ fn upper_layer<B: Bytes>(bytes: &B, offset: u32, packet: &mut Packet) -> Result<
     if packet.flags & PACKET_LATER_FRAGMENT != 0 {
         return Ok(());
     }
+    // The longest chain of headers the walk follows ends far below this type's limit.
+    packet.upper = offset as u16;
     let is_icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
     if !is_icmp && !has_ports(packet.protocol) {
         return Ok(());

@@ -4,12 +4,11 @@
 
 use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
 use core::ptr::NonNull;
-use segd_common::{address::mapped, packet::Packet, segment, service::TCP};
+use segd_common::{address::mapped, flow::HandoverKey, packet::Packet, service::TCP};
 
 use crate::{
-    identity::{Side, handover_key, shorten},
+    handover::{Side, fill_key, of_handshake},
     lookup,
-    maps::HANDOVERS,
     skb::Socket,
     tcp::accepted,
 };
@@ -51,16 +50,11 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
     }
     // SAFETY: the hook's own context.
     let namespace = unsafe { aya_ebpf::helpers::bpf_get_netns_cookie(ops.cast()) };
-    let mut key = handover_key(&arrived, namespace, Side::Source);
-    let found = HANDOVERS.get_ptr(key).or_else(|| {
-        shorten(&mut key);
-        HANDOVERS.get_ptr(key)
-    })?;
-    // SAFETY: copied out.
-    let sender = unsafe { *found };
-    if sender.identity.segment != segment::NONE {
-        accepted(socket, sender.cgroup, sender.identity);
-    }
+    // SAFETY: as above.
+    let next = unsafe { core::ptr::read_volatile(&raw const (*ops).rcv_nxt) };
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, &arrived, namespace, Side::Source);
+    accepted(socket, of_handshake(&mut key, next.wrapping_sub(1)));
     Some(())
 }
 

@@ -2,7 +2,7 @@
 
 use segd_common::event::Hook;
 use segd_common::{
-    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow, FlowKey, Handover, HandoverKey},
+    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow, FlowKey},
     packet::{Packet, icmp, tcp},
     reason::Reason,
     segment,
@@ -12,10 +12,11 @@ use segd_common::{
 
 use crate::{
     globals,
-    identity::{self, Side},
-    maps::{CGROUPS, FLOWS, HANDOVERS},
+    handover::publish,
+    identity,
+    maps::FLOWS,
     policy::Policy,
-    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, pack, settle, tell, unpack},
+    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, settle, tell},
     skb::{Skb, parse},
     tcp as stream,
     toward::{Place, judge_departure, locate},
@@ -58,6 +59,9 @@ pub fn egress(skb: Skb) -> bool {
         } else {
             locate(&policy, &mut ruling, &packet, skb);
             depart(&policy, &mut ruling, &packet, skb, &own);
+            if ruling.publish != 0 && ruling.passes() {
+                publish(&mut ruling, skb, &own);
+            }
         }
     }
     settle(&policy, &ruling, &packet);
@@ -118,7 +122,8 @@ fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         // SAFETY: an element of the map.
         answer(policy, ruling, packet, unsafe { &*flow }, own);
     }
-    if ruling.passes() && publish(ruling, packet, skb, own) {
+    ruling.publish = 1;
+    if ruling.passes() {
         remember(known, &key, policy, ruling, FLOW_LOCAL_ASKED);
     }
 }
@@ -207,56 +212,4 @@ pub fn remember(known: Option<*mut Flow>, key: &FlowKey, policy: &Policy, ruling
     };
     // A full table evicts the oldest: its next packet is judged anew.
     let _ = FLOWS.insert(key, flow, 0);
-}
-
-/// Publishes who sends, for the receiver on this host. Fails for a raw socket that forges another's tuple.
-#[inline(never)]
-fn publish_packed(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
-    let raw = own >> 32 != 0;
-    // A segment forged on a connection is not judged by who sent it: the receiving socket knows its peer.
-    if raw && packet.protocol == TCP && !identity::is_local(&packet.source) {
-        return false;
-    }
-    let handover = Handover {
-        cgroup,
-        identity: unpack(own),
-        reserved: 0,
-    };
-    let mut key = identity::handover_key(packet, skb.namespace(), Side::Source);
-    if !hand_over(&key, &handover, raw) {
-        return false;
-    }
-    identity::shorten(&mut key);
-    // Each form is kept right on its own: a port that changed hands has them from different senders. Without ports
-    // the short form tells no sockets apart, and the last sender has it.
-    hand_over(&key, &handover, raw && has_ports(packet.protocol))
-}
-
-/// Makes this sender the one behind a key; `yield_to_owner`: unless another workload that still lives is.
-#[inline(always)]
-fn hand_over(key: &HandoverKey, handover: &Handover, yield_to_owner: bool) -> bool {
-    if let Some(known) = HANDOVERS.get_ptr(key) {
-        // SAFETY: copied out.
-        let known = unsafe { (*known).cgroup };
-        if known == handover.cgroup {
-            return true;
-        }
-        if yield_to_owner && CGROUPS.get_ptr(known).is_some() {
-            return false;
-        }
-    }
-    // LRU: an insert can only fail under contention; then the receiver does not know the sender and denies.
-    let _ = HANDOVERS.insert(key, handover, 0);
-    true
-}
-
-/// Publishes the sender of a packet that passes; a forged one no longer passes.
-#[inline(always)]
-pub fn publish(ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) -> bool {
-    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
-    if publish_packed(packet, skb, ruling.cgroup, u64::from(raw) << 32 | pack(*own)) {
-        return true;
-    }
-    ruling.fixed(Reason::Spoofed);
-    false
 }

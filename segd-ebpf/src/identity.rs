@@ -11,7 +11,8 @@ use segd_common::{
 
 use crate::{
     globals,
-    maps::{CGROUPS, CGROUPS_FULL, HANDOVERS, LOCALS, NAMESPACES, PREFIXES},
+    handover::{self, Side},
+    maps::{CGROUPS, CGROUPS_FULL, LOCALS, NAMESPACES, PREFIXES},
     policy::Policy,
     ruling::{pack, unpack},
     skb::Skb,
@@ -202,82 +203,53 @@ extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
     single | pack(Identity::of(owner))
 }
 
-/// Which way a packet is looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// As it is: who sent it.
-    Source,
-    /// Mirrored: who would send its reply.
-    Destination,
-}
-
-/// The full key of a sender's tuple.
-#[inline(always)]
-pub fn handover_key(packet: &Packet, namespace: u64, side: Side) -> HandoverKey {
-    let repeats = address::is_loopback(&packet.source) || address::is_loopback(&packet.destination);
-    let namespace = if repeats { namespace } else { 0 };
-    let mut key = HandoverKey {
-        namespace,
-        protocol: packet.protocol,
-        ..HandoverKey::default()
-    };
-    match side {
-        Side::Source => {
-            key.source = packet.source;
-            key.destination = packet.destination;
-            key.source_port = packet.source_port;
-            key.destination_port = packet.destination_port;
-        }
-        Side::Destination => {
-            key.source = packet.destination;
-            key.destination = packet.source;
-            key.source_port = packet.destination_port;
-            key.destination_port = packet.source_port;
-        }
-    }
-    key
-}
-
-/// Drops the destination from a key: this form survives DNAT, to a loopback address too.
-#[inline(always)]
-pub fn shorten(key: &mut HandoverKey) {
-    key.destination = [0; 16];
-    key.destination_port = 0;
-    if !address::is_loopback(&key.source) {
-        key.namespace = 0;
-    }
-}
-
 /// The sender of a packet, or of its reply: its identity, and its cgroup if it is on this host.
 #[inline(always)]
 pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, side: Side, cgroup: &mut u64) -> Identity {
-    let mut key = handover_key(packet, skb.namespace(), side);
-    let at_loopback = skb.device() == crate::skb::LOOPBACK;
-    sender(policy, &mut key, at_loopback, cgroup)
+    unpack(of_handover(policy, packet, skb, side as u32, cgroup))
 }
 
+/// Who dials a listening socket: the sender of a packet of a handshake, or of the one that it answers.
+#[inline(always)]
+pub fn of_dialler(policy: &Policy, packet: &Packet, skb: Skb, side: Side, cgroup: &mut u64) -> Identity {
+    unpack(of_handover(policy, packet, skb, side as u32 | DIALS, cgroup))
+}
+
+/// Beside a side: what is looked at must belong to its sender's handshake.
+const DIALS: u32 = 1 << 8;
+
+// VERIFIER: on a frame of its own, for the sake of the stack; side and proof in one argument, as five are the limit.
 #[inline(never)]
-fn sender(policy: &Policy, key: &mut HandoverKey, at_loopback: bool, cgroup: &mut u64) -> Identity {
-    let found = match HANDOVERS.get_ptr(&*key) {
-        Some(found) => Some(found),
-        None => {
-            shorten(key);
-            HANDOVERS.get_ptr(&*key)
-        }
+fn of_handover(policy: &Policy, packet: &Packet, skb: Skb, what: u32, cgroup: &mut u64) -> u64 {
+    let side = if what & 1 == Side::Source as u32 {
+        Side::Source
+    } else {
+        Side::Destination
     };
-    let Some(entry) = found else {
+    let mut key = HandoverKey::default();
+    let Some(entry) = handover::find(packet, skb, side, what & DIALS != 0, &mut key) else {
         *cgroup = 0;
-        if at_loopback || is_local(&key.source) {
-            return UNKNOWN;
-        }
-        return Identity::of(of_address(policy, &key.source));
+        return pack(of_foreign(policy, packet, skb, side));
     };
-    // SAFETY: copied out; an LRU element may be reused, then the copy is some other sender's true identity,
-    // and only of a tuple that no longer has one.
-    let (id, identity) = unsafe { ((*entry).cgroup, (*entry).identity) };
+    let (id, then) = (entry.cgroup(), entry.identity());
     *cgroup = id;
-    let identity = of_cgroup(policy, id).unwrap_or(identity);
-    claimed_by_address(policy, identity, &key.source)
+    let identity = of_cgroup(policy, id).unwrap_or(then);
+    pack(claimed_by_address(policy, identity, &key.source))
+}
+
+/// A side that no socket of this host speaks for: whose address it is, and nobody if that is on this host.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn of_foreign(policy: &Policy, packet: &Packet, skb: Skb, side: Side) -> Identity {
+    let address = if side == Side::Source {
+        &packet.source
+    } else {
+        &packet.destination
+    };
+    if skb.device() == crate::skb::LOOPBACK || is_local(address) {
+        return UNKNOWN;
+    }
+    Identity::of(of_address(policy, address))
 }
 
 /// Reads eight bytes of kernel memory.

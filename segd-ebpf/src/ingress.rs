@@ -13,7 +13,8 @@ use segd_common::{
 use crate::{
     egress::{flow_key, is_dhcp, no_policy, remember},
     globals,
-    identity::{self, Side},
+    handover::Side,
+    identity,
     maps::FLOWS,
     policy::Policy,
     ruling::{COPY, REVERSED, Ruling, judge, settle, tell},

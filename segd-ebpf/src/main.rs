@@ -9,6 +9,7 @@ mod birth;
 mod connect;
 mod egress;
 mod globals;
+mod handover;
 mod identity;
 mod lookup;
 mod ingress;

@@ -68,8 +68,8 @@ pub struct Ruling {
     pub receiver: u64,
     /// Who answers at the destination, if not a socket in the same namespace.
     pub there: Identity,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// Not 0: the receiver must learn who sends.
+    pub publish: u32,
 }
 
 impl Ruling {

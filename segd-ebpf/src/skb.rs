@@ -55,6 +55,13 @@ impl Skb {
         unsafe { core::ptr::read_volatile(&raw const (*self.skb).len) }
     }
 
+    /// Whether it is a train of datagrams (UDP_SEGMENT), which a receiver may get one by one.
+    #[inline(always)]
+    pub fn is_train(self) -> bool {
+        // SAFETY: the hook's own context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb).gso_segs) > 1 }
+    }
+
     /// Whether nothing stands between the IP header and TCP: no IPv4 options, no IPv6 extension header.
     #[inline(always)]
     pub fn is_plain_tcp(self) -> bool {

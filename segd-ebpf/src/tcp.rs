@@ -7,8 +7,8 @@ use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_ge
 use segd_common::{
     event::Hook,
     flow::{
-        DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_LEARN, STATE_PEER_JUDGES,
-        STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_WAS_ALLOWED, SocketState,
+        DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_FOREIGN, STATE_LEARN,
+        STATE_PEER_JUDGES, STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_WAS_ALLOWED, SocketState,
     },
     packet::Packet,
     reason::Reason,
@@ -19,8 +19,8 @@ use segd_common::{
 };
 
 use crate::{
-    egress::publish,
-    identity::{self, Side, UNKNOWN},
+    handover::{Entry, Side},
+    identity::{self, UNKNOWN},
     lookup,
     maps::SOCKETS,
     policy::Policy,
@@ -136,11 +136,8 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         return ruling.fixed(Reason::Unknown);
     };
     if socket.state() == state::LISTEN {
-        accepting(policy, ruling, packet, skb, socket, own);
-        if ruling.passes() {
-            publish(ruling, packet, skb, own);
-        }
-        return;
+        ruling.publish = 1;
+        return accepting(policy, ruling, packet, skb, socket, own);
     }
     let Some(memory) = remembered(socket, true) else {
         return ruling.fixed(Reason::NoState);
@@ -179,7 +176,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     note(policy, ruling, memory, own);
     if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
         memory.flags |= STATE_PUBLISHED;
-        publish(ruling, packet, skb, own);
+        ruling.publish = 1;
     }
 }
 
@@ -203,7 +200,7 @@ fn accepting(
     socket: Socket,
     own: &Identity,
 ) {
-    let peer = identity::of_sender(policy, packet, skb, Side::Destination, &mut ruling.peer_cgroup);
+    let peer = identity::of_dialler(policy, packet, skb, Side::Destination, &mut ruling.peer_cgroup);
     judge(policy, ruling, peer, *own, served(socket, packet));
     ruling.flags |= REVERSED;
     if ruling.peer_cgroup != 0 {
@@ -230,6 +227,9 @@ fn passive_peer(
         };
         return peer_now(policy, memory, peer);
     }
+    if memory.flags & STATE_FOREIGN != 0 {
+        return identity::of_foreign(policy, packet, skb, side);
+    }
     let mut cgroup = 0;
     let mut peer = identity::of_sender(policy, packet, skb, side, &mut cgroup);
     if peer.segment == segment::NONE && side == Side::Destination {
@@ -255,7 +255,7 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     };
     let now = socket.state();
     if now == state::LISTEN {
-        let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
+        let peer = identity::of_dialler(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
         judge(policy, ruling, peer, *own, packet.service);
         if packet.is_syn() {
             ruling.flags |= NEW_FLOW;
@@ -351,14 +351,20 @@ fn note(policy: &Policy, ruling: &mut Ruling, memory: &mut SocketState, own: &Id
     }
 }
 
-/// An accepted connection is complete: who connected is noted on its own socket while it is still known.
+/// An accepted connection is complete: who connected is noted on its own socket while it is still known. `None`: no
+/// socket of this host.
 #[inline(always)]
-pub fn accepted(socket: Socket, cgroup: u64, peer: Identity) {
+pub fn accepted(socket: Socket, dialler: Option<Entry>) {
     if let Some(memory) = remembered(socket, true) {
         memory.direction = DIRECTION_PASSIVE;
-        memory.peer_cgroup = cgroup;
-        memory.peer = peer;
         memory.revision = 0;
         memory.flags |= STATE_WAS_ALLOWED;
+        match dialler {
+            Some(dialler) => {
+                memory.peer_cgroup = dialler.cgroup();
+                memory.peer = dialler.identity();
+            }
+            None => memory.flags |= STATE_FOREIGN,
+        }
     }
 }

@@ -162,8 +162,12 @@ impl Agent {
                 let stream = TcpStream::connect_timeout(&to, Duration::from_millis(timeout_ms))?;
                 self.keep(Kept::Stream(stream), start)?
             }
-            Command::OpenUdp { bind, to } => {
-                let socket = UdpSocket::bind(bind)?;
+            Command::OpenUdp { bind, to, shared } => {
+                let socket = if shared {
+                    sys::share_udp(bind)?
+                } else {
+                    UdpSocket::bind(bind)?
+                };
                 if let Some(to) = to {
                     socket.connect(to)?;
                 }
@@ -503,7 +507,10 @@ fn try_attempt(probe: &Probe, start: Instant, micros: &mut u64) -> io::Result<&'
     let bind = probe.from.unwrap_or_else(|| any(probe.to));
     match probe.kind {
         Kind::Tcp => {
-            let mut stream = TcpStream::connect_timeout(&probe.to, timeout)?;
+            let mut stream = match probe.from {
+                Some(from) => sys::dial(from, probe.to, timeout)?,
+                None => TcpStream::connect_timeout(&probe.to, timeout)?,
+            };
             *micros = start.elapsed().as_micros() as u64;
             stream.set_read_timeout(Some(timeout.max(Duration::from_secs(1))))?;
             stream.write_all(token)?;

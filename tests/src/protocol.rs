@@ -135,6 +135,8 @@ pub enum Command {
     OpenUdp {
         bind: SocketAddr,
         to: Option<SocketAddr>,
+        /// Others may bind the same (SO_REUSEADDR).
+        shared: bool,
     },
     /// Sends on a kept socket (a listener's UDP socket too).
     Send {

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
@@ -274,6 +274,47 @@ pub fn set_option(fd: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result
     } else {
         Ok(())
     }
+}
+
+/// A socket bound to an address and port that others may bind too.
+fn bound(kind: i32, at: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let fd = socket(family, kind, 0)?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    let (storage, length) = sockaddr(at);
+    // SAFETY: the address lives across the call and its length is right.
+    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(fd)
+}
+
+/// A datagram socket on an address and port that others may bind too.
+///
+/// # Errors
+/// The kernel's.
+pub fn share_udp(at: SocketAddr) -> io::Result<UdpSocket> {
+    bound(libc::SOCK_DGRAM, at).map(UdpSocket::from)
+}
+
+/// Connects from an address and port of one's choice.
+///
+/// # Errors
+/// The kernel's.
+pub fn dial(from: SocketAddr, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::from(bound(libc::SOCK_STREAM, from)?);
+    // On Linux the time for sending is the time for connecting too (socket(7)).
+    stream.set_write_timeout(Some(timeout))?;
+    let (storage, length) = sockaddr(to);
+    // SAFETY: as above.
+    if unsafe { libc::connect(stream.as_raw_fd(), (&raw const storage).cast(), length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stream)
 }
 
 /// Sets a segment routing header (RFC 8754) with one waypoint on a socket. Needs no privilege.

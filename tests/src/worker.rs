@@ -249,7 +249,19 @@ impl Worker {
         self.make(&Command::OpenUdp {
             bind: bind.into(),
             to,
+            shared: false,
         })
+    }
+
+    /// A UDP socket whose address and port others may have too.
+    #[track_caller]
+    pub fn share_udp(&self, bind: impl Into<SocketAddr>) -> Handle {
+        let made = self.make(&Command::OpenUdp {
+            bind: bind.into(),
+            to: None,
+            shared: true,
+        });
+        made.expect("a shared port")
     }
 
     /// Sends on a kept, connected socket.

@@ -1,0 +1,400 @@
+//! Who sent a packet that is on its way between two sockets of this host: written at egress, read at ingress.
+//!
+//! INVARIANT: an entry speaks for the packets it was written for, not for whoever comes to bear their tuple. A TCP
+//! connection is known by the sequence number of its SYN, which no translation of addresses changes and nobody else
+//! guesses. A datagram is known by its tuple only while one sender has it alone, and lately; else by what it begins with.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes},
+};
+use core::ptr::NonNull;
+use segd_common::{
+    address,
+    bytes::Bytes as _,
+    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey},
+    packet::{Packet, tcp},
+    reason::Reason,
+    service::{SCTP, TCP, has_ports},
+    workload::Identity,
+};
+
+use crate::{
+    identity,
+    maps::{CGROUPS, HANDOVERS},
+    ruling::{Ruling, pack, unpack},
+    skb::{Skb, parse},
+    toward::Place,
+};
+
+const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+
+/// Which way a packet is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Side {
+    /// As it is: who sent it.
+    Source,
+    /// Mirrored: who would send its reply.
+    Destination,
+}
+
+/// Fills in the full key of a sender's tuple.
+// VERIFIER: whoever has little stack calls it from a function that returns something; one that returns nothing may leave a
+// stack pointer behind: "cannot return stack pointer to the caller".
+#[inline(always)]
+pub fn fill_key(key: &mut HandoverKey, packet: &Packet, namespace: u64, side: Side) {
+    let repeats = address::is_loopback(&packet.source) || address::is_loopback(&packet.destination);
+    key.namespace = if repeats { namespace } else { 0 };
+    key.protocol = packet.protocol;
+    // A request is not its reply, although both bear the same identifier.
+    key.kind = packet.kind;
+    if side == Side::Source {
+        key.source = packet.source;
+        key.destination = packet.destination;
+        key.source_port = packet.source_port;
+        key.destination_port = packet.destination_port;
+    } else {
+        key.source = packet.destination;
+        key.destination = packet.source;
+        key.source_port = packet.destination_port;
+        key.destination_port = packet.source_port;
+    }
+}
+
+/// Drops the destination from a key: this form survives DNAT, to a loopback address too.
+#[inline(always)]
+fn shorten(key: &mut HandoverKey, print: u32) {
+    key.destination = [0; 16];
+    key.destination_port = 0;
+    if !address::is_loopback(&key.source) {
+        key.namespace = 0;
+    }
+    key.print = print;
+}
+
+/// A sequence number as a print, which is never 0.
+#[inline(always)]
+fn print_of(sequence: u32) -> u32 {
+    if sequence == 0 { 1 } else { sequence }
+}
+
+/// TCP's sequence number, or the one it acknowledges.
+#[inline(always)]
+pub fn sequence(skb: Skb, packet: &Packet, side: Side) -> Option<u32> {
+    let at = if side == Side::Source { 4 } else { 8 };
+    skb.read::<4>(u32::from(packet.upper) + at)
+        .map(u32::from_be_bytes)
+}
+
+/// How many bytes of a datagram's content tell it from others.
+const HEAD: usize = 32;
+
+/// What a datagram begins with, as a number; never 0.
+///
+/// No checksum, which translation changes; no length, which differs where the kernel splits or joins datagrams. Whoever
+/// repeats another's content is taken for nobody (see `bind`).
+#[inline(never)]
+fn print(skb: Skb, packet: &Packet) -> u32 {
+    let header = match packet.protocol {
+        SCTP => 12,
+        protocol if has_ports(protocol) => 8,
+        _ if packet.kind != 0 => 8,
+        _ => 0,
+    };
+    let start = u32::from(packet.upper) + header;
+    let mut head = [0_u64; HEAD / 8];
+    let left = packet.bytes.saturating_sub(start).min(HEAD as u32);
+    if left > 0 {
+        // VERIFIER: 1 to 32 by arithmetic; the bounds of a comparison do not reach the register that is passed.
+        let size = (core::hint::black_box(left).wrapping_sub(1) & (HEAD as u32 - 1)) + 1;
+        // SAFETY: the helper checks the packet; at most the size of the buffer is written.
+        unsafe { bpf_skb_load_bytes(skb.skb.cast(), start, head.as_mut_ptr().cast(), size) };
+    }
+    let mut hash = u64::from(left);
+    for word in head {
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 29;
+    }
+    print_of((hash ^ hash >> 32) as u32)
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// An element of the map. It may be reused while it is looked at; then what is read is some other sender's true identity,
+/// and only of a tuple that no longer has one.
+// VERIFIER: a pointer and not a copy, for the sake of the stack.
+#[derive(Clone, Copy)]
+pub struct Entry(NonNull<Handover>);
+
+macro_rules! field {
+    ($name:ident, $of:ty) => {
+        #[inline(always)]
+        pub fn $name(self) -> $of {
+            // SAFETY: an element of the map.
+            unsafe { (*self.0.as_ptr()).$name }
+        }
+    };
+}
+
+impl Entry {
+    #[inline(always)]
+    fn at(key: &HandoverKey) -> Option<Entry> {
+        HANDOVERS.get_ptr_mut(key).and_then(NonNull::new).map(Entry)
+    }
+
+    field!(cgroup, u64);
+    field!(identity, Identity);
+    field!(sequence, u32);
+    field!(sent_ns, u64);
+    field!(changed_ns, u64);
+
+    /// The same sender goes on. Not the whole entry is written: another sender may have taken the tuple meanwhile.
+    #[inline(always)]
+    fn refresh(self, now: u64) {
+        // SAFETY: one word of an element.
+        unsafe { (&raw mut (*self.0.as_ptr()).sent_ns).write_volatile(now) };
+    }
+}
+
+#[inline(always)]
+fn write(key: &HandoverKey, entry: &Handover) {
+    // LRU: this can only fail under contention; then the receiver does not know the sender and denies.
+    let _ = HANDOVERS.insert(key, entry, BPF_ANY);
+}
+
+/// Publishes the sender of a packet that passes, for the receiver on this host; a forged one no longer passes.
+#[inline(always)]
+pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity) {
+    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
+    // What stays in its namespace was translated before this hook, if at all.
+    let here = ruling.place == Place::Here as u32;
+    let own = pack(*own) | if raw { RAW } else { 0 } | if here { STAYS } else { 0 };
+    if segd_publish(skb.skb, ruling.cgroup, own) == 0 {
+        ruling.fixed(Reason::Spoofed);
+    }
+}
+
+// VERIFIER: a global function of the context and scalars, see `segd_judge`. It walks the packet again: a few loads, and
+// only where the fast path did not answer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64) -> u32 {
+    let skb = Skb { skb };
+    let mut packet = Packet::default();
+    if parse(skb, &mut packet) != 0 {
+        return 0;
+    }
+    u32::from(if packet.protocol == TCP {
+        publish_segment(&packet, skb, cgroup, own)
+    } else {
+        publish_datagram(&packet, skb, cgroup, own)
+    })
+}
+
+/// Beside a packed identity: a raw socket sends.
+const RAW: u64 = 1 << 32;
+/// Beside a packed identity: the receiver is in the same namespace.
+const STAYS: u64 = 1 << 33;
+
+/// Whether a raw socket would speak for a tuple that another workload has.
+#[inline(always)]
+fn is_anothers(known: Option<Entry>, cgroup: u64) -> bool {
+    known.is_some_and(|known| known.cgroup() != cgroup && CGROUPS.get_ptr(known.cgroup()).is_some())
+}
+
+#[inline(never)]
+fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
+    let raw = own & RAW != 0;
+    // A segment forged on a connection is not judged by who sent it: the receiving socket knows its peer.
+    if raw && !identity::is_local(&packet.source) {
+        return false;
+    }
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    let known = Entry::at(&key);
+    if raw && is_anothers(known, cgroup) {
+        return false;
+    }
+    let mut entry = Handover {
+        cgroup,
+        identity: unpack(own),
+        ..Handover::default()
+    };
+    if packet.tcp_flags & tcp::SYN != 0 {
+        let Some(sequence) = sequence(skb, packet, Side::Source) else {
+            return false;
+        };
+        entry.sequence = sequence;
+        entry.sent_ns = now();
+        write(&key, &entry);
+        shorten(&mut key, print_of(sequence));
+        write(&key, &entry);
+        return true;
+    }
+    // A session older than segd, or the first words of an accepted one. What a SYN said is better.
+    if known.is_none_or(|known| known.cgroup() != cgroup) {
+        write(&key, &entry);
+    }
+    shorten(&mut key, 0);
+    let known = Entry::at(&key);
+    if raw && is_anothers(known, cgroup) {
+        return false;
+    }
+    if known.is_none_or(|known| known.cgroup() != cgroup) {
+        write(&key, &entry);
+    }
+    true
+}
+
+#[inline(never)]
+fn publish_datagram(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    let mut entry = Handover {
+        cgroup,
+        identity: unpack(own),
+        sequence: 0,
+        sent_ns: now(),
+        changed_ns: 0,
+    };
+    let known = Entry::at(&key);
+    let mut contested = false;
+    if let Some(known) = known
+        && known.cgroup() == cgroup
+    {
+        contested = within(CONTESTED_NS, known.changed_ns(), entry.sent_ns);
+        if !within(CONTESTED_NS / 2, known.sent_ns(), entry.sent_ns) {
+            known.refresh(entry.sent_ns);
+        }
+    } else if own & RAW != 0 && has_ports(packet.protocol) && is_anothers(known, cgroup) {
+        return false;
+    } else if known.is_some() || HANDOVERS.insert(key, entry, BPF_NOEXIST).is_err() {
+        // Both may have something on its way, and the entry cannot be right for both.
+        contested = true;
+        entry.changed_ns = entry.sent_ns;
+        write(&key, &entry);
+        entry.changed_ns = 0;
+    }
+    if !contested && own & STAYS != 0 {
+        return true;
+    }
+    let print = print(skb, packet);
+    if contested {
+        key.print = print;
+        bind(&key, &entry);
+    }
+    if own & STAYS == 0 {
+        shorten(&mut key, print);
+        bind(&key, &entry);
+        if skb.is_train() {
+            key.print = 0;
+            bind(&key, &entry);
+        }
+    }
+    true
+}
+
+/// Says who sends one datagram. Two that begin alike, from two senders on one tuple, are nobody's.
+#[inline(never)]
+fn bind(key: &HandoverKey, entry: &Handover) {
+    if HANDOVERS.insert(key, entry, BPF_NOEXIST).is_ok() {
+        return;
+    }
+    if let Some(known) = Entry::at(key)
+        && known.cgroup() != entry.cgroup
+        && within(BELIEVED_NS, known.sent_ns(), entry.sent_ns)
+    {
+        let nobody = Handover {
+            sent_ns: entry.sent_ns,
+            ..Handover::default()
+        };
+        return write(key, &nobody);
+    }
+    write(key, entry);
+}
+
+/// Finds who sent a packet, or would send its reply. `dials`: a TCP packet must belong to its sender's handshake; else
+/// its socket has matched it already.
+#[inline(always)]
+pub fn find(packet: &Packet, skb: Skb, side: Side, dials: bool, key: &mut HandoverKey) -> Option<Entry> {
+    fill_key(key, packet, skb.namespace(), side);
+    if packet.protocol != TCP {
+        return of_datagram(packet, skb, key);
+    }
+    if !dials && (packet.tcp_flags & tcp::SYN == 0 || side == Side::Destination) {
+        return of_session(key);
+    }
+    // The walk has seen a whole header.
+    let number = sequence(skb, packet, side).unwrap_or_default();
+    if side == Side::Source && packet.tcp_flags & tcp::SYN != 0 {
+        of_handshake(key, number)
+    } else {
+        of_handshake(key, number.wrapping_sub(1))
+    }
+}
+
+/// The sender of a segment whose socket is older than segd, or of an answer.
+#[inline(never)]
+fn of_session(key: &mut HandoverKey) -> Option<Entry> {
+    Entry::at(key).or_else(|| {
+        shorten(key, 0);
+        Entry::at(key)
+    })
+}
+
+/// The sender whose SYN had this sequence number.
+#[inline(never)]
+pub fn of_handshake(key: &mut HandoverKey, first: u32) -> Option<Entry> {
+    if let Some(entry) = Entry::at(key)
+        && entry.sent_ns() != 0
+        && entry.sequence() == first
+    {
+        return Some(entry);
+    }
+    shorten(key, print_of(first));
+    Entry::at(key)
+}
+
+/// The sender of a datagram.
+#[inline(never)]
+fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry> {
+    let now = now();
+    let full = Entry::at(key);
+    if let Some(entry) = full
+        && !within(CONTESTED_NS, entry.changed_ns(), now)
+        && within(BELIEVED_NS, entry.sent_ns(), now)
+    {
+        return full;
+    }
+    let print = print(skb, packet);
+    if full.is_some() {
+        key.print = print;
+        if let Some(entry) = fresh(key, BELIEVED_NS, now) {
+            return Some(entry);
+        }
+    }
+    shorten(key, print);
+    if let Some(entry) = fresh(key, BELIEVED_NS, now) {
+        return Some(entry);
+    }
+    // One of a train, cut apart on the way.
+    key.print = 0;
+    fresh(key, CONTESTED_NS, now)
+}
+
+#[inline(always)]
+fn fresh(key: &HandoverKey, window: u64, now: u64) -> Option<Entry> {
+    Entry::at(key).filter(|entry| within(window, entry.sent_ns(), now))
+}
+
+/// Whether a moment is less than so long ago. Another CPU's clock may be a little ahead of this one's.
+#[inline(always)]
+fn within(window: u64, moment: u64, now: u64) -> bool {
+    (now.wrapping_sub(moment) as i64) < window as i64
+}

@@ -1,0 +1,189 @@
+//! One address and port, two senders: an entry speaks for the packets it was written for, not for their tuple.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
+
+use segd_tests::{
+    Cgroup, Kind, Lab, Netns, Probe, Worker,
+    netns::{NftTable, Sysctl, cable},
+    wait,
+    worker::probe,
+};
+
+fn policy(web: &Cgroup, rogue: &Cgroup, db: &Cgroup) -> String {
+    format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: tuples}}
+spec:
+  segments:
+    web: {{match: [{{cgroup: {}}}]}}
+    rogue: {{match: [{{cgroup: {}}}]}}
+    db: {{match: [{{cgroup: {}}}]}}
+  allow:
+    - {{from: web, to: db, ports: [tcp/5432, udp/5432, tcp/5433, udp/5433]}}
+",
+        web.path(),
+        rogue.path(),
+        db.path()
+    )
+}
+
+const PUBLISHED: u16 = 15432;
+
+/// `near` with an enemy, `far` with the database whose port 5432 the host publishes and masquerades.
+struct Masqueraded {
+    near: Netns,
+    near_ip: IpAddr,
+    far: Netns,
+    far_ip: IpAddr,
+    /// The host's address on the database's link: what everybody's source becomes.
+    here: IpAddr,
+    published: SocketAddr,
+    _settings: (Sysctl, NftTable),
+}
+
+impl Masqueraded {
+    #[track_caller]
+    fn build(lab: &Lab) -> Masqueraded {
+        let forward = Sysctl::set("net/ipv4/ip_forward", "1");
+        let (near, far) = (lab.netns("near"), lab.netns("far"));
+        let (near_ip, _) = cable(&near, 31);
+        let (far_ip, _) = cable(&far, 33);
+        let nat = NftTable::create(
+            &format!("sgt{}", std::process::id()),
+            &format!(
+                "chain in {{
+type nat hook prerouting priority -100;
+ip daddr 10.213.31.1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip to {far_ip}:5432
+}}
+chain out {{
+type nat hook postrouting priority 100;
+ip daddr 10.213.33.0/24 ip saddr 10.213.31.0/24 masquerade
+}}"
+            ),
+        );
+        Masqueraded {
+            near,
+            near_ip,
+            far,
+            far_ip,
+            here: Ipv4Addr::new(10, 213, 33, 1).into(),
+            published: (Ipv4Addr::new(10, 213, 31, 1), PUBLISHED).into(),
+            _settings: (forward, nat),
+        }
+    }
+}
+
+/// One datagram from this very port, whoever had it before.
+#[track_caller]
+fn send_from(worker: &Worker, from: (IpAddr, u16), to: SocketAddr, token: &str) {
+    let socket = worker.open_udp(from, None).unwrap();
+    worker.send_to(socket, to, token).ok();
+    worker.close(socket);
+}
+
+#[test]
+fn a_translated_source_is_nobody_even_on_the_port_of_another() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Masqueraded::build(&lab);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker(&web);
+    let enemy = lab.worker_in(&rogue, &place.near);
+    let server = lab.worker_in(&db, &place.far);
+    let service = server.listen_udp((place.far_ip, 5432));
+    let other = server.listen_udp((place.far_ip, 5433));
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    // The host's address on the database's link, and a port: a live socket's, then one that is closed.
+    let live = client.open_udp((place.here, 41_000), None).unwrap();
+    client.send_to(live, other.local, "harmless;").unwrap();
+    let gone = client.open_udp((place.here, 41_001), None).unwrap();
+    client.send_to(gone, other.local, "harmless;").unwrap();
+    client.close(gone);
+    // Sent to the published port, which the host translates at both ends.
+    send_from(&enemy, (place.near_ip, 41_000), place.published, "live;");
+    send_from(&enemy, (place.near_ip, 41_001), place.published, "gone;");
+    client.send_to(live, service.local, "right;").unwrap();
+    server.wait_for_message(service, "right;");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, ["right;"]);
+    let sources = server.inbox(other).sources;
+    assert!(
+        sources.iter().all(|source| source.ip() == place.here),
+        "the addresses are what the test is about: {sources:?}"
+    );
+}
+
+#[test]
+fn a_translated_connection_is_nobodys_even_on_the_port_of_another() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Masqueraded::build(&lab);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker(&web);
+    let enemy = lab.worker_in(&rogue, &place.near);
+    let server = lab.worker_in(&db, &place.far);
+    let service = server.listen_tcp((place.far_ip, 5432));
+    let other = server.listen_tcp((place.far_ip, 5433));
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let from = |address: IpAddr, port: u16, to: SocketAddr, token: &str| Probe {
+        from: Some((address, port).into()),
+        timeout_ms: 700,
+        ..probe(Kind::Tcp, to, token)
+    };
+    let outcomes = client.probe_all(vec![from(place.here, 41_000, other.local, "harmless;")]);
+    assert_eq!(outcomes[0].result, "ok");
+    let stolen = enemy.probe_all(vec![from(place.near_ip, 41_000, place.published, "stolen;")]);
+    assert_ne!(stolen[0].result, "ok");
+    assert_eq!(
+        client.probe(Kind::Tcp, service.local, "right;").result,
+        "ok",
+        "whom the policy allows gets through"
+    );
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, ["right;"]);
+    assert_eq!(server.inbox(service).accepts, 1, "nobody else was accepted");
+}
+
+/// Lets a few hundred bytes a second leave by a device of the host, so that datagrams wait on their way.
+#[track_caller]
+fn slow_down(device: &str) {
+    let words = format!("qdisc add dev {device} root tbf rate 4kbit burst 200 latency 8s");
+    let status = Command::new("tc").args(words.split(' ')).status().expect("tc");
+    assert!(status.success(), "tc {words}");
+}
+
+#[test]
+fn two_segments_on_one_shared_port_keep_their_own_names() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 33);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
+    let server = lab.worker_in(&db, &far);
+    // Two segments live behind the database's address: only the receiver can judge.
+    let _neighbour = lab.worker_in(&web, &far);
+    let (service, other) = (
+        server.listen_udp((far_ip, 5432)),
+        server.listen_udp((far_ip, 5433)),
+    );
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
+    let (ours, theirs) = (client.share_udp(at), enemy.share_udp(at));
+    client.send_to(ours, service.local, "first;").unwrap();
+    server.wait_for_message(service, "first;");
+    // Both are on their way at once, and the last to send was one that may.
+    slow_down(&format!("sgt{}c33", std::process::id() % 100_000));
+    for _ in 0..10 {
+        client.send_to(ours, other.local, "queue;").unwrap();
+    }
+    enemy.send_to(theirs, service.local, "stolen;").unwrap();
+    client.send_to(ours, service.local, "right;").unwrap();
+    assert!(!server.inbox(service).has("right;"), "it waits in the queue");
+    wait::within(Duration::from_secs(8), || server.inbox(service).has("right;"));
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, ["first;", "right;"]);
+}
