@@ -4,6 +4,10 @@ use anyhow::{Context as _, Result};
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=../segd-common/src");
+    let features: &[&str] = match std::env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
+        Some(_) => &["other-layout"],
+        None => &[],
+    };
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../segd-ebpf");
     // The target has no shipped `core`; building it needs `-Z build-std`, which stable grants to this package only.
     // SAFETY: a build script has one thread here, and nobody reads the environment at the same time.
@@ -12,6 +16,7 @@ fn main() -> Result<()> {
         [aya_build::Package {
             name: "segd-ebpf",
             root_dir: root,
+            features,
             ..Default::default()
         }],
         aya_build::Toolchain::Custom("1.95.0"),

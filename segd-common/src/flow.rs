@@ -7,7 +7,7 @@ use crate::{address::Address, segment::SegmentIndex, workload::Identity};
 /// How many senders' identities are handed over at once.
 pub const MAX_HANDOVERS: u32 = 128 * 1024;
 /// How many exchanges without a connection are remembered.
-pub const MAX_FLOWS: u32 = 128 * 1024;
+pub const MAX_FLOWS: u32 = if crate::OTHER_LAYOUT { 64 } else { 128 } * 1024;
 
 /// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +100,9 @@ pub const FLOW_PEER_JUDGES: u32 = 1 << 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SocketState {
+    /// Moves everything, see `OTHER_LAYOUT`.
+    #[cfg(feature = "other-layout")]
+    pub moved: u64,
     /// The peer's cgroup, if known; else 0.
     pub peer_cgroup: u64,
     /// The peer's identity when it was last resolved.
@@ -148,4 +151,4 @@ const _: () = assert!(size_of::<HandoverKey>() == 56);
 const _: () = assert!(size_of::<Handover>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<Flow>() == 24);
-const _: () = assert!(size_of::<SocketState>() == 32);
+const _: () = assert!(size_of::<SocketState>() == if crate::OTHER_LAYOUT { 40 } else { 32 });

@@ -83,6 +83,9 @@ pub const CGROUP_UNIT: u16 = 1 << 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CgroupEntry {
+    /// Moves everything, see `OTHER_LAYOUT`.
+    #[cfg(feature = "other-layout")]
+    pub moved: u64,
     /// By policy slot.
     pub slots: [CgroupSlot; 2],
     /// Its parent's id; 0 for the root.
@@ -97,7 +100,7 @@ pub struct CgroupEntry {
 
 const _: () = assert!(size_of::<Identity>() == 4);
 const _: () = assert!(size_of::<CgroupSlot>() == 20);
-const _: () = assert!(size_of::<CgroupEntry>() == 56);
+const _: () = assert!(size_of::<CgroupEntry>() == if crate::OTHER_LAYOUT { 64 } else { 56 });
 
 /// One step of a literal path, or an exact unit name: which component leads from which state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

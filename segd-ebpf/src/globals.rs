@@ -59,6 +59,11 @@ global! {
     HOST_NAMESPACE, host_namespace
 }
 global! {
+    /// Not 0: programs of another layout enforce still; these judge and remember, but let everything pass and count
+    /// nothing.
+    LEARNING, learning
+}
+global! {
     /// Not 0: the hooks hang below the hierarchy's root, so not every receiver of this host has one.
     SUBTREE, subtree
 }

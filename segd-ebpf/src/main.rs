@@ -30,19 +30,25 @@ use segd_common::event::Hook;
 
 use crate::{connect::Call, skb::Skb};
 
+/// A cgroup hook's return code. What learns lets pass: others enforce still.
+#[inline(always)]
+fn passes(may: bool) -> i32 {
+    i32::from(may || globals::learning() != 0)
+}
+
 #[cgroup_skb(egress)]
 fn segd_egress(ctx: SkBuffContext) -> i32 {
-    i32::from(egress::egress(Skb { skb: ctx.skb.skb }))
+    passes(egress::egress(Skb { skb: ctx.skb.skb }))
 }
 
 #[cgroup_skb(ingress)]
 fn segd_ingress(ctx: SkBuffContext) -> i32 {
-    i32::from(ingress::ingress(Skb { skb: ctx.skb.skb }))
+    passes(ingress::ingress(Skb { skb: ctx.skb.skb }))
 }
 
 #[cgroup_sock_addr(connect4)]
 fn segd_connect4(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call {
+    passes(connect::may_call(Call {
         ctx: ctx.sock_addr,
         hook: Hook::Connect,
         v6: false,
@@ -51,7 +57,7 @@ fn segd_connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 fn segd_connect6(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call {
+    passes(connect::may_call(Call {
         ctx: ctx.sock_addr,
         hook: Hook::Connect,
         v6: true,
@@ -60,7 +66,7 @@ fn segd_connect6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg4)]
 fn segd_sendmsg4(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call {
+    passes(connect::may_call(Call {
         ctx: ctx.sock_addr,
         hook: Hook::Send,
         v6: false,
@@ -69,7 +75,7 @@ fn segd_sendmsg4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg6)]
 fn segd_sendmsg6(ctx: SockAddrContext) -> i32 {
-    i32::from(connect::may_call(Call {
+    passes(connect::may_call(Call {
         ctx: ctx.sock_addr,
         hook: Hook::Send,
         v6: true,

@@ -187,6 +187,9 @@ pub fn count(ruling: &Ruling, bytes: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segd_count(key: u64, bytes: u32, flags: u32) -> u32 {
+    if globals::learning() != 0 {
+        return 0;
+    }
     let key = CounterKey {
         from: key as u16,
         to: (key >> 16) as u16,
@@ -226,7 +229,7 @@ extern "C" fn segd_count(key: u64, bytes: u32, flags: u32) -> u32 {
 #[inline(always)]
 pub fn count_rule(policy: &Policy, ruling: &Ruling) {
     let rule = core::hint::black_box(ruling.rule as usize);
-    if rule >= MAX_RULES {
+    if rule >= MAX_RULES || globals::learning() != 0 {
         return;
     }
     if let Some(hits) = RULE_HITS.get_ptr_mut(policy.slot) {
@@ -259,6 +262,9 @@ fn may_emit(now: u64) -> bool {
 /// Tells the daemon.
 #[inline(never)]
 pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
+    if globals::learning() != 0 {
+        return;
+    }
     // SAFETY: no arguments.
     let monotonic = unsafe { bpf_ktime_get_ns() };
     if !may_emit(monotonic) {

@@ -13,6 +13,7 @@ mod shared;
 mod serve;
 pub mod probe;
 mod health;
+mod handover;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 

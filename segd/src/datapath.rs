@@ -11,6 +11,8 @@ pub mod feature;
 mod object;
 pub mod rehearsal;
 pub mod pinned;
+pub mod manifest;
+pub mod carry;
 pub mod pins;
 pub mod links;
 pub mod foreign;

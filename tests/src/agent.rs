@@ -208,7 +208,7 @@ impl Agent {
                 Answer::Done
             }
             Command::Hammer { probes, threads } => self.hammer(probes, threads)?,
-            Command::Traffic { ids } => self.traffic(&ids)?,
+            Command::Traffic { ids, every_ms } => self.traffic(&ids, Duration::from_millis(every_ms))?,
             Command::Task { id } => Answer::Tally {
                 tally: self.tasks[&id].tally(),
             },
@@ -395,7 +395,7 @@ impl Agent {
         })
     }
 
-    fn traffic(&mut self, ids: &[u64]) -> io::Result<Answer> {
+    fn traffic(&mut self, ids: &[u64], every: Duration) -> io::Result<Answer> {
         let task = Arc::new(Task::default());
         for id in ids {
             let Some(Kept::Stream(stream)) = self.kept.get(id) else {
@@ -420,7 +420,7 @@ impl Agent {
                     }
                     rounds.fetch_add(1, Ordering::Relaxed);
                     // SLEEP: pacing, so that a hundred connections leave the machine some air.
-                    thread::sleep(Duration::from_millis(5));
+                    thread::sleep(every);
                 }
             }));
         }

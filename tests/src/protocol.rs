@@ -159,7 +159,7 @@ pub enum Command {
     /// Attempts in the background until stopped.
     Hammer { probes: Vec<Probe>, threads: usize },
     /// Echo traffic in the background on all these connections until stopped.
-    Traffic { ids: Vec<u64> },
+    Traffic { ids: Vec<u64>, every_ms: u64 },
     /// How a background task stands.
     Task { id: u64 },
     /// Ends a background task.

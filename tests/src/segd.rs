@@ -44,6 +44,29 @@ pub fn binary() -> PathBuf {
         .1
 }
 
+/// The same segd with other layouts of its maps: `SEGD_OTHER_LAYOUT`, else target/debug/segd-other-layout.
+///
+/// # Panics
+/// When there is none.
+#[track_caller]
+#[must_use]
+pub fn other_layout() -> PathBuf {
+    let path = std::env::var_os("SEGD_OTHER_LAYOUT").map_or_else(
+        || {
+            let test = std::env::current_exe().expect("the test's own path");
+            let target = test.ancestors().nth(3).expect("target/<profile>/deps/<test>");
+            target.join("debug/segd-other-layout")
+        },
+        PathBuf::from,
+    );
+    assert!(
+        path.exists(),
+        "{} is not built: cargo build --package segd-other-layout",
+        path.display()
+    );
+    path
+}
+
 /// How segd will be started.
 #[derive(Debug)]
 pub struct Builder {
@@ -359,6 +382,12 @@ impl Segd {
     pub fn restart(&mut self) {
         self.launch();
         self.wait_enforcing();
+    }
+
+    /// Starts another build of it without waiting.
+    #[track_caller]
+    pub fn launch_as(&mut self, binary: &Path) {
+        self.launch_with(binary, &[]);
     }
 
     /// Starts another build of it, or the same with other flags.

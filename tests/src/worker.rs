@@ -356,8 +356,15 @@ impl Worker {
     /// Echo traffic in the background on kept connections.
     #[track_caller]
     pub fn traffic(&self, connections: &[Handle]) -> Handle {
+        self.traffic_every(connections, 5)
+    }
+
+    /// Echo traffic in the background on kept connections, a round every so many milliseconds on each.
+    #[track_caller]
+    pub fn traffic_every(&self, connections: &[Handle], every_ms: u64) -> Handle {
         let ids = connections.iter().map(|connection| connection.id).collect();
-        self.make(&Command::Traffic { ids }).expect("a task starts")
+        self.make(&Command::Traffic { ids, every_ms })
+            .expect("a task starts")
     }
 
     /// How a background task stands.

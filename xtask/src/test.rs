@@ -66,6 +66,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut counts = Counts::default();
     let mut broken = Vec::new();
     for suite in suites {
+        if suite.kernel {
+            workspace::build_other_layout()?;
+        }
         let _lock = if suite.kernel && workspace::is_root() {
             Some(HostLock::take()?)
         } else {
@@ -100,6 +103,7 @@ impl Suite {
         cargo
             .env("SEGD_BIN", workspace::segd())
             .env("SEGD_TOOLS", workspace::tools())
+            .env("SEGD_OTHER_LAYOUT", workspace::other_layout())
             .stdout(Stdio::piped());
         cargo.arg("--");
         cargo.args(filter);

@@ -45,6 +45,17 @@ pub fn build_segd() -> Result<()> {
     ]))
 }
 
+/// The segd with other layouts of its maps, which the tests upgrade to.
+pub fn other_layout() -> PathBuf {
+    target().join("debug").join("segd-other-layout")
+}
+
+/// Builds it, on its own: together with others, cargo would give them its features.
+pub fn build_other_layout() -> Result<()> {
+    let package = ["build", "--locked", "--package", "segd-other-layout"];
+    command::run(&mut command::cargo(&package))
+}
+
 /// `PATH` with the folders in front that hold what `setup` installs.
 pub fn path() -> OsString {
     let mut dirs = vec![tools()];

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     Event, Options, Running,
     engine::{ApplyError, Engine},
+    handover::Handover,
     health::{Health, Repairs},
     lock,
     probe::Probe,
@@ -221,14 +222,17 @@ async fn attach(
     loaded: Loaded,
     findings: &[doctor::Finding],
 ) -> Result<Attached, Failure> {
-    Pins::new(&options.pin_dir).create()?;
+    let pins = Pins::new(&options.pin_dir);
+    pins.create()?;
     let lock = lock::Lock::take(&options.pin_dir)?;
-    let mut datapath = Datapath::load(&options.pin_dir, !root.is_hierarchy_root())?;
+    let handover = Handover::prepare(&pins)?;
+    let subtree = !root.is_hierarchy_root();
+    let mut datapath = Datapath::load(&options.pin_dir, subtree, handover.learns())?;
+    handover.carry()?;
     log_from_kernel(&mut datapath);
     let ring = datapath.take_events()?;
     let events =
         Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
-    let pins = datapath.pins.clone();
     let tables = Tables::open(&pins)?;
     let mut indexes = SegmentIndexes::default();
     for (index, name) in tables.names()? {
@@ -243,7 +247,7 @@ async fn attach(
             None
         }
     };
-    let links = Links::new(&datapath, root.path())?;
+    let links = Links::new(&datapath, root.path(), handover.learns())?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
         places: Places::open(&pins)?,
@@ -274,12 +278,13 @@ async fn attach(
     engine.set_namespaces(list)?;
     engine.apply(&loaded)?;
     engine.links.attach(JUDGES)?;
+    handover.finish(&mut engine.links, subtree).await?;
     for interface in engine.options.interfaces.clone() {
         let note = engine.links.attach_interface(&interface)?;
         tracing::info!("{note}");
     }
     engine.links.detach_other_interfaces();
-    pins.remove_other_layouts();
+    handover.retire();
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     give_back_memory();
@@ -333,7 +338,7 @@ fn watch_namespaces(send: &mpsc::Sender<Event>) -> Result<(), Failure> {
 }
 
 /// The kernel programs' own diagnostics go to the log.
-fn log_from_kernel(datapath: &mut Datapath) {
+pub(super) fn log_from_kernel(datapath: &mut Datapath) {
     let Some(logger) = datapath.take_logger() else {
         return;
     };

@@ -38,24 +38,28 @@ impl fmt::Display for Foreign {
 ///
 /// The kernel does not say: asking needs CAP_NET_ADMIN.
 pub fn foreign(cgroup_root: &Path, pin_dir: &Path) -> Result<Vec<Foreign>, Error> {
-    const ALLOW_MULTI: u32 = 2;
     let root = std::fs::File::open(cgroup_root)
         .map_err(|error| Error::system(format!("opening `{}`", cgroup_root.display()), error))?;
     let pins = Pins::new(pin_dir);
     let mut all = Vec::new();
     for (hook, attach_type) in links::cgroup_hooks() {
-        let own = sys::open_pin(&pins.links.join(hook))
-            .and_then(|link| sys::link_info(link.as_fd()))
-            .map_or(0, |info| info.program);
+        // Programs of another layout that this segd takes over from are no strangers.
+        let sets = pins.others().into_iter().chain([pins.clone()]);
+        let own: Vec<u32> = sets
+            .filter_map(|set| {
+                let link = sys::open_pin(&set.links.join(hook)).ok()?;
+                Some(sys::link_info(link.as_fd()).ok()?.program)
+            })
+            .collect();
         let (programs, flags) = sys::programs_on(root.as_raw_fd() as u32, attach_type).map_err(|error| {
             Error::system(format!("asking which programs are on the hook `{hook}`"), error)
         })?;
-        for id in programs.into_iter().filter(|id| *id != own) {
+        for id in programs.into_iter().filter(|id| !own.contains(id)) {
             all.push(Foreign {
                 hook,
                 id,
                 name: sys::program_name(id).ok().filter(|name| !name.is_empty()),
-                exclusive: flags & ALLOW_MULTI == 0,
+                exclusive: flags & sys::ALLOW_MULTI == 0,
                 can_overrule: !matches!(hook, "egress" | "ingress" | "sock_ops"),
             });
         }

@@ -129,15 +129,17 @@ pub struct Links {
     root: OwnedFd,
     programs: Programs,
     held: Vec<Held>,
+    /// The programs only learn: nothing is adopted, nothing pinned.
+    learning: bool,
 }
 
 impl Links {
-    /// Prepares to attach a datapath's programs to a cgroup root.
+    /// Prepares to attach a datapath's programs to a cgroup root. `learning`: beside others that enforce still.
     ///
     /// # Errors
     ///
     /// The root cannot be opened, or a program has no descriptor.
-    pub fn new(datapath: &Datapath, cgroup_root: &Path) -> Result<Links, Error> {
+    pub fn new(datapath: &Datapath, cgroup_root: &Path, learning: bool) -> Result<Links, Error> {
         let root = fs::File::open(cgroup_root)
             .map_err(|error| Error::system(format!("opening `{}`", cgroup_root.display()), error))?;
         Ok(Links {
@@ -145,7 +147,36 @@ impl Links {
             root: root.into(),
             programs: datapath.programs()?,
             held: Vec::new(),
+            learning,
         })
+    }
+
+    /// Puts programs that enforce in the place of those that learned, and pins them.
+    ///
+    /// # Errors
+    ///
+    /// The first hook where that failed. What is pinned already enforces beside what enforced before.
+    pub fn take_over(&mut self, enforcing: &Datapath) -> Result<(), Error> {
+        self.programs = enforcing.programs()?;
+        self.learning = false;
+        let mut all = std::mem::take(&mut self.held);
+        let mut result = Ok(());
+        for held in &mut all {
+            let program = self.programs.borrow(held.program);
+            let done = program.and_then(|program| match &held.link {
+                Some(link) if held.is_updatable() => {
+                    sys::link_update(link.as_fd(), program)?;
+                    sys::pin_over(link.as_fd(), &held.pin)
+                }
+                _ => self.hang(held),
+            });
+            if let Err(error) = done {
+                result = Err(self.failed(held, error));
+                break;
+            }
+        }
+        self.held = all;
+        result
     }
 
     /// Attaches hooks to the cgroup root, or puts this build's programs behind the links that are there.
@@ -166,6 +197,7 @@ impl Links {
     fn attach_one(&self, held: &mut Held) -> io::Result<()> {
         // A tracepoint's link has no update; two of them at once write the same entries.
         if held.is_updatable()
+            && !self.learning
             && let Some(link) = held.pinned(self.root.as_fd())?
         {
             sys::link_update(link.as_fd(), self.programs.borrow(held.program)?)?;
@@ -178,7 +210,9 @@ impl Links {
     /// A new link, pinned in place of what is pinned there.
     fn hang(&self, held: &mut Held) -> io::Result<()> {
         let link = held.create(self.root.as_fd(), self.programs.borrow(held.program)?)?;
-        sys::pin_over(link.as_fd(), &held.pin)?;
+        if !self.learning {
+            sys::pin_over(link.as_fd(), &held.pin)?;
+        }
         held.link = Some(link);
         Ok(())
     }

@@ -10,7 +10,7 @@ use aya::Pod;
 
 use super::{
     Error,
-    sys::{ElementCommand, element},
+    sys::{self, ElementCommand, element},
 };
 
 /// `BPF_NOEXIST`.
@@ -39,9 +39,28 @@ pub struct Map<K, V> {
 impl<K: Pod, V> Map<K, V> {
     /// Opens a map by its name.
     pub fn open(maps: &impl Maps, name: &'static str) -> Result<Map<K, V>, Error> {
+        Map::over(name, maps.find(name)?)
+    }
+
+    /// Takes a map over, if its keys and values have the sizes of the types: another one is never misread.
+    pub fn over(name: &'static str, fd: OwnedFd) -> Result<Map<K, V>, Error> {
+        let info = sys::info::map_info(fd.as_fd())
+            .map_err(|error| Error::system(format!("looking at the map `{name}`"), error))?;
+        if (info.key_size as usize, info.value_size as usize) != (size_of::<K>(), size_of::<V>()) {
+            return Err(Error::Refused {
+                operation: format!("opening the map `{name}`"),
+                message: format!(
+                    "its keys and values have {} and {} bytes, and should have {} and {}",
+                    info.key_size,
+                    info.value_size,
+                    size_of::<K>(),
+                    size_of::<V>()
+                ),
+            });
+        }
         Ok(Map {
             name,
-            fd: maps.find(name)?,
+            fd,
             types: PhantomData,
         })
     }

@@ -12,7 +12,7 @@ use aya::{
     programs::{CgroupSkb, CgroupSockAddr, Program, RawTracePoint, SockOps, Xdp},
 };
 
-use super::{Error, btf, kernel, pins::Pins, sys};
+use super::{Error, btf, kernel, manifest, pins::Pins, sys};
 use crate::report::chain;
 
 /// The object that `build.rs` built.
@@ -51,7 +51,8 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the programs over the maps pinned below a directory, which are made if they are not there.
     ///
-    /// Attaches nothing. `subtree`: they will hang below the hierarchy's root.
+    /// Attaches nothing. `subtree`: they will hang below the hierarchy's root. `learning`: they judge and remember,
+    /// but let everything pass and count nothing.
     ///
     /// # Errors
     ///
@@ -60,14 +61,21 @@ impl Datapath {
     /// # Minimum kernel version
     ///
     /// 5.15.
-    pub fn load(pin_dir: &Path, subtree: bool) -> Result<Datapath, Error> {
+    pub fn load(pin_dir: &Path, subtree: bool, learning: bool) -> Result<Datapath, Error> {
         kernel::check_privilege()?;
         kernel::check_bpffs(pin_dir)?;
         let pins = Pins::new(pin_dir);
         pins.create()?;
         let host = kernel::namespace_cookie()?;
-        let globals = [("HOST_NAMESPACE", host), ("SUBTREE", u64::from(subtree))];
+        let globals = [
+            ("HOST_NAMESPACE", host),
+            ("SUBTREE", u64::from(subtree)),
+            ("LEARNING", u64::from(learning)),
+        ];
         let ebpf = load_object(Some(&pins), &globals)?;
+        if !manifest::exists(&pins) {
+            manifest::write(&pins)?;
+        }
         Ok(Datapath { ebpf, pins })
     }
 
@@ -203,7 +211,7 @@ mod tests {
             eprintln!("skipped: {error}");
             return;
         }
-        let loaded = super::Datapath::load(&dir, false);
+        let loaded = super::Datapath::load(&dir, false, false);
         let unloaded = crate::datapath::pins::unload(&dir);
         if let Err(error) = &loaded {
             panic!("{error}");

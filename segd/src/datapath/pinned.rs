@@ -6,9 +6,9 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Error, links::Repair, object::PINNED, pins::Pins, sys};
+use super::{Error, links::Repair, manifest, object::PINNED, pins::Pins, sys};
 
-/// Every map that outlives the daemon.
+/// Every map that outlives the daemon, and the manifest.
 #[derive(Debug)]
 pub struct PinnedMaps {
     pins: Pins,
@@ -31,7 +31,7 @@ impl PinnedMaps {
     /// A pin that cannot be opened, or is no map's.
     pub fn open(pins: &Pins) -> Result<PinnedMaps, Error> {
         let mut maps = Vec::new();
-        for &name in PINNED {
+        for &name in PINNED.iter().chain([&manifest::NAME]) {
             let pin = pins.maps.join(name);
             let failed = |error| Error::system(format!("opening the pinned map `{}`", pin.display()), error);
             let map = sys::open_pin(&pin).map_err(failed)?;

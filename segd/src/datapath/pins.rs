@@ -1,6 +1,7 @@
 //! Where the kernel objects are pinned, and how they all go away.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
@@ -10,8 +11,8 @@ use segd_common::ABI_VERSION;
 
 use super::{Error, UnloadReport, map::Maps, sys};
 
-/// One segd's pins: `maps_v<ABI>` and `links` below its pin directory.
-// INVARIANT: the map directory carries the layouts' version, so pinned state of another layout is never adopted.
+/// One set of pins: the maps of one layout, and the links whose programs read them.
+// INVARIANT: both directories carry the layouts' version, so pinned state of another layout is never adopted.
 #[derive(Clone, Debug)]
 pub struct Pins {
     /// `--pin-dir`.
@@ -22,14 +23,21 @@ pub struct Pins {
     pub links: PathBuf,
 }
 
+const MAPS: &str = "maps_";
+const LINKS: &str = "links_";
+
 impl Pins {
-    /// The paths below a pin directory.
+    /// This build's set below a pin directory.
     #[must_use]
     pub fn new(root: &Path) -> Pins {
+        Pins::named(root, &format!("v{ABI_VERSION}"))
+    }
+
+    fn named(root: &Path, set: &str) -> Pins {
         Pins {
             root: root.to_owned(),
-            maps: root.join(format!("maps_v{ABI_VERSION}")),
-            links: root.join("links"),
+            maps: root.join(format!("{MAPS}{set}")),
+            links: root.join(format!("{LINKS}{set}")),
         }
     }
 
@@ -46,22 +54,89 @@ impl Pins {
         Ok(())
     }
 
-    /// Whether anything is attached, as far as pins tell.
+    /// Every other set below the same directory: of other layouts, or set aside.
     #[must_use]
-    pub fn has_links(&self) -> bool {
-        fs::read_dir(&self.links).is_ok_and(|mut entries| entries.next().is_some())
+    pub fn others(&self) -> Vec<Pins> {
+        let sets: BTreeSet<String> = entries(&self.root)
+            .iter()
+            .filter_map(|path| {
+                let name = path.file_name()?.to_str()?;
+                let set = name.strip_prefix(MAPS).or_else(|| name.strip_prefix(LINKS));
+                set.map(str::to_owned)
+            })
+            .collect();
+        sets.iter()
+            .map(|set| Pins::named(&self.root, set))
+            .filter(|other| other.maps != self.maps)
+            .collect()
     }
 
-    /// Removes map directories of other layouts, after everything runs on this one's.
-    pub fn remove_other_layouts(&self) {
-        let Ok(entries) = fs::read_dir(&self.root) else {
-            return;
+    /// Whether nothing is pinned here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        entries(&self.maps).is_empty() && entries(&self.links).is_empty()
+    }
+
+    /// Whether one of its links hangs on a hook that judges.
+    #[must_use]
+    pub fn is_living(&self) -> bool {
+        entries(&self.links).iter().any(|link| {
+            sys::open_pin(link)
+                .and_then(|link| sys::link_info(link.as_fd()))
+                .is_ok_and(|info| info.judges() && info.hangs())
+        })
+    }
+
+    /// Whether any set below the same directory has a link.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        let others = self.others();
+        others
+            .iter()
+            .chain([self])
+            .any(|set| !entries(&set.links).is_empty())
+    }
+
+    /// Detaches what is attached, and removes the pins.
+    pub fn clear(&self) -> Result<(), Error> {
+        let failed = |error| Error::system(format!("removing the pins in `{}`", self.root.display()), error);
+        detach(&self.links);
+        for dir in [&self.links, &self.maps] {
+            match remove_tree(dir, &mut Vec::new()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the set to another name, so that it is another set from now on.
+    pub fn set_aside(&self) -> Result<(), Error> {
+        let mut number = 0;
+        let aside = loop {
+            let aside = Pins::named(&self.root, &format!("v{ABI_VERSION}_aside{number}"));
+            if !aside.maps.exists() && !aside.links.exists() {
+                break aside;
+            }
+            number += 1;
         };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let other = entry.file_name().to_string_lossy().starts_with("maps_v") && path != self.maps;
-            if other && let Err(error) = remove_tree(&path, &mut Vec::new()) {
-                tracing::warn!("removing the maps of another layout: {}: {error}", path.display());
+        for (from, to) in [(&self.maps, &aside.maps), (&self.links, &aside.links)] {
+            if from.exists() {
+                fs::rename(from, to)
+                    .map_err(|error| Error::system(format!("renaming `{}`", from.display()), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the links whose names begin so to another set.
+    pub fn move_links(&self, to: &Pins, prefix: &str) {
+        for link in entries(&self.links) {
+            let Some(name) = link.file_name() else { continue };
+            if name.to_string_lossy().starts_with(prefix)
+                && let Err(error) = fs::rename(&link, to.links.join(name))
+            {
+                tracing::warn!("moving the pin `{}`: {error}", link.display());
             }
         }
     }
@@ -87,18 +162,25 @@ pub fn unload(pin_dir: &Path) -> Result<UnloadReport, Error> {
         return Ok(report);
     }
     super::kernel::check_bpffs(pin_dir)?;
-    for link in links_in(&pins.links) {
-        // Whoever else holds the link: off the hook it goes. Tracepoint links end with their last holder.
-        if let Ok(fd) = sys::open_pin(&link) {
-            let _ = sys::link_detach(fd.as_fd());
-        }
+    for set in pins.others().iter().chain([&pins]) {
+        detach(&set.links);
     }
     remove_tree(pin_dir, &mut report.removed)
         .map_err(|error| Error::system(format!("removing the pins in `{}`", pin_dir.display()), error))?;
     Ok(report)
 }
 
-fn links_in(dir: &Path) -> Vec<PathBuf> {
+/// Takes the links pinned in a directory off their hooks, whoever else holds them. Tracepoint links end with their last
+/// holder.
+fn detach(links: &Path) {
+    for link in entries(links) {
+        if let Ok(fd) = sys::open_pin(&link) {
+            let _ = sys::link_detach(fd.as_fd());
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default()

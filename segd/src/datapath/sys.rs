@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use destroy::destroy_nothing;
-pub use program::{load_trivial, program_name, programs_on};
+pub use program::{ALLOW_MULTI, load_trivial, program_name, programs_on};
 pub use rehearse::{Tun, leave_namespace, run_skb};
 
 /// Runs one command.
@@ -253,6 +253,12 @@ pub struct LinkInfo {
 unsafe impl aya::Pod for LinkInfo {}
 
 impl LinkInfo {
+    /// Whether it is of a hook that judges packets or calls.
+    pub fn judges(&self) -> bool {
+        const CGROUP: u32 = 3;
+        self.kind == CGROUP
+    }
+
     /// Whether it still hangs on its hook. A tracepoint's link cannot be detached while somebody holds it.
     pub fn hangs(&self) -> bool {
         const RAW_TRACEPOINT: u32 = 1;
@@ -309,25 +315,31 @@ struct MapCreate {
     inner: u32,
 }
 
+fn create_map(kind: u32, value_size: u32, max_entries: u32, inner: u32) -> io::Result<OwnedFd> {
+    let mut attr = MapCreate {
+        kind,
+        key_size: 4,
+        value_size,
+        max_entries,
+        flags: 0,
+        inner,
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(0, &mut attr) }
+}
+
+/// Makes an array map.
+pub fn create_array(value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    create_map(ARRAY, value_size, max_entries, 0)
+}
+
 /// Changes a map of maps of its own: the kernel answers after a grace period (kernel/bpf/syscall.c,
 /// `maybe_wait_bpf_programs`).
 fn wait_by_map() -> io::Result<()> {
-    const ARRAY: u32 = 2;
     const ARRAY_OF_MAPS: u32 = 12;
-    let create = |kind, inner| -> io::Result<OwnedFd> {
-        let mut attr = MapCreate {
-            kind,
-            key_size: 4,
-            value_size: 4,
-            max_entries: 1,
-            flags: 0,
-            inner,
-        };
-        // SAFETY: no pointers.
-        unsafe { bpf_fd(0, &mut attr) }
-    };
-    let inner = create(ARRAY, 0)?;
-    let outer = create(ARRAY_OF_MAPS, inner.as_raw_fd() as u32)?;
+    let inner = create_array(4, 1)?;
+    let outer = create_map(ARRAY_OF_MAPS, 4, 1, inner.as_raw_fd() as u32)?;
     let key = 0_u32.to_ne_bytes();
     let mut value = inner.as_raw_fd().to_ne_bytes();
     // SAFETY: four bytes each, as the map was made for.

@@ -137,7 +137,15 @@ impl Held {
     /// Who hangs on the same hook and lets nobody beside.
     pub fn alone(&self, root: BorrowedFd<'_>) -> Option<String> {
         match self.place {
-            Place::Hook(Kind::Cgroup(kind)) => sys::info::alone(root, kind).ok().flatten(),
+            Place::Hook(Kind::Cgroup(kind)) => {
+                let (programs, flags) = sys::programs_on(root.as_raw_fd() as u32, kind).ok()?;
+                let names = programs.iter().map(|id| match sys::program_name(*id) {
+                    Ok(name) => format!("`{name}` (id {id})"),
+                    Err(_) => format!("id {id}"),
+                });
+                let names: Vec<String> = names.collect();
+                (flags & sys::ALLOW_MULTI == 0 && !names.is_empty()).then(|| names.join(", "))
+            }
             _ => None,
         }
     }

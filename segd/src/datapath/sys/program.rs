@@ -40,6 +40,9 @@ struct ProgramQuery {
     padding: u32,
 }
 
+/// In the flags of a hook: others may attach beside (`BPF_F_ALLOW_MULTI`).
+pub const ALLOW_MULTI: u32 = 2;
+
 /// The ids of the programs on a cgroup's hook, and the flags it was attached to with.
 pub fn programs_on(cgroup: u32, attach_type: u32) -> io::Result<(Vec<u32>, u32)> {
     // The kernel allows so many (`BPF_CGROUP_MAX_PROGS`).
