@@ -27,7 +27,7 @@ pub const UNKNOWN: Identity = Identity::of(segment::NONE);
 /// A cgroup by its id, if it is in the table.
 #[inline(always)]
 pub fn of_cgroup(policy: &Policy, id: u64) -> Option<Identity> {
-    let packed = segd_cgroup(policy.slot, id);
+    let packed = segd_cgroup(policy.slot, policy.revision, id);
     if packed & FOUND == 0 {
         None
     } else {
@@ -40,14 +40,16 @@ const FOUND: u64 = 1 << 32;
 // VERIFIER: global functions of scalars are verified once, see `segd_judge`. An address travels as two numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segd_cgroup(slot: u32, id: u64) -> u64 {
+extern "C" fn segd_cgroup(slot: u32, revision: u32, id: u64) -> u64 {
     let Some(entry) = CGROUPS.get_ptr(id) else {
         return 0;
     };
     // SAFETY: an element of the map; an update replaces elements, it does not write into them.
     let slot = unsafe { &(*entry).slots[(slot & 1) as usize] };
     FOUND
-        | if slot.revision == 0 {
+        // A tag of another revision is nobody's now: a cgroup that was born while tags were written, of a parent that had
+        // none of this revision yet, and that no walk has met since.
+        | if slot.revision != revision {
             pack(UNKNOWN)
         } else {
             pack(slot.identity)

@@ -4,6 +4,7 @@
 //! INVARIANT: whatever fails, the policy in force stays in force.
 
 mod lock;
+mod sequence;
 mod engine;
 mod tagging;
 mod rows;

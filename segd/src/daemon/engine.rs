@@ -13,7 +13,12 @@ use segd_common::{
     workload::Identity,
 };
 
-use super::{Options, health::Repairs, probe::Probe};
+use super::{
+    Options,
+    health::Repairs,
+    probe::Probe,
+    sequence::{self, Step},
+};
 use crate::{
     datapath::{
         cgroups::Cgroups,
@@ -141,10 +146,28 @@ impl Engine {
         let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
         let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
         self.collect_hits()?;
-        let compiled = began.elapsed();
-        // Until nobody reads the other slot any more.
-        self.tables.settle()?;
-        self.tables.write(slot, revision, &tables, &selectors)?;
+        let names: BTreeMap<SegmentIndex, String> = before
+            .by_name
+            .iter()
+            .map(|(name, index)| (*index, name.clone()))
+            .collect();
+        for step in sequence::MAKING {
+            match step {
+                Step::Settle => self.tables.settle()?,
+                Step::Tables => {
+                    self.tables.write(slot, revision, &tables, &selectors)?;
+                    self.note_names(before)?;
+                }
+                Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
+                Step::Owners => self.write_owners(slot, &tables)?,
+            }
+            tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
+        }
+        Ok((tables, selectors))
+    }
+
+    /// Pins the names of indexes that are new, and that nobody bears any more.
+    fn note_names(&self, before: &SegmentIndexes) -> Result<(), ApplyError> {
         for (name, index) in &self.indexes.by_name {
             if before.by_name.get(name) != Some(index) {
                 self.tables.note_name(*index, name)?;
@@ -157,21 +180,7 @@ impl Engine {
                 self.tables.note_name(*index, "")?;
             }
         }
-        let written = began.elapsed();
-        let names: BTreeMap<SegmentIndex, String> = before
-            .by_name
-            .iter()
-            .map(|(name, index)| (*index, name.clone()))
-            .collect();
-        self.tag_all(active, slot, revision, &tables, &selectors, &names)?;
-        let tagging = began.elapsed();
-        self.write_owners(slot, &tables)?;
-        tracing::debug!(
-            "revision {revision}: compiled in {compiled:?}, written by {written:?}, tagged by {tagging:?}, \
-             complete after {:?}",
-            began.elapsed()
-        );
-        Ok((tables, selectors))
+        Ok(())
     }
 
     fn flip(

@@ -11,7 +11,10 @@ use segd_common::{
     workload::{AMBIGUOUS, CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, ORPHANED, STATE_NONE},
 };
 
-use super::engine::{ApplyError, Engine};
+use super::{
+    engine::{ApplyError, Engine},
+    sequence::{self, Tagging},
+};
 use crate::{
     datapath::cgroups::Place,
     policy::compiled::CompiledTables,
@@ -36,6 +39,8 @@ struct Walk<'a> {
     positions: BTreeMap<u64, (Position, u16)>,
     paths: BTreeMap<u64, String>,
     ambiguous: Vec<String>,
+    /// It met a cgroup whose tag was another.
+    changed: bool,
 }
 
 impl Engine {
@@ -58,36 +63,51 @@ impl Engine {
             positions: BTreeMap::new(),
             paths: BTreeMap::new(),
             ambiguous: Vec::new(),
+            changed: false,
         };
         let root = std::sync::Arc::clone(&self.root);
-        // A birth under way may have read its parent's slot before this walk wrote it, and show its directory only
-        // after the walk has passed. So: walk, wait for births under way, walk again.
-        for turn in 0..2 {
-            if turn == 1 {
-                if let Err(error) = root.await_births() {
-                    // A mount that may not be written; the second walk alone leaves a window of one mkdir(2).
-                    tracing::debug!("births under way cannot be waited for: {}", chain(&error));
+        let (mut at, mut repeats) = (0, 0);
+        while let Some(step) = sequence::TAGGING.get(at) {
+            at += 1;
+            match step {
+                Tagging::Walk => {
+                    walk.ambiguous.clear();
+                    walk.changed = false;
+                    let mut failed = None;
+                    root.walk(&mut |cgroup| {
+                        if failed.is_none() {
+                            failed = self.tag_one(&mut walk, cgroup).err();
+                        }
+                    })?;
+                    if let Some(error) = failed {
+                        return Err(error);
+                    }
                 }
-                walk.ambiguous.clear();
-            }
-            let mut failed = None;
-            root.walk(&mut |cgroup| {
-                if failed.is_none() {
-                    failed = self.tag_one(&mut walk, cgroup).err();
+                // A birth under way may have read its parent's slot before the walk wrote it, and show its directory
+                // only after the walk has passed.
+                Tagging::AwaitBirths => {
+                    if let Err(error) = root.await_births() {
+                        // A mount that may not be written; the second walk alone leaves a window of one mkdir(2).
+                        tracing::debug!("births under way cannot be waited for: {}", chain(&error));
+                    }
                 }
-            })?;
-            if let Some(error) = failed {
-                return Err(error);
+                Tagging::Repeat => {
+                    if walk.changed && repeats < sequence::MOST_REPEATS {
+                        repeats += 1;
+                        at = sequence::AGAIN;
+                    }
+                }
+                Tagging::Unseen => {
+                    if !walk.ambiguous.is_empty() {
+                        return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
+                    }
+                    let visited: BTreeSet<u64> = walk.positions.keys().copied().collect();
+                    self.tag_dying(active, slot, revision, &visited, tables, names)?;
+                    self.tag_probe(slot, revision)?;
+                }
             }
         }
-        if !walk.ambiguous.is_empty() {
-            return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
-        }
-        let Walk { positions, paths, .. } = walk;
-        let visited: BTreeSet<u64> = positions.into_keys().collect();
-        self.tag_dying(active, slot, revision, &visited, tables, names)?;
-        self.tag_probe(slot, revision)?;
-        self.paths = paths;
+        self.paths = walk.paths;
         if self.cgroups.overflowed()? {
             // The walk found room for every cgroup there is.
             self.cgroups.clear_overflow()?;
@@ -116,6 +136,8 @@ impl Engine {
             path_len: position.path_len,
             flags,
         };
+        let was = known.and_then(|entry| entry.slots.get(walk.slot as usize & 1).copied());
+        walk.changed |= was != Some(position.slot);
         self.cgroups.tag(place, walk.slot, position.slot)?;
         walk.paths.insert(cgroup.id, cgroup.path.clone());
         walk.positions.insert(cgroup.id, (position, flags));
@@ -197,6 +219,7 @@ impl Engine {
             positions: BTreeMap::new(),
             paths: BTreeMap::new(),
             ambiguous: Vec::new(),
+            changed: false,
         };
         let mut failed = None;
         let mut visit = |cgroup: &Cgroup| {

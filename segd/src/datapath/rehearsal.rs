@@ -192,6 +192,16 @@ impl Rehearsal {
     /// A write that failed.
     pub fn cast(&self, cgroup: u64, identity: Identity) -> Result<(), Error> {
         let active = self.tables.active()?;
+        self.cast_as_of(active.revision(), cgroup, identity)
+    }
+
+    /// Says who a cgroup was under some revision, in the slot in force.
+    ///
+    /// # Errors
+    ///
+    /// A write that failed.
+    pub fn cast_as_of(&self, revision: u32, cgroup: u64, identity: Identity) -> Result<(), Error> {
+        let active = self.tables.active()?;
         let place = Place {
             id: cgroup,
             parent: 0,
@@ -200,7 +210,7 @@ impl Rehearsal {
         };
         let tag = CgroupSlot {
             identity,
-            revision: active.revision(),
+            revision,
             state: STATE_NONE,
             ..CgroupSlot::default()
         };

@@ -2,8 +2,8 @@
 //!
 //! INVARIANT: a walk calls `visit(parent)` before it reads the parent's children. So if `visit` tags, a newborn
 //! either inherits the new tag in the kernel or is met by the walk; except one whose birth was under way, which
-//! read the old tag and is not visible yet. Therefore tag in two walks, with [`CgroupRoot::await_births`] between:
-//! the second meets those.
+//! read the old tag and is not visible yet, and what is born of that one. `daemon::sequence` says how they are met:
+//! by waiting with [`CgroupRoot::await_births`] and walking again.
 //! INVARIANT: a cgroup's id comes from the directory that is open, never from a path looked up again.
 //!
 //! Deliberately absent: which segment a cgroup is in.

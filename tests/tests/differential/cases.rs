@@ -190,13 +190,13 @@ fn number_or(forms: &Forms, word: &str) -> u16 {
     }
 }
 
-/// `web`, `web orphaned`, `below web`, `unseen`.
+/// `web`, `web orphaned`, `below web`, `stale web`, `unseen`.
 fn cast(forms: &Forms, text: &str) -> Cast {
     let words: Vec<&str> = text.split(' ').collect();
-    let (below, words) = match words.as_slice() {
+    let (place, words) = match words.as_slice() {
         ["unseen"] => return Cast::Unseen,
-        ["below", rest @ ..] => (true, rest),
-        all => (false, all),
+        [first @ ("below" | "stale"), rest @ ..] => (*first, rest),
+        all => ("here", all),
     };
     let [who, reservations @ ..] = words else {
         panic!("`{text}` is nobody")
@@ -211,10 +211,10 @@ fn cast(forms: &Forms, text: &str) -> Cast {
         segment: number_or(forms, who),
         flags: flags.sum(),
     };
-    if below {
-        Cast::Below(identity)
-    } else {
-        Cast::Tagged(identity)
+    match place {
+        "below" => Cast::Below(identity),
+        "stale" => Cast::Stale(identity),
+        _ => Cast::Tagged(identity),
     }
 }
 
@@ -223,6 +223,7 @@ fn cast_text(cast: Cast) -> String {
     let (below, identity) = match cast {
         Cast::Unseen => return "unseen".to_owned(),
         Cast::Below(identity) => ("below ", identity),
+        Cast::Stale(identity) => ("stale ", identity),
         Cast::Tagged(identity) => ("", identity),
     };
     let mut text = format!("{below}#{}", identity.segment);

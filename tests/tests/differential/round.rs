@@ -116,6 +116,8 @@ impl Round {
         let cast = |dice: &mut Dice| {
             if dice.once_in(8) {
                 above
+            } else if dice.once_in(16) {
+                Cast::Stale(identity(dice))
             } else {
                 Cast::Tagged(identity(dice))
             }

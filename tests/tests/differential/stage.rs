@@ -119,6 +119,8 @@ pub enum Cast {
     Tagged(Identity),
     /// By the entry of the cgroup above: its own is not there.
     Below(Identity),
+    /// By an entry that another revision has left there: not at all.
+    Stale(Identity),
     /// Not at all.
     Unseen,
 }
@@ -128,6 +130,7 @@ impl Cast {
     pub fn tag(self) -> Option<Identity> {
         match self {
             Cast::Tagged(identity) => Some(identity),
+            Cast::Stale(_) => Some(Identity::of(segd_common::segment::NONE)),
             _ => None,
         }
     }
@@ -136,7 +139,7 @@ impl Cast {
     pub fn identity(self) -> Identity {
         match self {
             Cast::Tagged(identity) | Cast::Below(identity) => identity,
-            Cast::Unseen => Identity::of(segd_common::segment::NONE),
+            Cast::Stale(_) | Cast::Unseen => Identity::of(segd_common::segment::NONE),
         }
     }
 }
@@ -249,11 +252,12 @@ impl Theatre {
         }
         let mut above = None;
         for (actor, cast) in [(&self.sender, scenery.sender), (&self.receiver, scenery.receiver)] {
-            if let Cast::Tagged(identity) = cast {
-                self.rehearsal.cast(actor.cgroup, identity).expect("an entry");
-            } else {
-                self.rehearsal.dismiss(actor.cgroup).expect("no entry");
+            match cast {
+                Cast::Tagged(identity) => self.rehearsal.cast(actor.cgroup, identity),
+                Cast::Stale(identity) => self.rehearsal.cast_as_of(1, actor.cgroup, identity),
+                Cast::Below(_) | Cast::Unseen => self.rehearsal.dismiss(actor.cgroup),
             }
+            .expect("an entry, or none");
             if let Cast::Below(identity) = cast {
                 assert!(
                     above.is_none_or(|known| known == identity),
