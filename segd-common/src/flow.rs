@@ -6,7 +6,7 @@ use crate::{address::Address, segment::SegmentIndex, workload::Identity};
 
 /// How many senders' identities are handed over at once.
 pub const MAX_HANDOVERS: u32 = 128 * 1024;
-/// How many exchanges without a connection are remembered.
+/// How many exchanges without a connection are remembered beside those on the sockets themselves.
 pub const MAX_FLOWS: u32 = if crate::OTHER_LAYOUT { 64 } else { 128 } * 1024;
 
 /// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT.
@@ -89,6 +89,27 @@ pub struct Flow {
     pub asked: u32,
 }
 
+/// How many exchanges a socket keeps by itself; a power of two.
+pub const PEERS: usize = 16;
+
+/// An exchange, kept on the socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Exchange {
+    /// With whom.
+    pub key: FlowKey,
+    /// What is known.
+    pub flow: Flow,
+}
+
+/// The exchanges of one socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Exchanges {
+    /// By a hash of the peer.
+    pub places: [Exchange; PEERS],
+}
+
 /// The local socket sent first.
 pub const FLOW_LOCAL_ASKED: u32 = 1 << 0;
 /// The peer sent first.
@@ -151,4 +172,6 @@ const _: () = assert!(size_of::<HandoverKey>() == 56);
 const _: () = assert!(size_of::<Handover>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<Flow>() == 24);
+const _: () = assert!(size_of::<Exchange>() == 56);
+const _: () = assert!(size_of::<Exchanges>() == PEERS * 56);
 const _: () = assert!(size_of::<SocketState>() == if crate::OTHER_LAYOUT { 40 } else { 32 });

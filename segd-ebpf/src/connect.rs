@@ -8,6 +8,7 @@ use aya_ebpf::{
         bpf_sk_lookup_udp, bpf_sk_release,
     },
 };
+use core::ffi::c_void;
 use segd_common::{
     address::{Address, is_link_local, is_loopback, mapped},
     event::Hook,
@@ -19,10 +20,9 @@ use segd_common::{
 };
 
 use crate::{
-    globals,
+    exchange, globals,
     identity::{self, UNKNOWN},
     lookup,
-    maps::FLOWS,
     policy::Policy,
     ruling::{NEW_FLOW, Ruling, count, count_rule, emit, judge},
     toward::{Place, place},
@@ -103,6 +103,14 @@ impl Call {
             return None;
         }
         identity::cgroup_of_kernel_socket(address_of(sk)?)
+    }
+
+    /// The calling socket, as the helpers for socket storage take it.
+    #[inline(always)]
+    fn socket(self) -> Option<*mut c_void> {
+        // SAFETY: as above.
+        let sk = unsafe { (*self.ctx).__bindgen_anon_1.sk };
+        if sk.is_null() { None } else { Some(sk.cast()) }
     }
 
     #[inline(always)]
@@ -190,14 +198,18 @@ const TRANSLATED: u8 = 1 << 7;
 #[inline(never)]
 fn await_answer(call: Call, packet: &Packet, policy: &Policy) {
     let key = flow_key(call, packet);
-    let flow = Flow {
-        revision: policy.revision,
-        service: packet.service,
-        asked: FLOW_LOCAL_ASKED | FLOW_PEER_JUDGES,
-        ..Flow::default()
-    };
+    let mut flow = Flow::default();
+    let Some(socket) = call.socket() else { return };
     // What is known of an exchange already is better.
-    let _ = FLOWS.insert(key, flow, 1);
+    if !exchange::find(socket, &key, &mut flow) {
+        flow = Flow {
+            revision: policy.revision,
+            service: packet.service,
+            asked: FLOW_LOCAL_ASKED | FLOW_PEER_JUDGES,
+            ..Flow::default()
+        };
+        exchange::keep(socket, &key, &flow);
+    }
 }
 
 #[inline(always)]
@@ -216,10 +228,10 @@ fn flow_key(call: Call, packet: &Packet) -> FlowKey {
 #[inline(always)]
 fn answers(call: Call, packet: &Packet) -> bool {
     let key = flow_key(call, packet);
-    // SAFETY: an element of the map.
-    FLOWS
-        .get_ptr(key)
-        .is_some_and(|flow| unsafe { (*flow).asked } & FLOW_PEER_ASKED != 0)
+    let mut flow = Flow::default();
+    call.socket()
+        .is_some_and(|socket| exchange::find(socket, &key, &mut flow))
+        && flow.asked & FLOW_PEER_ASKED != 0
 }
 
 /// Judges where the receiver is known; `false` where it is not.

@@ -2,7 +2,7 @@
 
 use segd_common::event::Hook;
 use segd_common::{
-    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow, FlowKey},
+    flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow},
     packet::{Packet, icmp, tcp},
     reason::Reason,
     segment,
@@ -11,12 +11,11 @@ use segd_common::{
 };
 
 use crate::{
-    globals,
+    exchange, globals,
     handover::publish,
     identity,
-    maps::FLOWS,
     policy::Policy,
-    ruling::{NEW_FLOW, PEER_LOCAL, REVERSED, Ruling, judge, settle, tell},
+    ruling::{PEER_LOCAL, REVERSED, Ruling, judge, settle, tell},
     skb::{Skb, parse},
     tcp as stream,
     toward::{Place, judge_departure, locate},
@@ -113,19 +112,25 @@ fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: 
 
 #[inline(never)]
 fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
-    let key = flow_key(packet, skb, false);
-    let known = FLOWS.get_ptr_mut(key);
     judge_departure(policy, ruling, packet, skb, own);
+    ruling.publish = 1;
+    let Some(socket) = skb.socket() else { return };
+    let key = exchange::key_of(packet, skb, false);
+    let mut flow = Flow::default();
+    let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);
     if !ruling.allowed()
         && let Some(flow) = known
     {
-        // SAFETY: an element of the map.
-        answer(policy, ruling, packet, unsafe { &*flow }, own);
+        answer(policy, ruling, packet, flow, own);
     }
-    ruling.publish = 1;
-    if ruling.passes() {
-        remember(known, &key, policy, ruling, FLOW_LOCAL_ASKED);
-    }
+    exchange::note(
+        policy,
+        ruling,
+        socket.storage(),
+        &key,
+        known,
+        Some(FLOW_LOCAL_ASKED),
+    );
 }
 
 /// A datagram back to a peer that asked: judged as what was asked.
@@ -155,61 +160,4 @@ fn answer(policy: &Policy, ruling: &mut Ruling, packet: &Packet, flow: &Flow, ow
     } else if !ruling.passes() {
         *ruling = first;
     }
-}
-
-/// The exchange this packet belongs to, as its local socket knows it.
-#[inline(always)]
-pub fn flow_key(packet: &Packet, skb: Skb, arrives: bool) -> FlowKey {
-    FlowKey {
-        socket: skb.cookie(),
-        peer: if arrives {
-            packet.source
-        } else {
-            packet.destination
-        },
-        peer_port: if arrives {
-            packet.source_port
-        } else {
-            packet.destination_port
-        },
-        protocol: packet.protocol,
-        reserved: [0; 5],
-    }
-}
-
-/// Notes that one side asked, so that the other may answer.
-#[inline(always)]
-pub fn remember(known: Option<*mut Flow>, key: &FlowKey, policy: &Policy, ruling: &mut Ruling, asked: u32) {
-    let peer = if asked == FLOW_LOCAL_ASKED {
-        ruling.to
-    } else {
-        ruling.from
-    };
-    if let Some(flow) = known {
-        // SAFETY: an element of the map; a torn write is judged again under the same revision.
-        unsafe {
-            if (*flow).revision == policy.revision
-                && (*flow).asked & asked != 0
-                && (*flow).peer_cgroup == ruling.peer_cgroup
-            {
-                return;
-            }
-        }
-    } else {
-        ruling.flags |= NEW_FLOW;
-    }
-    if ruling.reason == Reason::Reply as u8 {
-        return;
-    }
-    // SAFETY: copied out.
-    let before = known.map_or(0, |flow| unsafe { (*flow).asked });
-    let flow = Flow {
-        peer_cgroup: ruling.peer_cgroup,
-        peer,
-        revision: policy.revision,
-        service: ruling.service,
-        asked: before | asked,
-    };
-    // A full table evicts the oldest: its next packet is judged anew.
-    let _ = FLOWS.insert(key, flow, 0);
 }

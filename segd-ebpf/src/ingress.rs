@@ -11,11 +11,10 @@ use segd_common::{
 };
 
 use crate::{
-    egress::{flow_key, is_dhcp, no_policy, remember},
-    globals,
+    egress::{is_dhcp, no_policy},
+    exchange, globals,
     handover::Side,
     identity,
-    maps::FLOWS,
     policy::Policy,
     ruling::{COPY, REVERSED, Ruling, judge, settle, tell},
     skb::{Skb, parse},
@@ -93,9 +92,12 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         ruling.flags |= COPY;
     }
     let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
-    let key = flow_key(packet, skb, true);
-    let known = FLOWS.get_ptr_mut(key);
-    if packet.is_echo_reply() {
+    let key = exchange::key_of(packet, skb, true);
+    let mut flow = Flow::default();
+    let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);
+    // A kernel's echo reply was judged where it was asked for; a workload that sends one by hand asks for something itself.
+    let by_kernel = packet.is_echo_reply() && ruling.peer_cgroup == 0;
+    if by_kernel {
         ruling.fixed(Reason::NoRule);
         ruling.from = peer;
         ruling.service = packet.service;
@@ -103,14 +105,13 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         judge(policy, ruling, peer, *own, packet.service);
     }
     if !ruling.allowed()
+        && (by_kernel || !packet.is_echo_reply())
         && let Some(flow) = known
     {
-        // SAFETY: an element of the map.
-        answered(policy, ruling, packet, unsafe { &*flow }, own, &peer);
+        answered(policy, ruling, packet, flow, own, &peer);
     }
-    if ruling.allowed() && ruling.reason != Reason::Reply as u8 && has_ports(packet.protocol) {
-        remember(known, &key, policy, ruling, FLOW_PEER_ASKED);
-    }
+    let asks = (ruling.allowed() && has_ports(packet.protocol)).then_some(FLOW_PEER_ASKED);
+    exchange::note(policy, ruling, socket.storage(), &key, known, asks);
 }
 
 /// A datagram to a socket that asked this peer: judged as what was asked.

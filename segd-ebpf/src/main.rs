@@ -8,6 +8,7 @@ mod accept;
 mod birth;
 mod connect;
 mod egress;
+mod exchange;
 mod globals;
 mod handover;
 mod identity;

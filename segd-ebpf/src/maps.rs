@@ -10,7 +10,7 @@ use segd_common::{
     config::Active,
     counter::{Counter, CounterKey, MAX_COUNTERS, stat},
     event::RING_BYTES,
-    flow::{Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
+    flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
     tables::{MAX_RULES, PolicyTables},
     workload::{CgroupEntry, Edge, EdgeKey, MAX_CGROUPS, MAX_EDGES, UnitPatterns},
 };
@@ -53,7 +53,10 @@ pub static NAMESPACES: HashMap<u64, Namespace> = HashMap::with_max_entries(MAX_N
 /// Who sent what is on its way between two sockets of this host.
 #[map]
 pub static HANDOVERS: LruHashMap<HandoverKey, Handover> = LruHashMap::with_max_entries(MAX_HANDOVERS, 0);
-/// Exchanges without a connection.
+/// Exchanges without a connection, on the socket.
+#[btf_map]
+pub static EXCHANGES: SkStorage<Exchanges> = SkStorage::new();
+/// Those that found no room on their socket.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 /// What a TCP socket remembers.

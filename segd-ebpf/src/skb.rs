@@ -181,6 +181,12 @@ impl Socket {
         unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).state) }
     }
 
+    /// As the helpers for socket storage take it.
+    #[inline(always)]
+    pub fn storage(self) -> *mut core::ffi::c_void {
+        self.sk.as_ptr().cast()
+    }
+
     #[inline(always)]
     fn kind(self) -> u32 {
         // SAFETY: as above.

@@ -196,6 +196,15 @@ impl Agent {
                 sys::send_to(&socket, &packet, SocketAddr::new(to, 0))?;
                 Answer::Done
             }
+            Command::Flood { to, rounds } => {
+                for _ in 0..rounds {
+                    let socket = UdpSocket::bind(any((to, 0).into()))?;
+                    for port in 1..=u16::MAX {
+                        socket.connect((to, port)).ok();
+                    }
+                }
+                Answer::Done
+            }
             Command::Close { id } => {
                 self.kept.remove(&id);
                 if let Some(listener) = self.listeners.remove(&id) {

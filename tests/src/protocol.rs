@@ -160,6 +160,8 @@ pub enum Command {
     Hammer { probes: Vec<Probe>, threads: usize },
     /// Echo traffic in the background on all these connections until stopped.
     Traffic { ids: Vec<u64>, every_ms: u64 },
+    /// Connects one datagram socket to every port of an address in turn, so many times over.
+    Flood { to: IpAddr, rounds: u32 },
     /// How a background task stands.
     Task { id: u64 },
     /// Ends a background task.

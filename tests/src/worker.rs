@@ -324,6 +324,13 @@ impl Worker {
         })
     }
 
+    /// Asks for as many exchanges as `rounds` times all ports of an address.
+    #[track_caller]
+    pub fn flood(&self, to: IpAddr, rounds: u32) {
+        self.perform(&Command::Flood { to, rounds })
+            .expect("a flood of connects");
+    }
+
     /// Closes a socket or listener.
     #[track_caller]
     pub fn close(&self, socket: Handle) {

@@ -187,3 +187,39 @@ fn two_segments_on_one_shared_port_keep_their_own_names() {
     wait::quiet(wait::SILENCE);
     assert_eq!(server.inbox(service).messages, ["first;", "right;"]);
 }
+
+#[test]
+fn an_echo_reply_made_by_hand_answers_nobodys_question() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 33);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let client = lab.worker(&web);
+    // Two segments behind one address: who answers there cannot be told.
+    let (_server, enemy) = (lab.worker_in(&db, &far), lab.worker_in(&rogue, &far));
+    let text = policy(&web, &rogue, &db) + "    - {from: web, to: host, ports: [icmp/echo-request]}\n";
+    let _segd = lab.enforce(&text);
+    let ask = Probe {
+        timeout_ms: 300,
+        ..probe(Kind::Echo, (far_ip, 0), "token;")
+    };
+    assert_eq!(client.probe_all(vec![ask.clone()])[0].result, "ok");
+    // The kernel there falls silent; whoever answers now is not it.
+    far.sysctl("net/ipv4/icmp_echo_ignore_all", "1");
+    let mut reply = vec![0, 0, 0, 0];
+    reply.extend(segd_tests::sys::checksum(b"token;").to_be_bytes());
+    reply.extend(1_u16.to_be_bytes());
+    reply.extend(b"token;");
+    let sum = segd_tests::sys::checksum(&reply);
+    reply[2..4].copy_from_slice(&sum.to_be_bytes());
+    let here = IpAddr::from(Ipv4Addr::new(10, 213, 33, 1));
+    let forged = segd_tests::wire::packet(far_ip, here, 1, &reply);
+    let asking = client.hammer(vec![ask], 1);
+    for _ in 0..20 {
+        enemy.send_raw(here, &forged).ok();
+        wait::quiet(Duration::from_millis(50));
+    }
+    let tally = client.stop(asking);
+    assert!(tally.attempts > 0);
+    assert_eq!(tally.successes, 0, "a workload answered for the kernel");
+}

@@ -32,6 +32,7 @@ pub const PINNED: &[&str] = &[
     "NAMESPACES",
     "HANDOVERS",
     "FLOWS",
+    "EXCHANGES",
     "SOCKETS",
     "COUNTERS",
     "COUNTERS_OTHER",

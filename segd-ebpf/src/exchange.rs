@@ -1,0 +1,179 @@
+//! What was asked without a connection, and by whom: kept on the local socket itself, so that no other socket's exchanges
+//! can push it out.
+//!
+//! INVARIANT: what is kept is a proof of who asked, never a right: it is judged again by whoever finds it. A socket with more
+//! peers at once than it has room for keeps the rest in `FLOWS`, which all sockets share.
+
+use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_get};
+use core::ffi::c_void;
+use segd_common::{
+    address,
+    flow::{Exchange, FLOW_LOCAL_ASKED, FLOW_PEER_JUDGES, Flow, FlowKey, PEERS},
+    packet::Packet,
+    reason::Reason,
+};
+
+use crate::{
+    maps::{EXCHANGES, FLOWS},
+    policy::Policy,
+    ruling::{NEW_FLOW, REVOKED, Ruling},
+    skb::Skb,
+};
+
+/// The exchange a packet belongs to, as its local socket knows it.
+#[inline(always)]
+pub fn key_of(packet: &Packet, skb: Skb, arrives: bool) -> FlowKey {
+    FlowKey {
+        socket: skb.cookie(),
+        peer: if arrives {
+            packet.source
+        } else {
+            packet.destination
+        },
+        peer_port: if arrives {
+            packet.source_port
+        } else {
+            packet.destination_port
+        },
+        protocol: packet.protocol,
+        reserved: [0; 5],
+    }
+}
+
+/// The place on a socket where an exchange lies, or another one that must make room for it.
+#[inline(always)]
+fn place(socket: *mut c_void, key: &FlowKey, create: bool) -> Option<&'static mut Exchange> {
+    let flags = if create {
+        u64::from(BPF_SK_STORAGE_GET_F_CREATE)
+    } else {
+        0
+    };
+    let (high, low) = address::halves(&key.peer);
+    let hash = (high ^ low ^ u64::from(key.peer_port) << 48 ^ u64::from(key.protocol) << 40)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // VERIFIER: the bound must be seen on the very register that is added to the pointer.
+    let index = core::hint::black_box(hash >> 56) as usize & (PEERS - 1);
+    // SAFETY: a full socket and the map of this object; the storage lives as long as the socket, which the hook holds, and
+    // has `PEERS` places. Two CPUs may write at once: see `find`.
+    unsafe {
+        let storage = bpf_sk_storage_get(
+            (&raw const EXCHANGES).cast_mut().cast(),
+            socket,
+            core::ptr::null_mut(),
+            flags,
+        );
+        if storage.is_null() {
+            return None;
+        }
+        storage.cast::<Exchange>().add(index).as_mut()
+    }
+}
+
+#[inline(always)]
+fn is_same(exchange: &Exchange, key: &FlowKey) -> bool {
+    let (high, low) = address::halves(&key.peer);
+    let (other_high, other_low) = address::halves(&exchange.key.peer);
+    high == other_high
+        && low == other_low
+        && exchange.key.peer_port == key.peer_port
+        && exchange.key.protocol == key.protocol
+}
+
+/// Looks up an exchange, and copies what is known of it.
+#[inline(never)]
+pub fn find(socket: *mut c_void, key: &FlowKey, flow: &mut Flow) -> bool {
+    if let Some(exchange) = place(socket, key, false)
+        && is_same(exchange, key)
+    {
+        *flow = exchange.flow;
+        // Another CPU may have put another exchange here meanwhile: it takes the old one's proof away first.
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        return is_same(exchange, key) && flow.asked != 0;
+    }
+    let Some(known) = FLOWS.get_ptr(key) else {
+        return false;
+    };
+    // SAFETY: an element of the map.
+    *flow = unsafe { *known };
+    flow.asked != 0
+}
+
+/// Keeps an exchange; the one whose place it takes moves to the table that all share.
+#[inline(never)]
+pub fn keep(socket: *mut c_void, key: &FlowKey, flow: &Flow) -> bool {
+    let Some(exchange) = place(socket, key, true) else {
+        // No memory for the socket. A full table evicts the oldest.
+        return FLOWS.insert(key, flow, 0).is_ok();
+    };
+    if !is_same(exchange, key) {
+        if exchange.flow.asked != 0 {
+            let _ = FLOWS.insert(exchange.key, exchange.flow, 0);
+        }
+        // SAFETY: a field of the storage.
+        unsafe { (&raw mut exchange.flow.asked).write_volatile(0) };
+        exchange.key = *key;
+    }
+    exchange.flow.peer_cgroup = flow.peer_cgroup;
+    exchange.flow.peer = flow.peer;
+    exchange.flow.revision = flow.revision;
+    exchange.flow.service = flow.service;
+    // SAFETY: as above.
+    unsafe { (&raw mut exchange.flow.asked).write_volatile(flow.asked) };
+    true
+}
+
+/// Forgets an exchange.
+#[inline(never)]
+fn forget(socket: *mut c_void, key: &FlowKey) -> bool {
+    if let Some(exchange) = place(socket, key, false)
+        && is_same(exchange, key)
+    {
+        exchange.flow.asked = 0;
+    }
+    FLOWS.remove(key).is_ok()
+}
+
+/// Notes after the ruling on a packet what its exchange has become: that one side asked, so that the other may answer; or
+/// that the right to go on is lost.
+#[inline(always)]
+pub fn note(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    socket: *mut c_void,
+    key: &FlowKey,
+    known: Option<&Flow>,
+    asks: Option<u32>,
+) {
+    if !ruling.passes() {
+        if known.is_some_and(|flow| flow.revision != policy.revision && flow.asked & FLOW_PEER_JUDGES == 0) {
+            ruling.flags |= REVOKED;
+            forget(socket, key);
+        }
+        return;
+    }
+    let Some(asked) = asks else { return };
+    if known.is_none() {
+        ruling.flags |= NEW_FLOW;
+    } else if let Some(flow) = known
+        && flow.revision == policy.revision
+        && flow.asked & asked != 0
+        && flow.peer_cgroup == ruling.peer_cgroup
+    {
+        return;
+    }
+    if ruling.reason == Reason::Reply as u8 {
+        return;
+    }
+    let flow = Flow {
+        peer_cgroup: ruling.peer_cgroup,
+        peer: if asked == FLOW_LOCAL_ASKED {
+            ruling.to
+        } else {
+            ruling.from
+        },
+        revision: policy.revision,
+        service: ruling.service,
+        asked: known.map_or(0, |flow| flow.asked) | asked,
+    };
+    keep(socket, key, &flow);
+}
