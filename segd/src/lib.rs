@@ -3,6 +3,7 @@
 //! Data flows one way: text, `Document`, `Policy`, `CompiledTables`, map writes, packets, events, metrics.
 
 mod report;
+mod crowd;
 pub mod policy;
 pub mod source;
 pub mod workload;

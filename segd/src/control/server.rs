@@ -1,8 +1,8 @@
 //! The daemon's side of the control socket.
 //!
 //! INVARIANT: a client costs at most one task, [`MAX_REQUEST_BYTES`] of memory for its request, and a few
-//! seconds; clients beyond [`MAX_CLIENTS`] are told so and closed. Deliberately absent: what is answered;
-//! that is the [`Handler`]'s.
+//! seconds; one beyond [`MAX_CLIENTS`] takes the place of the one that has been there longest, so no number of silent
+//! clients keeps anybody out. Deliberately absent: what is answered; that is the [`Handler`]'s.
 
 use std::{
     future::Future,
@@ -15,7 +15,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, broadcast},
+    sync::broadcast,
     time::timeout,
 };
 
@@ -26,10 +26,11 @@ use super::{
     },
     types::{Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping, WorkloadRow},
 };
+use crate::crowd::Crowd;
 
-/// How many clients are served at once.
+/// How many clients of root and of segd's own user are served at once.
 pub const MAX_CLIENTS: usize = 64;
-/// How many of them may be other users than root and segd's own, so that root is never kept out.
+/// How many of the group are: they take nobody's place but each other's.
 pub const MAX_GROUP_CLIENTS: usize = 48;
 /// How long a client may take to send its request.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -143,12 +144,9 @@ impl Server {
 
     /// Serves until the future is dropped.
     pub async fn run<H: Handler>(self, handler: Arc<H>) {
-        let all = Arc::new(Semaphore::new(MAX_CLIENTS));
-        let group = Arc::new(Semaphore::new(MAX_GROUP_CLIENTS));
-        // Dropping the set ends its tasks, so nothing outlives this future.
-        let mut clients = tokio::task::JoinSet::new();
+        let mut own = Crowd::new(MAX_CLIENTS);
+        let mut group = Crowd::new(MAX_GROUP_CLIENTS);
         loop {
-            while clients.try_join_next().is_some() {}
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -159,33 +157,20 @@ impl Server {
                 }
             };
             let right = self.access.of(&stream);
-            if right == Right::None {
-                refuse(
-                    &stream,
-                    Refusal::new(RefusalKind::Forbidden, "only root may talk to segd")
-                        .help("run it as root, or let a group in with `segd run --control-group`"),
-                );
-                continue;
-            }
-            let shared = match right {
-                Right::Write => None,
-                _ => match Arc::clone(&group).try_acquire_owned() {
-                    Ok(permit) => Some(permit),
-                    Err(_) => {
-                        refuse(&stream, busy());
-                        continue;
-                    }
-                },
-            };
-            let Ok(permit) = Arc::clone(&all).try_acquire_owned() else {
-                refuse(&stream, busy());
-                continue;
+            let crowd = match right {
+                Right::None => {
+                    refuse(
+                        &stream,
+                        Refusal::new(RefusalKind::Forbidden, "only root may talk to segd")
+                            .help("run it as root, or let a group in with `segd run --control-group`"),
+                    );
+                    continue;
+                }
+                Right::Read => &mut group,
+                Right::Write => &mut own,
             };
             let handler = Arc::clone(&handler);
-            clients.spawn(async move {
-                let _permits = (permit, shared);
-                serve(stream, right, handler.as_ref()).await;
-            });
+            crowd.admit(async move { serve(stream, right, handler.as_ref()).await });
         }
     }
 }
@@ -221,10 +206,6 @@ async fn refuse_if_taken(path: &Path) -> Result<(), ServerError> {
         // A full backlog and no answer at all are signs of life too.
         _ => Err(ServerError::Running(path.to_path_buf())),
     }
-}
-
-fn busy() -> Refusal {
-    Refusal::new(RefusalKind::Busy, "too many clients of the control socket").help("try again")
 }
 
 /// Says no without waiting: what the socket's buffer does not take is lost.

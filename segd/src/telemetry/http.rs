@@ -15,15 +15,14 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Mutex, Semaphore},
-    task::JoinSet,
+    sync::Mutex,
     time::timeout,
 };
 
 use super::{metrics::Metrics, snapshot::Snapshot};
-use crate::control::types::Readiness;
+use crate::{control::types::Readiness, crowd::Crowd};
 
-/// How many connections are served at once; more wait.
+/// How many connections are served at once. One more takes the place of the one that has been there longest.
 pub const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to send its request.
 pub const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -72,15 +71,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
 
 /// Serves until the future is dropped.
 pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let metrics = Arc::new(Mutex::new(Metrics::default()));
-    // Dropping the set ends its tasks, so nothing outlives this future.
-    let mut connections = JoinSet::new();
+    let mut connections = Crowd::new(MAX_CONNECTIONS);
     loop {
-        while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -90,11 +83,7 @@ pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
                 continue;
             }
         };
-        let (source, metrics) = (Arc::clone(&source), Arc::clone(&metrics));
-        connections.spawn(async move {
-            let _permit = permit;
-            connection(stream, source, metrics).await;
-        });
+        connections.admit(connection(stream, Arc::clone(&source), Arc::clone(&metrics)));
     }
 }
 

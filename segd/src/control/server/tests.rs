@@ -261,27 +261,28 @@ async fn hangs_up_on_half_a_request_and_serves_others_meanwhile() {
 }
 
 #[tokio::test]
-async fn refuses_clients_beyond_the_limit_and_recovers() {
+async fn a_crowd_that_says_nothing_keeps_nobody_out() {
     let running = running().await;
     let path = running.path.clone();
     let crowd = spawn_blocking(move || {
-        (0..MAX_CLIENTS)
+        (0..4 * MAX_CLIENTS)
             .map(|_| std::os::unix::net::UnixStream::connect(&path).expect("it accepts"))
             .collect::<Vec<_>>()
     });
     let crowd = crowd.await.expect("they connect");
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-    loop {
-        match running.ask(Request::Status).await {
-            Err(ClientError::Refused(refusal)) if refusal.kind == RefusalKind::Busy => break,
-            _ => assert!(tokio::time::Instant::now() < deadline, "the limit must hold"),
-        }
+    let begun = tokio::time::Instant::now();
+    for _ in 0..100 {
+        assert!(matches!(
+            running.ask(Request::Status).await,
+            Ok(Response::Status(_))
+        ));
     }
+    assert!(
+        begun.elapsed() < REQUEST_DEADLINE,
+        "not one had to wait for others to be given up"
+    );
     drop(crowd);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-    while running.ask(Request::Status).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "the server must recover");
-    }
+    assert!(running.ask(Request::Status).await.is_ok());
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use tokio::task::JoinSet;
+
 use super::*;
 
 struct Fixed {
@@ -122,6 +124,28 @@ async fn hangs_up_on_half_a_request() {
     let text = ask(address, "GET /metrics HTT").await;
     assert!(!text.contains("200"), "{text}");
     assert!(started.elapsed() <= CONNECTION_LIMIT, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_crowd_that_says_little_keeps_nobody_out() {
+    let (address, _tasks) = server(true).await;
+    let mut crowd = Vec::new();
+    for _ in 0..4 * MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.expect("it accepts");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+            .await
+            .expect("it reads");
+        crowd.push(stream);
+    }
+    let begun = tokio::time::Instant::now();
+    for _ in 0..20 {
+        assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200 "));
+    }
+    assert!(
+        begun.elapsed() < HEADER_LIMIT,
+        "not one had to wait for others to be given up"
+    );
 }
 
 #[tokio::test]
