@@ -13,6 +13,7 @@ pub mod decide;
 pub mod bytes;
 pub mod packet;
 pub mod workload;
+pub mod census;
 pub mod matching;
 pub mod address;
 pub mod flow;

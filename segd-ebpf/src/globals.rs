@@ -55,6 +55,78 @@ global! {
     GROUP_SOCKS, group_socks
 }
 global! {
+    /// Offset of `task_struct.nsproxy`.
+    TASK_NSPROXY, task_nsproxy
+}
+global! {
+    /// Offset of `task_struct.cgroups`.
+    TASK_CGROUPS, task_cgroups
+}
+global! {
+    /// Offset of `task_struct.start_boottime`.
+    TASK_STARTED, task_started
+}
+global! {
+    /// Offset of `task_struct.files`.
+    TASK_FILES, task_files
+}
+global! {
+    /// Offset of `task_struct.thread_pid`.
+    TASK_PID, task_pid
+}
+global! {
+    /// Offset of `pid.level`.
+    PID_LEVEL, pid_level
+}
+global! {
+    /// Offset of `pid.numbers`.
+    PID_NUMBERS, pid_numbers
+}
+global! {
+    /// Offset of `css_set.dfl_cgrp`.
+    CSS_SET_CGROUP, css_set_cgroup
+}
+global! {
+    /// Offset of `nsproxy.net_ns`.
+    NSPROXY_NET, nsproxy_net
+}
+global! {
+    /// Offset of `net.net_cookie`.
+    NET_COOKIE, net_cookie
+}
+global! {
+    /// Offset of `net.ns`.
+    NET_COMMON, net_common
+}
+global! {
+    /// Offset of `net.user_ns`.
+    NET_OWNER, net_owner
+}
+global! {
+    /// Offset of `user_namespace.level`; 0 is the initial one.
+    OWNER_LEVEL, owner_level
+}
+global! {
+    /// Offset of `ns_common.inum`.
+    COMMON_INODE, common_inode
+}
+global! {
+    /// Offset of `files_struct.fdt`.
+    FILES_TABLE, files_table
+}
+global! {
+    /// Offset of `fdtable.fd`.
+    TABLE_FILES, table_files
+}
+global! {
+    /// Offset of `file.f_inode`.
+    FILE_INODE, file_inode
+}
+global! {
+    /// Offset of `inode.i_private`: a namespace file's `ns_common`.
+    INODE_PRIVATE, inode_private
+}
+global! {
     /// The cookie of the initial network namespace.
     HOST_NAMESPACE, host_namespace
 }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod birth;
+mod census;
 mod connect;
 mod egress;
 mod exchange;
@@ -104,6 +105,22 @@ fn segd_born(ctx: RawTracePointContext) -> i32 {
 fn segd_released(ctx: RawTracePointContext) -> i32 {
     let _ = birth::released(&ctx);
     0
+}
+
+/// Runs once for every task when the daemon asks. Not by a macro: aya has none for iterators.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+extern "C" fn segd_census(ctx: *mut core::ffi::c_void) -> i32 {
+    let _ = census::tell(ctx);
+    0
+}
+
+/// Hangs on no tracepoint: the daemon runs it (`BPF_PROG_TEST_RUN`), and its answer is a word. Not by a macro: aya's
+/// makes every answer 0.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/segd_namespace")]
+extern "C" fn segd_namespace(ctx: *mut core::ffi::c_void) -> i32 {
+    census::word(ctx).unwrap_or(0) as i32
 }
 
 #[cfg(not(test))]

@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     completions::CompletionsArgs, doctor::DoctorArgs, flows::FlowsArgs, man::ManArgs, policy::PolicyCommand,
-    run::RunArgs, segments::SegmentsArgs, status::StatusArgs, unload::UnloadArgs, workloads::WorkloadsArgs,
+    reload::ReloadArgs, run::RunArgs, segments::SegmentsArgs, status::StatusArgs, unload::UnloadArgs,
+    workloads::WorkloadsArgs,
 };
 
 /// The default of `--control`.
@@ -60,6 +61,9 @@ enum Command {
     /// Print the flow log
     #[command(after_help = "Example:\n  segd flows --follow --verdict denied --to db")]
     Flows(FlowsArgs),
+    /// Read the policy again now, and wait until it is in force
+    #[command(after_help = "Example:\n  segd reload")]
+    Reload(ReloadArgs),
     /// Show what this kernel and host support; exit code 1 if something is degraded, 3 if segd cannot run
     #[command(after_help = "Example:\n  segd doctor --interface eth0")]
     Doctor(DoctorArgs),
@@ -109,6 +113,7 @@ impl Command {
             Command::Segments(args) => args.run(),
             Command::Workloads(args) => args.run(),
             Command::Flows(args) => args.run(),
+            Command::Reload(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Unload(args) => args.run(),
             Command::Completions(args) => args.run(),

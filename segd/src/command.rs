@@ -7,6 +7,7 @@ pub mod live;
 pub mod man;
 pub mod policy;
 pub mod probe;
+pub mod reload;
 pub mod run;
 pub mod segments;
 pub mod status;

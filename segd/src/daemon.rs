@@ -5,6 +5,9 @@
 
 mod lock;
 mod sequence;
+mod privilege;
+mod given;
+mod notify;
 mod engine;
 mod tagging;
 mod rows;
@@ -92,7 +95,6 @@ const EVENTS_AT_ONCE: usize = 64;
 /// Runs the daemon until it is told to stop.
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
-    hurry();
     keep_memory();
     // The probe's sockets come from a child process, which wants no threads around it.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -108,14 +110,6 @@ pub fn run(options: Options) -> ExitCode {
             Err(failure) => failure.report(),
         }
     })
-}
-
-/// Lets the daemon run before what it governs: a workload that burns every processor must not delay the policy that
-/// would stop it. Without the right to (CAP_SYS_NICE) it stays as it is.
-fn hurry() {
-    const NICE: libc::c_int = -10;
-    // SAFETY: no pointers.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
 /// Keeps the memory of one reading of the policy for the next, instead of asking the kernel for every page again.
@@ -173,7 +167,10 @@ async fn live(mut running: Running) -> ExitCode {
             Event::NamespacesMoved => list_namespaces(&shared, running.send.clone()),
             Event::NamespacesListed(list) => shared.set_namespaces(list),
             Event::Born(birth) => shared.classify(&birth),
-            Event::Tick => shared.tick(),
+            Event::Tick => {
+                shared.tick();
+                notify::alive();
+            }
             Event::Stop => break,
         }
     }
@@ -186,8 +183,8 @@ async fn live(mut running: Running) -> ExitCode {
 
 /// Lists namespaces on a thread that may block.
 fn list_namespaces(shared: &Arc<Shared>, send: mpsc::Sender<Event>) {
-    let root = shared.cgroup_root();
-    tokio::task::spawn_blocking(move || match crate::workload::namespaces::namespaces(&root) {
+    let census = shared.census();
+    tokio::task::spawn_blocking(move || match crate::workload::namespaces::namespaces(&census) {
         Ok(list) => drop(send.blocking_send(Event::NamespacesListed(list))),
         Err(error) => tracing::warn!("network namespaces: {}", crate::report::chain(&error)),
     });

@@ -18,6 +18,7 @@ pub mod links;
 pub mod foreign;
 pub mod tables;
 pub mod cgroups;
+pub mod census;
 pub mod places;
 pub mod counters;
 pub mod events;

@@ -124,9 +124,7 @@ impl SourceError {
     fn can_pass(&self) -> bool {
         match self {
             SourceError::Unstable { .. } => true,
-            SourceError::Io { source, .. } => {
-                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::EAGAIN)
-            }
+            SourceError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,
         }
     }

@@ -8,6 +8,7 @@ pub mod cgroupfs;
 pub mod error;
 pub mod glob;
 pub mod namespaces;
+pub mod own;
 pub mod orphan;
 pub mod selector;
 pub mod users;

@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod exotic;
 pub mod foreign;
 pub mod lab;
+pub mod machine;
 pub mod netns;
 pub mod protocol;
 pub mod remote;
@@ -26,6 +27,7 @@ pub mod worker;
 
 pub use cgroup::Cgroup;
 pub use lab::Lab;
+pub use machine::Machine;
 pub use netns::{Bridge, Netns};
 pub use protocol::{Inbox, Kind, Outcome, Probe, Tally};
 pub use remote::Remote;

@@ -76,6 +76,24 @@ impl Worker {
                 process.arg(name).arg(path);
             }
         }
+        Worker::spawn(process)
+    }
+
+    /// Starts one by a command that ends with the worker's binary, as whoever runs it sees that.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[track_caller]
+    #[must_use]
+    pub fn start_by(words: &[String]) -> Worker {
+        let (program, words) = words.split_first().expect("a program");
+        let mut process = Process::new(program);
+        process.args(words).arg("serve");
+        Worker::spawn(process)
+    }
+
+    #[track_caller]
+    fn spawn(mut process: Process) -> Worker {
         let mut child = process
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -85,10 +103,7 @@ impl Worker {
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the worker speaks");
-        assert_eq!(
-            line, "ready\n",
-            "the worker for {cgroup:?} in {netns:?} did not get ready"
-        );
+        assert_eq!(line, "ready\n", "the worker did not get ready: {process:?}");
         Worker {
             child,
             pipe: Mutex::new((stdin, stdout)),

@@ -7,6 +7,7 @@ mod apt;
 mod host;
 mod promtool;
 mod rust_src;
+mod systemd_root;
 mod tools;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ enum Missing {
     BpfLinker,
     Promtool,
     CargoDeny,
+    SystemdRoot,
     BpfFs,
     Cgroup2,
 }
@@ -106,6 +108,7 @@ fn missing(scope: Scope) -> Result<Vec<Missing>> {
             Missing::Promtool,
             workspace::find_program("promtool").is_some(),
         ),
+        (Scope::Test, Missing::SystemdRoot, systemd_root::present()),
         (Scope::Ci, Missing::CargoDeny, tools::cargo_deny_present()?),
         (Scope::Demo, Missing::BpfFs, host::bpffs_mounted()?),
         (Scope::Demo, Missing::Cgroup2, cgroup2_root()?.is_some()),
@@ -126,9 +129,12 @@ fn cannot_help(missing: &[Missing]) -> Result<Option<&'static str>> {
             "without a cgroup2 mount no process has an identity that segd could read",
         ));
     }
-    let needs_apt = missing
-        .iter()
-        .any(|item| matches!(item, Missing::Packages(_) | Missing::Promtool));
+    let needs_apt = missing.iter().any(|item| {
+        matches!(
+            item,
+            Missing::Packages(_) | Missing::Promtool | Missing::SystemdRoot
+        )
+    });
     if needs_apt && !apt::is_debian()? {
         return Ok(Some(
             "it knows the packages of Debian 12 only, and this is another system",
@@ -151,6 +157,9 @@ impl Missing {
             Missing::BpfLinker => format!("bpf-linker {}", tools::BPF_LINKER),
             Missing::Promtool => String::from("promtool, which checks the metrics"),
             Missing::CargoDeny => format!("cargo-deny {}", tools::CARGO_DENY),
+            Missing::SystemdRoot => {
+                String::from("a small Debian, which the tests boot to try the systemd unit")
+            }
             Missing::BpfFs => String::from("bpffs at /sys/fs/bpf, where segd pins what outlives it"),
             Missing::Cgroup2 => String::from("a cgroup2 mount"),
         }
@@ -166,6 +175,7 @@ impl Missing {
             Missing::BpfLinker => tools::bpf_linker_line(),
             Missing::Promtool => String::from("put Prometheus's promtool into PATH"),
             Missing::CargoDeny => tools::cargo_deny_line(),
+            Missing::SystemdRoot => format!("as root: {}", systemd_root::by_hand()),
             Missing::BpfFs => String::from("as root: mount -t bpf bpf /sys/fs/bpf"),
             Missing::Cgroup2 => String::from(
                 "boot with systemd.unified_cgroup_hierarchy=1, or as root: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
@@ -180,6 +190,7 @@ impl Missing {
             Missing::BpfLinker => tools::install_bpf_linker(),
             Missing::Promtool => promtool::install(),
             Missing::CargoDeny => tools::install_cargo_deny(),
+            Missing::SystemdRoot => systemd_root::install(),
             Missing::BpfFs => host::mount_bpffs(),
             Missing::Cgroup2 => bail!("no cgroup2 mount"),
         }

@@ -9,7 +9,7 @@ use std::{
 use segd_common::{
     address::{NAMESPACE_PLAIN, is_link_local, is_loopback},
     config::Active,
-    segment::{FIRST_SEGMENT, NONE, SegmentIndex},
+    segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     workload::Identity,
 };
 
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     datapath::{
+        census::Census,
         cgroups::Cgroups,
         counters::Counters,
         links::Links,
@@ -86,6 +87,7 @@ pub struct Engine {
     pub(super) cgroups: Cgroups,
     pub(super) places: Places,
     pub(super) counters: Counters,
+    pub(super) census: Arc<Census>,
     pub(super) root: Arc<CgroupRoot>,
     pub(super) indexes: SegmentIndexes,
     pub(super) namespaces: Vec<NamespaceInfo>,
@@ -230,9 +232,13 @@ impl Engine {
 
     /// Says under a slot's revision who lives in which namespace.
     pub(super) fn write_owners(&self, slot: u32, tables: &CompiledTables) -> Result<(), ApplyError> {
+        // What has no entry is outside of what segd governs, if that is not all there is.
+        let stranger = (!self.root.is_hierarchy_root()).then_some(Identity::of(HOST));
         for info in &self.namespaces {
             let identity = |id: u64| -> Option<Identity> {
-                let entry = self.cgroups.read(id).ok()??;
+                let Some(entry) = self.cgroups.read(id).ok()? else {
+                    return stranger;
+                };
                 let slot = entry.slots.get(slot as usize & 1)?;
                 (slot.revision != 0).then_some(slot.identity)
             };

@@ -15,7 +15,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::workload::cgroupfs::CgroupRoot;
+use crate::workload::{cgroupfs::CgroupRoot, own::places};
 
 /// The environment variable that tells the child its cgroup.
 const CGROUP: &str = "SEGD_PROBE_CGROUP";
@@ -47,11 +47,13 @@ impl Probe {
     ///
     /// The cgroup cannot be made, or the child fails.
     pub fn start(root: &CgroupRoot) -> io::Result<Probe> {
-        let directory = root.path().join(format!("segd-probe-{}", std::process::id()));
-        fs::create_dir(&directory)?;
-        let made = make(&directory);
-        // The socket keeps the cgroup's identity without its directory, and a daemon that is killed leaves none.
-        fs::remove_dir(&directory)?;
+        let mut made = Err(io::Error::from(io::ErrorKind::NotFound));
+        for place in places(root) {
+            made = at(&place.join(format!("segd-probe-{}", std::process::id())));
+            if made.is_ok() {
+                break;
+            }
+        }
         let (socket, cgroup) = made?;
         let target = UdpSocket::bind("127.0.0.1:0")?;
         target.set_nonblocking(true)?;
@@ -77,6 +79,15 @@ impl Probe {
             Ok(_) => Probed::Passed,
         }
     }
+}
+
+/// Makes the socket in a cgroup that is there for this moment alone.
+fn at(directory: &Path) -> io::Result<(UdpSocket, u64)> {
+    fs::create_dir(directory)?;
+    let made = make(directory);
+    // The socket keeps the cgroup's identity without its directory, and a daemon that is killed leaves none.
+    fs::remove_dir(directory)?;
+    made
 }
 
 fn make(directory: &Path) -> io::Result<(UdpSocket, u64)> {

@@ -10,17 +10,18 @@ use std::{
 use segd_common::event::FlowEvent;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
-use super::{Event, Options, engine::Engine, health::Health, lock::Lock, serve::Front};
+use super::{Event, Options, engine::Engine, health::Health, lock::Lock, notify, serve::Front};
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
         server::Server,
         types::{Reload, Reloaded},
     },
+    datapath::census::Census,
     report::chain,
     source::{LoadError, Sources, read, resolve_read},
     telemetry::{clock::rfc3339, flows::FlowLog, http},
-    workload::{births::Birth, cgroupfs::CgroupRoot, namespaces::NamespaceInfo},
+    workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
 /// The daemon's state, shared by its loop and its servers.
@@ -29,7 +30,7 @@ pub struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) flows: Arc<FlowLog>,
     pub(super) options: Options,
-    root: Arc<CgroupRoot>,
+    census: Arc<Census>,
     pub(super) send: mpsc::Sender<Event>,
     servers: Mutex<Option<(Server, Option<TcpListener>)>>,
     lock: Mutex<Lock>,
@@ -67,7 +68,7 @@ impl Shared {
         Shared {
             flows: Arc::clone(&engine.flows),
             options: engine.options.clone(),
-            root: Arc::clone(&engine.root),
+            census: Arc::clone(&engine.census),
             engine: Mutex::new(engine),
             state: Mutex::new(State {
                 health,
@@ -92,9 +93,9 @@ impl Shared {
         &self.options
     }
 
-    /// The cgroup root.
-    pub fn cgroup_root(&self) -> Arc<CgroupRoot> {
-        Arc::clone(&self.root)
+    /// Who is in which network namespace.
+    pub fn census(&self) -> Arc<Census> {
+        Arc::clone(&self.census)
     }
 
     /// Starts the servers. Only the first call has any.
@@ -140,6 +141,7 @@ impl Shared {
                     error: None,
                 };
                 tracing::info!("enforcing revision {revision}");
+                notify::changed(revision);
                 Ok(Reloaded {
                     revision,
                     changed: true,

@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 use super::{
     Event, Options, Running,
     engine::{ApplyError, Engine},
+    given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
-    lock,
-    probe::Probe,
+    lock, notify, privilege,
     shared::Shared,
     watch::PolicyWatch,
 };
@@ -19,6 +19,7 @@ use crate::{
     control::{peer, server::Server},
     datapath::{
         Datapath, Error,
+        census::Census,
         cgroups::Cgroups,
         counters::Counters,
         events::Events,
@@ -33,7 +34,12 @@ use crate::{
     report::chain,
     source::{LoadError, Loaded, load},
     telemetry::{clock::EventClock, flows::FlowLog, hits::RuleHits, http},
-    workload::{births::Births, cgroupfs::CgroupRoot, error::WorkloadError, namespaces},
+    workload::{
+        births::Births,
+        cgroupfs::CgroupRoot,
+        error::WorkloadError,
+        namespaces::{self, Listener},
+    },
 };
 
 /// Why the daemon does not run: one clear line, and the contract's exit code.
@@ -57,7 +63,7 @@ impl Failure {
         }
     }
 
-    fn internal(text: String) -> Failure {
+    pub fn internal(text: String) -> Failure {
         Failure {
             code: INTERNAL,
             text,
@@ -140,10 +146,8 @@ pub fn style() -> Style {
 
 /// Starts everything, or nothing.
 pub async fn start(options: Options) -> Result<Running, Failure> {
+    privilege::prepare();
     let findings = examine(&options)?;
-    let loaded = load(&options.policy, options.allow_empty, &options.trust)?;
-    eprint!("{}", loaded.render_warnings(style()));
-    let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let group = match &options.control_group {
         Some(name) => Some(peer::group_id(name).map_err(|error| {
             Failure::host(
@@ -153,10 +157,18 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         })?),
         None => None,
     };
+    let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
+    let given = given::open(&root, group)?;
+    let loaded = load(&options.policy, options.allow_empty, &options.trust)?;
+    let degraded = degraded(&findings);
+    for line in &degraded {
+        tracing::warn!("degraded: {line}");
+    }
+    eprint!("{}", loaded.render_warnings(style()));
     let control = Server::bind(&options.control, group)
         .await
         .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
-    let listener = match options.metrics {
+    let metrics = match options.metrics {
         Some(address) => Some(http::bind(address).await.map_err(|error| {
             Failure::host(chain(&error), Some("--metrics takes another address, or `none`"))
         })?),
@@ -164,7 +176,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let fresh = !Pins::new(&options.pin_dir).has_links();
     let pin_dir = options.pin_dir.clone();
-    let attached = attach(options, root, loaded, &findings).await;
+    let attached = attach(options, root, loaded, degraded, given).await;
     if attached.is_err() && fresh {
         undo(&pin_dir);
     }
@@ -174,10 +186,10 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         .in_force
         .as_ref()
         .map_or(0, |in_force| in_force.active.revision());
-    let shared = Arc::new(Shared::new(engine, health, lock, send.clone(), control, listener));
+    let shared = Arc::new(Shared::new(engine, health, lock, send.clone(), control, metrics));
     shared.tick();
     tracing::info!("enforcing revision {revision}");
-    notify_ready(revision);
+    notify::ready(revision);
     Ok(Running {
         shared,
         events,
@@ -187,7 +199,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     })
 }
 
-/// Refuses a host that lacks what segd cannot run without, and tells what is degraded.
+/// Refuses a host that lacks what segd cannot run without.
 fn examine(options: &Options) -> Result<Vec<doctor::Finding>, Failure> {
     crate::datapath::kernel::check_privilege()?;
     let findings = doctor::examine(&doctor::Host {
@@ -200,11 +212,18 @@ fn examine(options: &Options) -> Result<Vec<doctor::Finding>, Failure> {
             doctor::State::Missing => {
                 return Err(Failure::host(finding.found.clone(), finding.help.as_deref()));
             }
-            doctor::State::Degraded => tracing::warn!("degraded: {}", finding.line()),
-            doctor::State::Ok | doctor::State::Unknown => {}
+            doctor::State::Degraded | doctor::State::Ok | doctor::State::Unknown => {}
         }
     }
     Ok(findings)
+}
+
+/// What this host cannot do, a line each.
+fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
+    let degraded = findings
+        .iter()
+        .filter(|finding| finding.state == doctor::State::Degraded);
+    degraded.map(doctor::Finding::line).collect()
 }
 
 type Attached = (
@@ -220,7 +239,8 @@ async fn attach(
     options: Options,
     root: CgroupRoot,
     loaded: Loaded,
-    findings: &[doctor::Finding],
+    degraded: Vec<String>,
+    given: Given,
 ) -> Result<Attached, Failure> {
     let pins = Pins::new(&options.pin_dir);
     pins.create()?;
@@ -240,18 +260,12 @@ async fn attach(
     }
     let (send, queue) = mpsc::channel(256);
     let births = start_births(&root, &send);
-    let probe = match Probe::start(&root) {
-        Ok(probe) => Some(probe),
-        Err(error) => {
-            tracing::warn!("no live probe: {error}; segd enforces, but cannot prove it and will not say so");
-            None
-        }
-    };
     let links = Links::new(&datapath, root.path(), handover.learns())?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
         places: Places::open(&pins)?,
         counters: Counters::open(&pins)?,
+        census: Arc::new(datapath.census()?),
         tables,
         links,
         maps: PinnedMaps::open(&pins)?,
@@ -262,19 +276,15 @@ async fn attach(
         in_force: None,
         hits: RuleHits::default(),
         flows: Arc::new(FlowLog::new(EventClock::Boot)),
-        probe,
+        probe: given.probe,
         births,
         paths: std::collections::BTreeMap::new(),
-        degraded: findings
-            .iter()
-            .filter(|finding| finding.state == doctor::State::Degraded)
-            .map(doctor::Finding::line)
-            .collect(),
+        degraded,
         options,
     };
     engine.links.attach(TRACEPOINTS)?;
-    watch_namespaces(&send)?;
-    let list = namespaces::namespaces(&engine.root)?;
+    watch_namespaces(&engine.census, given.listener, &send)?;
+    let list = namespaces::namespaces(&engine.census)?;
     engine.set_namespaces(list)?;
     engine.apply(&loaded)?;
     engine.links.attach(JUDGES)?;
@@ -323,9 +333,13 @@ fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births>
     }
 }
 
-fn watch_namespaces(send: &mpsc::Sender<Event>) -> Result<(), Failure> {
+fn watch_namespaces(
+    census: &Arc<Census>,
+    listener: Listener,
+    send: &mpsc::Sender<Event>,
+) -> Result<(), Failure> {
     let (ticks, mut moved) = mpsc::channel(8);
-    namespaces::watch(ticks)?;
+    namespaces::watch(Arc::clone(census), listener, ticks)?;
     let send = send.clone();
     tokio::spawn(async move {
         while moved.recv().await.is_some() {
@@ -355,16 +369,5 @@ pub(super) fn log_from_kernel(datapath: &mut Datapath) {
             });
         }
         Err(error) => tracing::warn!("the kernel programs' own log cannot be watched: {error}"),
-    }
-}
-
-/// `READY=1`, if a service manager waits for it.
-fn notify_ready(revision: u32) {
-    let states = [
-        sd_notify::NotifyState::Ready,
-        sd_notify::NotifyState::Status(&format!("enforcing revision {revision}")),
-    ];
-    if let Err(error) = sd_notify::notify(&states) {
-        tracing::warn!("telling the service manager: {error}");
     }
 }

@@ -38,6 +38,8 @@ struct Walk<'a> {
     names: &'a BTreeMap<SegmentIndex, String>,
     positions: BTreeMap<u64, (Position, u16)>,
     paths: BTreeMap<u64, String>,
+    /// What stands for all below a cgroup whose owner hides it.
+    hidden: BTreeMap<u64, CgroupSlot>,
     ambiguous: Vec<String>,
     /// It met a cgroup whose tag was another.
     changed: bool,
@@ -62,6 +64,7 @@ impl Engine {
             names,
             positions: BTreeMap::new(),
             paths: BTreeMap::new(),
+            hidden: BTreeMap::new(),
             ambiguous: Vec::new(),
             changed: false,
         };
@@ -72,6 +75,7 @@ impl Engine {
             match step {
                 Tagging::Walk => {
                     walk.ambiguous.clear();
+                    walk.hidden.clear();
                     walk.changed = false;
                     let mut failed = None;
                     root.walk(&mut |cgroup| {
@@ -101,7 +105,8 @@ impl Engine {
                     if !walk.ambiguous.is_empty() {
                         return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
                     }
-                    let visited: BTreeSet<u64> = walk.positions.keys().copied().collect();
+                    let mut visited: BTreeSet<u64> = walk.positions.keys().copied().collect();
+                    self.tag_hidden(slot, &walk.hidden, &mut visited)?;
                     self.tag_dying(active, slot, revision, &visited, tables, names)?;
                     self.tag_probe(slot, revision)?;
                 }
@@ -139,8 +144,56 @@ impl Engine {
         let was = known.and_then(|entry| entry.slots.get(walk.slot as usize & 1).copied());
         walk.changed |= was != Some(position.slot);
         self.cgroups.tag(place, walk.slot, position.slot)?;
+        if cgroup.is_hidden {
+            let inherited = CgroupSlot {
+                state: STATE_NONE,
+                ..position.slot
+            };
+            walk.hidden.insert(cgroup.id, inherited);
+        }
         walk.paths.insert(cgroup.id, cgroup.path.clone());
         walk.positions.insert(cgroup.id, (position, flags));
+        Ok(())
+    }
+
+    /// Tags what is known below cgroups that the walk could not look into: as those are. Hiding must not keep anybody
+    /// who he was under an older policy.
+    fn tag_hidden(
+        &self,
+        slot: u32,
+        hidden: &BTreeMap<u64, CgroupSlot>,
+        visited: &mut BTreeSet<u64>,
+    ) -> Result<(), ApplyError> {
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        let mut parents = BTreeMap::new();
+        for id in self.cgroups.ids()? {
+            if let Some(entry) = self.cgroups.read(id)? {
+                parents.insert(id, entry.parent);
+            }
+        }
+        for (id, parent) in &parents {
+            if visited.contains(id) {
+                continue;
+            }
+            let mut above = Some(parent);
+            let tag = std::iter::from_fn(|| {
+                let this = above?;
+                above = parents.get(this);
+                Some(this)
+            })
+            .take(parents.len())
+            .find_map(|above| hidden.get(above));
+            if let Some(tag) = tag {
+                self.cgroups.change(*id, |entry| {
+                    if let Some(to) = entry.slots.get_mut(slot as usize & 1) {
+                        *to = *tag;
+                    }
+                })?;
+                visited.insert(*id);
+            }
+        }
         Ok(())
     }
 
@@ -218,6 +271,7 @@ impl Engine {
             names: &names,
             positions: BTreeMap::new(),
             paths: BTreeMap::new(),
+            hidden: BTreeMap::new(),
             ambiguous: Vec::new(),
             changed: false,
         };

@@ -51,6 +51,24 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("SOCK_GROUP", types.member("sock", "sk_reuseport_cb")?),
             ("GROUP_LEN", types.member("sock_reuseport", "num_socks")?),
             ("GROUP_SOCKS", types.member("sock_reuseport", "socks")?),
+            ("TASK_NSPROXY", types.member("task_struct", "nsproxy")?),
+            ("TASK_CGROUPS", types.member("task_struct", "cgroups")?),
+            ("TASK_STARTED", types.member("task_struct", "start_boottime")?),
+            ("TASK_FILES", types.member("task_struct", "files")?),
+            ("TASK_PID", types.member("task_struct", "thread_pid")?),
+            ("PID_LEVEL", types.member("pid", "level")?),
+            ("PID_NUMBERS", types.member("pid", "numbers")?),
+            ("CSS_SET_CGROUP", types.member("css_set", "dfl_cgrp")?),
+            ("NSPROXY_NET", types.member("nsproxy", "net_ns")?),
+            ("NET_COOKIE", types.member("net", "net_cookie")?),
+            ("NET_COMMON", types.member("net", "ns")?),
+            ("NET_OWNER", types.member("net", "user_ns")?),
+            ("OWNER_LEVEL", types.member("user_namespace", "level")?),
+            ("COMMON_INODE", types.member("ns_common", "inum")?),
+            ("FILES_TABLE", types.member("files_struct", "fdt")?),
+            ("TABLE_FILES", types.member("fdtable", "fd")?),
+            ("FILE_INODE", types.member("file", "f_inode")?),
+            ("INODE_PRIVATE", types.member("inode", "i_private")?),
         ],
     })
 }
@@ -80,7 +98,7 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 7] = [
+        let wanted: [&[u8]; 18] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
@@ -88,6 +106,17 @@ impl<'a> Types<'a> {
             b"sock",
             b"sock_cgroup_data",
             b"sock_reuseport",
+            b"task_struct",
+            b"pid",
+            b"css_set",
+            b"nsproxy",
+            b"net",
+            b"user_namespace",
+            b"ns_common",
+            b"files_struct",
+            b"fdtable",
+            b"file",
+            b"inode",
         ];
         let mut at = 0;
         while at < records.len() {
@@ -154,10 +183,18 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 10);
+        assert_eq!(offsets.globals.len(), 28);
+        // These lie at the start of their structures, or may.
+        let first = [
+            "CGROUP_PARENT",
+            "NET_COMMON",
+            "COMMON_INODE",
+            "OWNER_LEVEL",
+            "PID_LEVEL",
+        ];
         for (name, offset) in offsets.globals {
             assert!(
-                offset > 0 || name == "CGROUP_PARENT",
+                offset > 0 || first.contains(&name),
                 "{name} lies at the start of its structure"
             );
         }

@@ -8,11 +8,11 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
-    programs::{CgroupSkb, CgroupSockAddr, Program, RawTracePoint, SockOps, Xdp},
+    Btf, Ebpf, EbpfLoader,
+    programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SockOps, Xdp},
 };
 
-use super::{Error, btf, kernel, manifest, pins::Pins, sys};
+use super::{Error, btf, census::Census, kernel, manifest, pins::Pins, sys};
 use crate::report::chain;
 
 /// The object that `build.rs` built.
@@ -97,6 +97,11 @@ impl Datapath {
         Ok(Programs(all))
     }
 
+    /// The programs that tell who is in which network namespace.
+    pub fn census(&self) -> Result<Census, Error> {
+        Census::new(&self.ebpf)
+    }
+
     /// Hands the programs' own diagnostics to the log.
     pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
         match aya_log::EbpfLogger::init(&mut self.ebpf) {
@@ -163,8 +168,10 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|error| refused("loading the kernel programs", &error))?;
+    let btf =
+        Btf::from_sys_fs().map_err(|error| refused("reading the kernel's description of itself", &error))?;
     for (name, program) in ebpf.programs_mut() {
-        load_program(program)
+        load_program(program, &btf)
             .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
     }
     Ok(ebpf)
@@ -191,13 +198,14 @@ impl Programs {
     }
 }
 
-fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
     match program {
         Program::CgroupSkb(_) => <&mut CgroupSkb>::try_from(program)?.load(),
         Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Program::SockOps(_) => <&mut SockOps>::try_from(program)?.load(),
         Program::Xdp(_) => <&mut Xdp>::try_from(program)?.load(),
         Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+        Program::Iter(_) => <&mut Iter>::try_from(program)?.load("task", btf),
         _ => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 pub use destroy::destroy_nothing;
 pub use program::{ALLOW_MULTI, load_trivial, program_name, programs_on};
-pub use rehearse::{Tun, leave_namespace, run_skb};
+pub use rehearse::{Tun, leave_namespace, run_raw_tracepoint, run_skb};
 
 /// Runs one command.
 ///
@@ -168,6 +168,14 @@ pub fn link_create(
     };
     // SAFETY: no pointers.
     unsafe { bpf_fd(28, &mut attr) }
+}
+
+/// Starts one pass of an iterator's link: a file to read to its end.
+pub fn iterate(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // The link's descriptor, and flags.
+    let mut attr = [link.as_raw_fd() as u32, 0];
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(33, &mut attr) }
 }
 
 #[repr(C)]

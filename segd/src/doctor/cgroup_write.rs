@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::{Finding, Host, privilege};
-use crate::workload::cgroupfs::CgroupRoot;
+use crate::workload::{cgroupfs::CgroupRoot, own::places};
 
 pub(super) fn check(host: &Host) -> Finding {
     const NAME: &str = "cgroup-write";
@@ -14,7 +14,7 @@ pub(super) fn check(host: &Host) -> Finding {
             "nothing is enforced, see cgroup2",
         );
     };
-    if may_write(root.path()) {
+    if places(&root).iter().any(|place| may_write(place)) {
         Finding::ok(NAME, "the live probe can have a cgroup of its own")
     } else if privilege::is_complete() {
         Finding::degraded(

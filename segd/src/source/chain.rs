@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Links followed in one path; as many as the kernel follows.
-const MAX_LINKS: usize = 40;
+pub(super) const MAX_LINKS: usize = 40;
 
 /// A name that is looked up on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn steps(path: &Path) -> (Vec<Step>, PathBuf) {
 }
 
 /// A path's names, the last first.
-fn names(path: &Path) -> Vec<PathBuf> {
+pub(super) fn names(path: &Path) -> Vec<PathBuf> {
     let names = path.components().rev();
     names
         .filter(|name| matches!(name, Component::Normal(_) | Component::ParentDir))

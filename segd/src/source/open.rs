@@ -14,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::chain;
+
 /// Holds what a path leads to.
 pub(super) fn path(path: &Path) -> io::Result<File> {
     OpenOptions::new()
@@ -24,34 +26,55 @@ pub(super) fn path(path: &Path) -> io::Result<File> {
 
 /// Holds what a relative path leads to, through links that stay below the directory.
 ///
+/// One name at a time, from directories that are held: `..` is the one held before, so no rename can lead out. Not by
+/// `openat2(2)`, which would do: a unit with `RestrictSUIDSGID=` has none (its filter cannot look into the arguments).
+///
 /// # Errors
 ///
-/// `EXDEV`: it leads out. `EAGAIN`: something was renamed meanwhile, so that nobody can tell.
-///
-/// # Minimum kernel version
-///
-/// 5.6, `openat2(2)`.
+/// `EXDEV`: it leads out. `ELOOP`: through more links than the kernel would follow.
 pub(super) fn beneath(directory: &File, relative: &Path) -> io::Result<File> {
-    let name = CString::new(relative.as_os_str().as_bytes())?;
-    // SAFETY: all zeros is a valid `open_how`.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY: a live C string, and a live `open_how` of the length given.
-    let opened = unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            directory.as_raw_fd(),
-            name.as_ptr(),
-            &raw const how,
-            size_of::<libc::open_how>(),
-        )
-    };
+    let out = || io::Error::from_raw_os_error(libc::EXDEV);
+    let mut held: Vec<File> = Vec::new();
+    let mut rest: Vec<PathBuf> = chain::names(relative);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name.as_os_str() == ".." {
+            held.pop().ok_or_else(out)?;
+            continue;
+        }
+        let above = held.last().unwrap_or(directory);
+        let next = at(above, &name)?;
+        if !next.metadata()?.is_symlink() {
+            held.push(next);
+            continue;
+        }
+        links += 1;
+        if links > chain::MAX_LINKS {
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
+        let target = fs::read_link(by_descriptor(above).join(&name))?;
+        if target.is_absolute() {
+            return Err(out());
+        }
+        rest.extend(chain::names(&target));
+    }
+    match held.pop() {
+        Some(file) => Ok(file),
+        None => directory.try_clone(),
+    }
+}
+
+/// Holds an entry of a directory, a link itself.
+fn at(directory: &File, name: &Path) -> io::Result<File> {
+    let name = CString::new(name.as_os_str().as_bytes())?;
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: a live C string; the result is checked.
+    let opened = unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags) };
     if opened < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(opened as i32) }))
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(opened) }))
 }
 
 /// Opens a held file for reading. A pipe would not be waited for, but is not expected.

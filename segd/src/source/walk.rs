@@ -208,9 +208,7 @@ impl Place<'_> {
                     Ok(None)
                 }
             }
-            Err(error) if is_yaml || error.raw_os_error() == Some(libc::EAGAIN) => {
-                Err(io_at("read", &path)(error))
-            }
+            Err(error) if is_yaml => Err(io_at("read", &path)(error)),
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP) =>
             {

@@ -47,6 +47,8 @@ pub struct Cgroup {
     pub owner_uid: u32,
     /// The root is 0.
     pub depth: u32,
+    /// Its owner does not let segd see what is below it.
+    pub is_hidden: bool,
     /// `CGROUP_` flags. Whether the name can be trusted is told by who may create directories in the parent.
     pub flags: u16,
 }
@@ -173,6 +175,9 @@ impl CgroupRoot {
                 return Ok(());
             };
             visit(&child.cgroup);
+            if child.cgroup.is_hidden {
+                return Ok(());
+            }
             place = child;
         }
         descend(place, visit).map_err(failed)
@@ -199,6 +204,7 @@ impl Place {
             name: Vec::new(),
             owner_uid: metadata.uid(),
             depth: 0,
+            is_hidden: false,
             flags: 0,
         };
         Ok(Place {
@@ -215,8 +221,9 @@ impl Place {
             return Ok(None);
         };
         let path = by_descriptor(directory).join(OsString::from_vec(name.to_vec()));
-        let found = open(&path).and_then(|child| child.metadata().map(|metadata| (child, metadata)));
-        let Some((directory, metadata)) = unless_gone(found)? else {
+        let found =
+            open_or_hold(&path).and_then(|child| child.0.metadata().map(|metadata| (child, metadata)));
+        let Some(((directory, is_hidden), metadata)) = unless_gone(found)? else {
             return Ok(None);
         };
         let above = self.cgroup.path.trim_end_matches('/');
@@ -227,6 +234,7 @@ impl Place {
             name: name.to_vec(),
             owner_uid: metadata.uid(),
             depth: self.cgroup.depth + 1,
+            is_hidden,
             flags: child_flags(self.cgroup.flags, self.is_roots, &Name::new(name)),
         };
         let names = Vec::new().into_iter();
@@ -267,6 +275,9 @@ fn descend(mut start: Place, visit: &mut dyn FnMut(&Cgroup)) -> io::Result<()> {
                 continue;
             };
             visit(&child.cgroup);
+            if child.cgroup.is_hidden {
+                continue;
+            }
             child.read()?;
             places.push(child);
             let deep = places.len().checked_sub(MAX_OPEN + 1);
@@ -297,6 +308,27 @@ fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open(path)
+}
+
+/// Opens a directory, or holds one that its owner locked: who was given a cgroup may change its mode, and the daemon
+/// has no right to read what it may not. Whether it is locked.
+fn open_or_hold(path: &Path) -> io::Result<(File, bool)> {
+    let open = |flags| {
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | flags)
+            .open(path)
+    };
+    let is_locked = |error: &io::Error| error.kind() == ErrorKind::PermissionDenied;
+    match open(0) {
+        // Reading the names is not enough: looking one up is another right.
+        Ok(directory) => match fs::metadata(by_descriptor(&directory).join(".")) {
+            Err(error) if is_locked(&error) => Ok((directory, true)),
+            _ => Ok((directory, false)),
+        },
+        Err(error) if is_locked(&error) => Ok((open(libc::O_PATH)?, true)),
+        Err(error) => Err(error),
+    }
 }
 
 /// The way to an open directory that no rename or mount can change.

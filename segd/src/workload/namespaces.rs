@@ -1,27 +1,41 @@
 //! The network namespaces of the host: their addresses, and which workloads live in them.
 //!
-//! INVARIANT: no thread that runs other work ever changes its namespace. What must be asked inside is asked by a
-//! thread that is made for it and ends with it.
+//! INVARIANT: nothing of segd ever enters another namespace, and nothing looks into other processes through `/proc`:
+//! that would take CAP_SYS_ADMIN and CAP_SYS_PTRACE. The kernel programs of `datapath::census` say who is where, and
+//! routing netlink which addresses that is.
 //!
-//! Deliberately absent: a thread in another namespace than the rest of its process; namespaces that nothing but an
-//! open descriptor or a bind mount outside `/run/netns` and `/run/docker/netns` keeps alive.
+//! Deliberately absent: namespaces that nothing but an open descriptor or a bind mount outside `/run/netns` and
+//! `/run/docker/netns` keeps alive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+};
 
 use segd_common::{
     address::{Address, NAMESPACE_SINGLE},
+    census::{Namespace, Task},
     segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     workload::Identity,
 };
 
-use self::census::Census;
-use super::{cgroupfs::CgroupRoot, error::WorkloadError};
+use self::{
+    look::Look,
+    netlink::{By, Netlink},
+};
+use super::error::WorkloadError;
+use crate::datapath::census::Census;
 
-mod census;
-mod inside;
+mod look;
+mod netlink;
 mod watch;
 
+pub use netlink::Listener;
 pub use watch::watch;
+
+/// How often a namespace is asked again whose task left meanwhile.
+const ATTEMPTS: usize = 3;
 
 /// A network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,55 +44,99 @@ pub struct NamespaceInfo {
     pub cookie: u64,
     /// The inode number of its file.
     pub inode: u64,
-    /// It is the initial one; or segd's own, where the initial one may not be looked at.
+    /// It is segd's own, which is the initial one unless segd was put into another.
     pub is_host: bool,
     /// Its addresses, tentative ones included, sorted.
     pub addresses: Vec<Address>,
-    /// The cgroups that have processes in it. Not told for the host's.
+    /// The cgroups that have tasks in it. Not told for the host's.
     pub cgroups: BTreeSet<u64>,
 }
 
 /// Lists the network namespaces. Blocks: not for an async thread.
 ///
-/// Processes that vanish, or may not be looked at, are left out; so is a namespace that cannot be entered.
+/// A namespace that ends meanwhile is left out.
 ///
 /// # Errors
 ///
-/// If `/proc` cannot be read, or no thread can be made.
-pub fn namespaces(root: &CgroupRoot) -> Result<Vec<NamespaceInfo>, WorkloadError> {
-    let census = Census::take(None)?;
-    let mut handles = Vec::new();
-    for inode in census.places.keys() {
-        handles.extend(census.open(*inode));
-    }
-    let found =
-        inside::ask(handles).map_err(|source| WorkloadError::io("enter", "/proc/*/ns/net", source))?;
-    let mut ids = BTreeMap::new();
-    for path in census.members.iter().map(|(_, path)| path) {
-        if !ids.contains_key(path) {
-            ids.insert(path, root.id(path));
+/// What the kernel does not tell.
+pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> {
+    let asking = |source| WorkloadError::io("ask for", "the addresses of network namespaces", source);
+    let netlink = Netlink::open().map_err(asking)?;
+    let look = Look::take(census)?;
+    let host = host()?;
+    let own = NamespaceInfo {
+        is_host: true,
+        ..info(host, netlink.addresses(None).map_err(asking)?, &look)
+    };
+    let mut infos = vec![own];
+    let addresses = |by| {
+        netlink
+            .number(by)
+            .and_then(|number| netlink.addresses(Some(number)))
+    };
+    let mut by_task = BTreeMap::new();
+    for namespace in look.namespaces() {
+        // Anybody may make a user namespace and give its network any address, the host's or another machine's: what
+        // it says of itself moves nobody else's traffic.
+        if namespace.delegated != 0 {
+            infos.push(info(namespace, Vec::new(), &look));
+        } else if let Some(file) = look.files.get(&namespace) {
+            if let Ok(addresses) = addresses(By::File(file.as_fd())) {
+                infos.push(info(namespace, addresses, &look));
+            }
+        } else if let Some(task) = look.tasks.get(&namespace) {
+            by_task.insert(namespace, *task);
         }
     }
-    let infos = found.into_iter().map(
-        |inside::Answer {
-             inode,
-             cookie,
-             addresses,
-         }| {
-            let members = census.members.iter().filter(|(namespace, _)| *namespace == inode);
-            let cgroups = members
-                .filter_map(|(_, path)| ids.get(path).copied().flatten())
-                .collect();
-            NamespaceInfo {
-                cookie,
-                inode,
-                is_host: inode == census.host,
-                addresses,
-                cgroups,
+    for _ in 0..ATTEMPTS {
+        let mut told: BTreeMap<Namespace, (Task, Vec<Address>)> = BTreeMap::new();
+        for (namespace, task) in &by_task {
+            if let Ok(addresses) = addresses(By::Task(task.number)) {
+                told.insert(*namespace, (*task, addresses));
             }
-        },
-    );
-    Ok(infos.collect())
+        }
+        if by_task.is_empty() {
+            break;
+        }
+        // A number may have been given to another task, and that of a namespace to another namespace: only what was
+        // told by way of a task that is still there is about its namespace.
+        let after = Look::take(census)?;
+        by_task.retain(|namespace, task| match told.remove(namespace) {
+            Some((by, addresses)) if after.is_there(&by) => {
+                infos.push(info(*namespace, addresses, &look));
+                false
+            }
+            _ => after.tasks.get(namespace).is_some_and(|other| {
+                *task = *other;
+                true
+            }),
+        });
+    }
+    Ok(infos)
+}
+
+fn info(namespace: Namespace, addresses: Vec<Address>, look: &Look) -> NamespaceInfo {
+    let members = look.members.iter().filter(|(of, _)| *of == namespace);
+    NamespaceInfo {
+        cookie: namespace.cookie,
+        inode: u64::from(namespace.inode),
+        is_host: false,
+        addresses,
+        cgroups: members.map(|(_, cgroup)| *cgroup).collect(),
+    }
+}
+
+/// The namespace that segd is in.
+fn host() -> Result<Namespace, WorkloadError> {
+    const OWN: &str = "/proc/self/ns/net";
+    let failed = |source| WorkloadError::io("look at", OWN, source);
+    let metadata = fs::metadata(OWN).map_err(failed)?;
+    let cookie = crate::datapath::kernel::namespace_cookie();
+    Ok(Namespace {
+        cookie: cookie.map_err(|error| failed(std::io::Error::other(error)))?,
+        inode: metadata.ino() as u32,
+        delegated: 0,
+    })
 }
 
 /// Whose namespace it is: the one segment that lives in it, with `NAMESPACE_` flags.

@@ -34,6 +34,8 @@ const PACKAGES: &[(Scope, &str)] = &[
     (Scope::Test, "nftables"),
     (Scope::Test, "procps"),
     (Scope::Test, "systemd"),
+    (Scope::Test, "systemd-container"),
+    (Scope::Test, "mmdebstrap"),
 ];
 
 /// How long another apt may keep its locks.
@@ -88,6 +90,8 @@ fn without_dpkg(wanted: &[&'static str]) -> Vec<&'static str> {
         ("redis-tools", "redis-cli"),
         ("bpftool", "bpftool"),
         ("nftables", "nft"),
+        ("systemd-container", "systemd-nspawn"),
+        ("mmdebstrap", "mmdebstrap"),
     ];
     let absent = programs
         .iter()

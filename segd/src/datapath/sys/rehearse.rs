@@ -132,3 +132,20 @@ pub fn run_skb(program: BorrowedFd<'_>, family: u16, packet: &[u8], device: u32)
     block.copy_from_slice(&context_out[field::BLOCK..field::BLOCK + 5]);
     Ok((attr.answer, words))
 }
+
+/// Runs a raw tracepoint's program in this thread, attached or not; its answer.
+///
+/// # Minimum kernel version
+///
+/// 5.10.
+pub fn run_raw_tracepoint(program: BorrowedFd<'_>, arguments: [u64; 2]) -> io::Result<u32> {
+    let mut attr = TestRun {
+        program: program.as_raw_fd() as u32,
+        context_size_in: size_of_val(&arguments) as u32,
+        context_in: arguments.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    // SAFETY: the arguments are live and as long as stated.
+    unsafe { bpf(10, &mut attr) }?;
+    Ok(attr.answer)
+}

@@ -2,21 +2,21 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::MetadataExt as _,
     path::Path,
-    process::{Child, Command},
-    sync::atomic::{AtomicU32, Ordering},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use segd_common::{address::mapped, workload::PENDING};
 use tokio::{sync::mpsc, time};
 
-use super::{
-    super::cgroupfs::tests::Scratch,
-    census::{cgroup_path, link},
-    *,
-};
+use super::{super::cgroupfs::tests::Scratch, *};
 
 /// A named network namespace, removed when dropped.
 struct Netns(String);
@@ -64,8 +64,14 @@ fn run(command: &[&str]) {
     assert!(status.success(), "{command:?} succeeds");
 }
 
-fn find(scratch: &Scratch, inode: u64) -> Option<NamespaceInfo> {
-    namespaces(&scratch.root)
+/// The programs that tell, loaded once.
+fn census() -> &'static Arc<Census> {
+    static CENSUS: OnceLock<Arc<Census>> = OnceLock::new();
+    CENSUS.get_or_init(|| Arc::new(Census::load().unwrap()))
+}
+
+fn find(inode: u64) -> Option<NamespaceInfo> {
+    namespaces(census())
         .unwrap()
         .into_iter()
         .find(|info| info.inode == inode)
@@ -77,7 +83,7 @@ fn lists_addresses_cookies_and_members() {
     let netns = Netns::new();
     netns.add_address("198.51.100.9/32");
     netns.add_address("2001:db8::9/128");
-    let listed = find(&scratch, netns.inode()).expect("a namespace without processes is listed by its name");
+    let listed = find(netns.inode()).expect("a namespace without processes is listed by its name");
     assert!(!listed.is_host && listed.cookie != 0 && listed.cgroups.is_empty());
     assert!(listed.addresses.contains(&mapped([198, 51, 100, 9])));
     assert!(
@@ -97,12 +103,12 @@ fn lists_addresses_cookies_and_members() {
     fs::write(procs, process.0.id().to_string()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     let id = scratch.root.id(&scratch.path).unwrap();
-    while find(&scratch, netns.inode()).unwrap().cgroups != BTreeSet::from([id]) {
+    while find(netns.inode()).unwrap().cgroups != BTreeSet::from([id]) {
         assert!(Instant::now() < deadline, "the process shows with its cgroup");
         std::thread::yield_now();
     }
 
-    let all = namespaces(&scratch.root).unwrap();
+    let all = namespaces(census()).unwrap();
     let hosts: Vec<_> = all.iter().filter(|info| info.is_host).collect();
     assert_eq!(hosts.len(), 1);
     assert!(hosts[0].cookie != listed.cookie && hosts[0].addresses.contains(&mapped([127, 0, 0, 1])));
@@ -111,21 +117,82 @@ fn lists_addresses_cookies_and_members() {
 }
 
 #[test]
-fn the_caller_stays_in_its_namespace() {
+fn a_namespace_without_a_name_is_asked_by_way_of_a_process_in_it() {
     let Some(scratch) = Scratch::new() else { return };
-    let _netns = Netns::new();
-    let own = Path::new("/proc/thread-self/ns/net");
-    let before = link(own).unwrap();
-    assert!(namespaces(&scratch.root).unwrap().len() >= 2);
-    assert_eq!(link(own).unwrap(), before);
+    let script = "ip link set lo up && ip addr add 198.51.100.12/32 dev lo && exec sleep 60";
+    let process = Process(
+        Command::new("unshare")
+            .args(["--net", "sh", "-c", script])
+            .spawn()
+            .unwrap(),
+    );
+    let procs = scratch.root.directory(&scratch.path).join("cgroup.procs");
+    fs::write(procs, process.0.id().to_string()).unwrap();
+    let id = scratch.root.id(&scratch.path).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let holds = || {
+        let inode = fs::metadata(format!("/proc/{}/ns/net", process.0.id()))
+            .unwrap()
+            .ino();
+        find(inode).is_some_and(|info| {
+            info.addresses.contains(&mapped([198, 51, 100, 12])) && info.cgroups == BTreeSet::from([id])
+        })
+    };
+    while !holds() {
+        assert!(
+            Instant::now() < deadline,
+            "it shows with its address and its cgroup"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_namespace_of_another_user_namespace_is_known_and_its_addresses_are_not() {
+    let Some(_scratch) = Scratch::new() else { return };
+    let script = "ip addr add 198.51.100.13/32 dev lo && echo ready && exec sleep 60";
+    let mut process = Process(
+        Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut said = String::new();
+    BufReader::new(process.0.stdout.take().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert_eq!(said, "ready\n");
+    let inode = fs::metadata(format!("/proc/{}/ns/net", process.0.id()))
+        .unwrap()
+        .ino();
+    let info = find(inode).expect("it is known");
+    assert!(info.addresses.is_empty() && info.cookie != 0);
+}
+
+#[test]
+fn what_is_no_namespace_is_not_taken_for_one() {
+    let Some(_scratch) = Scratch::new() else { return };
+    for path in [
+        "/dev/null",
+        "/proc/self/ns/mnt",
+        "/proc/self/ns/user",
+        "/proc/self/status",
+    ] {
+        let file = fs::File::open(path).unwrap();
+        assert_eq!(census().namespace(file.as_fd()).unwrap(), None, "{path}");
+    }
+    let own = fs::File::open("/proc/self/ns/net").unwrap();
+    let told = census().namespace(own.as_fd()).unwrap().unwrap();
+    assert_eq!(told, host().unwrap());
 }
 
 #[tokio::test]
 async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
-    let Some(scratch) = Scratch::new() else { return };
+    let Some(_scratch) = Scratch::new() else { return };
     let (sender, mut ticks) = mpsc::channel(1);
     let old = Netns::new();
-    watch(sender).unwrap();
+    watch(Arc::clone(census()), Listener::open().unwrap(), sender).unwrap();
     // Other tests make and remove namespaces meanwhile, so what is told must be asked for again, like the daemon does.
     let mut until = async |what: &str, holds: &dyn Fn() -> bool| {
         let told = time::timeout(Duration::from_secs(8), async {
@@ -138,12 +205,11 @@ async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
     };
     old.add_address("198.51.100.10/32");
     let has = |netns: &Netns, last| {
-        find(&scratch, netns.inode())
-            .is_some_and(|info| info.addresses.contains(&mapped([198, 51, 100, last])))
+        find(netns.inode()).is_some_and(|info| info.addresses.contains(&mapped([198, 51, 100, last])))
     };
     until("an address in a known namespace", &|| has(&old, 10)).await;
     let new = Netns::new();
-    until("a new namespace", &|| find(&scratch, new.inode()).is_some()).await;
+    until("a new namespace", &|| find(new.inode()).is_some()).await;
     new.add_address("198.51.100.11/32");
     until("an address in it", &|| has(&new, 11)).await;
     let file = format!("--net=/run/netns/{}", new.0);
@@ -154,24 +220,9 @@ async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
             .unwrap(),
     );
     until("a process in it", &|| {
-        !find(&scratch, new.inode()).is_none_or(|info| info.cgroups.is_empty())
+        !find(new.inode()).is_none_or(|info| info.cgroups.is_empty())
     })
     .await;
-}
-
-#[test]
-fn only_the_reachable_cgroup2_line_counts() {
-    let hybrid = b"8:pids:/\n4:memory:/x\n0::/shop/web\n";
-    assert_eq!(cgroup_path(hybrid).as_deref(), Some("/shop/web"));
-    assert_eq!(cgroup_path(b"0::/\n").as_deref(), Some("/"));
-    for unreachable in [
-        &b"0::/../../elsewhere\n"[..],
-        b"0::/gone (deleted)\n",
-        b"4:memory:/x\n",
-        b"",
-    ] {
-        assert_eq!(cgroup_path(unreachable), None);
-    }
 }
 
 #[test]

@@ -1,22 +1,19 @@
 //! News of namespaces: links and addresses as the kernel tells them, births and members by looking once a second.
-//!
-//! A listening socket keeps its namespace alive; within a second of its last process and name leaving, it is closed.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use segd_common::census::Namespace;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
-use super::{census::Census, inside};
-use crate::workload::error::WorkloadError;
+use super::{Listener, look::Look, netlink::Netlink};
+use crate::{datapath::census::Census, workload::error::WorkloadError};
 
-/// How often `/proc` is looked at.
+/// How often the kernel's list of tasks is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the kernel must be silent before a burst of changes counts as over.
 const QUIET: Duration = Duration::from_millis(20);
@@ -26,24 +23,29 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Sends a tick whenever namespaces, their addresses or their members changed; one tick may stand for many
 /// changes. A thread does it; it ends within a second of the receiver's end.
 ///
+/// What it sees before it returns is not news. A listener that does not hear everywhere makes every look news.
+///
 /// # Errors
 ///
-/// If `/proc` cannot be read, or no thread can be made.
-pub fn watch(ticks: Sender<()>) -> Result<(), WorkloadError> {
-    let mut watch = Watch {
-        census: Census::take(None)?,
-        sockets: BTreeMap::new(),
+/// If the kernel does not tell, or no thread can be made.
+pub fn watch(census: Arc<Census>, listener: Listener, ticks: Sender<()>) -> Result<(), WorkloadError> {
+    let look = Look::take(&census)?;
+    let watch = Watch {
+        census,
+        listener,
+        look,
     };
-    watch.follow();
-    let failed = |source| WorkloadError::io("watch", "/proc/*/ns/net", source);
+    watch.follow(|_| true);
+    let failed = |source| WorkloadError::io("watch", "network namespaces", source);
     let thread = thread::Builder::new().name("segd-watch".to_owned());
     thread.spawn(move || watch.run(&ticks)).map_err(failed)?;
     Ok(())
 }
 
 struct Watch {
-    census: Census,
-    sockets: BTreeMap<u64, OwnedFd>,
+    census: Arc<Census>,
+    listener: Listener,
+    look: Look,
 }
 
 impl Watch {
@@ -64,54 +66,51 @@ impl Watch {
         }
     }
 
-    /// Takes a new census; whether it is another one.
+    /// Looks again; whether there is anything new.
     fn look(&mut self) -> bool {
-        let Ok(census) = Census::take(Some(&self.census)) else {
+        let Ok(look) = Look::take(&self.census) else {
             return false;
         };
-        let changed = census.differs(&self.census);
-        self.census = census;
-        self.follow();
-        changed
+        let changed = look.differs(&self.look);
+        let before = std::mem::replace(&mut self.look, look).namespaces();
+        self.follow(|namespace| !before.contains(namespace));
+        changed || !self.listener.everywhere
     }
 
-    /// Listens in every namespace there is, and in no other.
-    fn follow(&mut self) {
-        self.sockets
-            .retain(|inode, _| self.census.places.contains_key(inode));
-        let new = self
-            .census
-            .places
-            .keys()
-            .filter(|inode| !self.sockets.contains_key(inode));
-        let files: Vec<File> = new.filter_map(|inode| self.census.open(*inode)).collect();
-        if !files.is_empty() {
-            // What fails now is tried again at the next look.
-            self.sockets.extend(inside::listen(files).unwrap_or_default());
+    /// Gives namespaces a number: the kernel tells news of numbered ones only.
+    fn follow(&self, is_new: impl Fn(&Namespace) -> bool) {
+        let Ok(netlink) = Netlink::open() else {
+            return;
+        };
+        for namespace in self
+            .look
+            .namespaces()
+            .iter()
+            .filter(|namespace| is_new(namespace))
+        {
+            if let Some(by) = self.look.by(namespace) {
+                // One that ends meanwhile has no news.
+                let _ = netlink.number(by);
+            }
         }
     }
 
     /// Waits for the kernel to say something; whether it did. What it says does not matter.
     fn wait(&self, timeout: Duration) -> bool {
-        let poll = |socket: &OwnedFd| libc::pollfd {
-            fd: socket.as_raw_fd(),
+        let mut poll = libc::pollfd {
+            fd: self.listener.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        let mut polls: Vec<libc::pollfd> = self.sockets.values().map(poll).collect();
         let milliseconds = timeout.as_millis().try_into().unwrap_or(i32::MAX);
-        // SAFETY: the array is ours, as long as stated, and outlives the call.
-        let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, milliseconds) };
-        if ready <= 0 {
-            return false;
-        }
-        for poll in polls.iter().filter(|poll| poll.revents != 0) {
+        // SAFETY: one entry, ours, which outlives the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+        if ready > 0 {
             drain(poll.fd);
         }
-        true
+        ready > 0
     }
 }
-
 /// Reads all that is there. A message too many (`ENOBUFS`) is news like any other.
 fn drain(socket: i32) {
     let mut buffer = [0_u8; 8192];

@@ -1,0 +1,94 @@
+//! Network namespaces as the kernel sees them: who is in which, and which one a file is.
+//!
+//! INVARIANT: nothing here takes more than CAP_BPF and CAP_PERFMON.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use segd_common::census::{Namespace, Task};
+
+use super::{Error, object, sys};
+
+/// `BPF_TRACE_ITER`.
+const TRACE_ITER: u32 = 28;
+
+/// The programs that tell, kept for as long as somebody asks.
+#[derive(Debug)]
+pub struct Census {
+    tasks: OwnedFd,
+    word: OwnedFd,
+}
+
+impl Census {
+    pub(super) fn new(ebpf: &aya::Ebpf) -> Result<Census, Error> {
+        let failed = |error| Error::system("making an iterator over tasks", error);
+        let tasks = object::program_of(ebpf, "segd_census")?;
+        let word = object::program_of(ebpf, "segd_namespace")?;
+        Ok(Census {
+            tasks: sys::link_create(tasks, 0, TRACE_ITER, 0).map_err(failed)?,
+            word: word.try_clone_to_owned().map_err(failed)?,
+        })
+    }
+
+    /// The programs alone, loaded for whoever wants to look without a datapath.
+    ///
+    /// # Errors
+    ///
+    /// What the host lacks, or what the kernel refused.
+    pub fn load() -> Result<Census, Error> {
+        super::kernel::check_privilege()?;
+        let host = super::kernel::namespace_cookie()?;
+        let ebpf = object::load_object(None, &[("HOST_NAMESPACE", host)])?;
+        Census::new(&ebpf)
+    }
+
+    /// Every task outside this process' network namespace, as far as its pid namespace shows them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn tasks(&self) -> io::Result<Vec<Task>> {
+        let mut bytes = Vec::new();
+        File::from(sys::iterate(self.tasks.as_fd())?).read_to_end(&mut bytes)?;
+        let whole = bytes.chunks_exact(size_of::<Task>());
+        // SAFETY: as many bytes as a `Task` has, of any alignment; any bytes are a valid one.
+        Ok(whole
+            .map(|bytes| unsafe { bytes.as_ptr().cast::<Task>().read_unaligned() })
+            .collect())
+    }
+
+    /// The namespace that an open file is; `None` if it is none.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn namespace(&self, file: BorrowedFd<'_>) -> io::Result<Option<Namespace>> {
+        if !is_network_namespace(file) {
+            return Ok(None);
+        }
+        let mut words = [0; 4];
+        for (number, word) in words.iter_mut().enumerate() {
+            *word = sys::run_raw_tracepoint(self.word.as_fd(), [file.as_raw_fd() as u64, number as u64])?;
+        }
+        Ok(Some(Namespace::from_words(words)).filter(|namespace| namespace.cookie != 0))
+    }
+}
+
+/// Whether a file is a network namespace's: the program takes that for granted.
+fn is_network_namespace(file: BorrowedFd<'_>) -> bool {
+    /// `NS_GET_NSTYPE`, ioctl_ns(2). Other files may know another request by this number, so the file system is asked first.
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    const NSFS_MAGIC: libc::c_long = 0x6e73_6673;
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open, and the buffer is a `statfs` that outlives the call.
+    let status = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid `statfs`, and the call filled it.
+    if status != 0 || unsafe { stat.assume_init() }.f_type as libc::c_long != NSFS_MAGIC {
+        return false;
+    }
+    // SAFETY: no pointers; the descriptor is open.
+    unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) == libc::CLONE_NEWNET }
+}

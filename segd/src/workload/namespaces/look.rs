@@ -1,0 +1,81 @@
+//! One look at who is in which network namespace: the kernel's own list of tasks, and the namespaces that have a name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    os::fd::AsFd as _,
+};
+
+use segd_common::census::{Namespace, Task};
+
+use super::netlink::By;
+use crate::{datapath::census::Census, workload::error::WorkloadError};
+
+/// Where programs keep namespaces that no process needs to be in.
+const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+
+/// What a look showed. The host's own namespace is left out.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// The oldest task of each namespace: the one that is least likely to leave.
+    pub tasks: BTreeMap<Namespace, Task>,
+    /// A file of each namespace that has a name. It keeps the namespace alive for as long as it is held.
+    pub files: BTreeMap<Namespace, File>,
+    /// Namespaces with the cgroups of their tasks.
+    pub members: BTreeSet<(Namespace, u64)>,
+}
+
+impl Look {
+    /// Looks.
+    pub fn take(census: &Census) -> Result<Look, WorkloadError> {
+        let tasks = census
+            .tasks()
+            .map_err(|source| WorkloadError::io("list", "the kernel's tasks", source))?;
+        let mut look = Look {
+            members: tasks.iter().map(|task| (task.namespace, task.cgroup)).collect(),
+            tasks: BTreeMap::new(),
+            files: BTreeMap::new(),
+        };
+        for task in tasks {
+            let oldest = look.tasks.entry(task.namespace).or_insert(task);
+            if task.started < oldest.started {
+                *oldest = task;
+            }
+        }
+        let host = super::host()?;
+        for entry in NAMED.iter().flat_map(fs::read_dir).flatten().flatten() {
+            let Ok(file) = File::open(entry.path()) else {
+                continue;
+            };
+            // A file that nothing is mounted on is no namespace.
+            let told = census.namespace(file.as_fd());
+            let told = told.map_err(|source| WorkloadError::io("look at", entry.path(), source))?;
+            if let Some(namespace) = told.filter(|namespace| namespace.cookie != host.cookie) {
+                look.files.insert(namespace, file);
+            }
+        }
+        Ok(look)
+    }
+
+    /// Every namespace.
+    pub fn namespaces(&self) -> BTreeSet<Namespace> {
+        self.tasks.keys().chain(self.files.keys()).copied().collect()
+    }
+
+    /// Whether a task still lives where it did. The oldest stays the oldest, unless an older one joins.
+    pub fn is_there(&self, task: &Task) -> bool {
+        let oldest = self.tasks.get(&task.namespace);
+        oldest.is_some_and(|oldest| (oldest.number, oldest.started) == (task.number, task.started))
+    }
+
+    /// How to name a namespace to the kernel.
+    pub fn by(&self, namespace: &Namespace) -> Option<By<'_>> {
+        let file = self.files.get(namespace).map(|file| By::File(file.as_fd()));
+        file.or_else(|| Some(By::Task(self.tasks.get(namespace)?.number)))
+    }
+
+    /// What a change of the world changes; the tasks that it was seen through do not matter.
+    pub fn differs(&self, other: &Look) -> bool {
+        self.members != other.members || self.namespaces() != other.namespaces()
+    }
+}
