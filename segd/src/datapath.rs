@@ -13,6 +13,7 @@ pub mod rehearsal;
 pub mod pinned;
 pub mod manifest;
 pub mod carry;
+mod custody;
 pub mod pins;
 pub mod links;
 pub mod foreign;

@@ -9,7 +9,7 @@ use std::{
 
 use segd_common::ABI_VERSION;
 
-use super::{Error, UnloadReport, map::Maps, sys};
+use super::{Error, UnloadReport, custody, map::Maps, sys};
 
 /// One set of pins: the maps of one layout, and the links whose programs read them.
 // INVARIANT: both directories carry the layouts' version, so pinned state of another layout is never adopted.
@@ -41,7 +41,7 @@ impl Pins {
         }
     }
 
-    /// Makes the directories, for root alone.
+    /// Makes the directories, for root alone, and makes sure that everything in them is its own.
     pub fn create(&self) -> Result<(), Error> {
         use std::os::unix::fs::DirBuilderExt as _;
         for dir in [&self.root, &self.maps, &self.links] {
@@ -51,7 +51,7 @@ impl Pins {
                 .create(dir)
                 .map_err(|error| Error::system(format!("making `{}`", dir.display()), error))?;
         }
-        Ok(())
+        custody::check(&self.root)
     }
 
     /// Every other set below the same directory: of other layouts, or set aside.
@@ -180,7 +180,7 @@ fn detach(links: &Path) {
     }
 }
 
-fn entries(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default()
