@@ -178,19 +178,24 @@ pub fn pin_array(path: &Path, value_size: u32) -> io::Result<()> {
     bpf(6, &mut [path.as_ptr() as u64, u64::from(map.as_raw_fd() as u32)]).map(drop)
 }
 
-/// Fills a pinned hash map with keys 1, 2, … and zeroed values until it takes no more; how many it took.
+/// Fills a pinned hash map with zeroed values until it takes no more; how many it took.
 ///
 /// # Errors
-/// The map cannot be opened.
-pub fn fill(map: &Path, key_size: usize, value_size: usize) -> io::Result<u64> {
+/// The map cannot be opened, or is none.
+pub fn fill(map: &Path) -> io::Result<u64> {
     let map = open_pin(map)?;
-    let value = vec![0u8; value_size];
-    let mut key = vec![0u8; key_size.max(8)];
+    // The start of `struct bpf_map_info`: type, id, key size, value size.
+    let mut info = [0u32; 4];
+    let mut attr = [pair(map.as_raw_fd() as u32, 16), info.as_mut_ptr() as u64];
+    bpf(15, &mut attr)?;
+    let [_, _, key_size, value_size] = info;
+    let value = vec![0u8; value_size as usize];
+    let mut key = vec![0u8; key_size.max(8) as usize];
     let mut count = 0_u64;
     loop {
         // Far from the id of any cgroup of this host.
         let number = 1 << 40 | (count + 1);
-        key[..8].copy_from_slice(&number.to_ne_bytes());
+        key[..8].copy_from_slice(&u64::to_ne_bytes(number));
         let mut attr = [
             u64::from(map.as_raw_fd() as u32),
             key.as_ptr() as u64,

@@ -315,7 +315,9 @@ impl Segd {
         }
     }
 
-    fn logged_revision(&self) -> Option<u64> {
+    /// The revision that it last said to enforce.
+    #[must_use]
+    pub fn logged_revision(&self) -> Option<u64> {
         self.stderr
             .lock()
             .expect("no poison")
@@ -382,6 +384,14 @@ impl Segd {
     pub fn restart(&mut self) {
         self.launch();
         self.wait_enforcing();
+    }
+
+    /// Starts again what must not start: its status and what it said.
+    #[track_caller]
+    pub fn restart_failing(&mut self) -> (ExitStatus, String) {
+        self.launch();
+        let status = self.wait_exit(PATIENCE);
+        (status, self.log())
     }
 
     /// Starts another build of it without waiting.

@@ -33,6 +33,7 @@ const PACKAGES: &[(Scope, &str)] = &[
     (Scope::Test, "bpftool"),
     (Scope::Test, "nftables"),
     (Scope::Test, "procps"),
+    (Scope::Test, "strace"),
     (Scope::Test, "systemd"),
     (Scope::Test, "systemd-container"),
     (Scope::Test, "mmdebstrap"),

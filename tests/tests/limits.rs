@@ -1,0 +1,294 @@
+//! What is too much, unread, corrupt or full changes no verdict.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use segd_tests::{
+    Cgroup, Kind, Lab, Segd, Worker, foreign,
+    segd::{binary, write_atomically},
+    sys,
+    wait::{self, PATIENCE},
+    worker::{Handle, probe},
+};
+
+/// `web` may reach `db`, `rogue` may not.
+struct Scene {
+    friend: Worker,
+    attacker: Worker,
+    server: Worker,
+    tcp: Handle,
+    udp: Handle,
+    web: Cgroup,
+    rogue: Cgroup,
+    db: Cgroup,
+}
+
+impl Scene {
+    fn new(lab: &Lab) -> Scene {
+        let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+        let (friend, attacker, server) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&db));
+        let tcp = server.listen_tcp((Ipv4Addr::LOCALHOST, 0));
+        let udp = server.listen_udp((Ipv4Addr::LOCALHOST, 0));
+        Scene {
+            web,
+            rogue,
+            db,
+            friend,
+            attacker,
+            server,
+            tcp,
+            udp,
+        }
+    }
+
+    /// `more`: lines of segments.
+    fn policy(&self, more: &str) -> String {
+        format!(
+            "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: limits}}
+spec:
+  segments:
+    web: {{match: [{{cgroup: {}}}]}}
+    rogue: {{match: [{{cgroup: {}}}]}}
+    db: {{match: [{{cgroup: {}}}]}}
+{more}  allow:
+    - {{from: [web, host], to: db, ports: [any]}}
+",
+            self.web.path(),
+            self.rogue.path(),
+            self.db.path()
+        )
+    }
+
+    /// The denied is denied and the allowed allowed.
+    #[track_caller]
+    fn holds(&self, story: &str) {
+        let before = self.server.inbox(self.tcp).accepts;
+        assert_eq!(
+            self.friend.probe(Kind::Tcp, self.tcp.local, "friend;").result,
+            "ok",
+            "{story}"
+        );
+        self.attacker.probe(Kind::Tcp, self.tcp.local, "leak;");
+        self.attacker.probe(Kind::Udp, self.udp.local, "leak;");
+        wait::quiet(wait::SILENCE);
+        assert_eq!(self.server.inbox(self.tcp).accepts, before + 1, "{story}");
+        assert!(!self.server.inbox(self.udp).has("leak;"), "{story}");
+    }
+}
+
+fn map(segd: &Segd, name: &str) -> PathBuf {
+    let sets = fs::read_dir(segd.pin_dir())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let maps = sets.filter(|set| set.file_name().unwrap().to_string_lossy().starts_with("maps_"));
+    maps.map(|set| set.join(name))
+        .find(|pin| pin.exists())
+        .expect("the map is pinned")
+}
+
+#[test]
+fn a_policy_larger_than_a_table_is_refused_with_numbers_before_anything_is_written() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let segd = lab.enforce(&scene.policy(""));
+    let revision = segd.revision();
+    let segments: String = (0..1100)
+        .map(|number| format!("    more-{number}: {{match: [{{cgroup: /nobody/{number}}}]}}\n"))
+        .collect();
+    let steps: String = (0..33)
+        .map(|segment| {
+            let paths: Vec<String> = (0..1000)
+                .map(|number| format!("{{cgroup: /n{segment}/{number}}}"))
+                .collect();
+            format!("    steps-{segment}: {{match: [{}]}}\n", paths.join(", "))
+        })
+        .collect();
+    for (text, needed, available) in [(&segments, "1103", "1020"), (&steps, "330", "32768")] {
+        let trace = segd.directory().join("trace");
+        let mut strace = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-e",
+                "trace=bpf",
+                "-p",
+                &segd.pid().to_string(),
+                "-o",
+            ])
+            .arg(&trace)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace is installed");
+        wait::wait_until("strace writes", PATIENCE, || {
+            fs::metadata(&trace).is_ok_and(|file| file.len() > 0)
+        });
+        write_atomically(&segd.policy_path().join("policy.yaml"), &scene.policy(text));
+        let error = wait::wait_for("it is refused", PATIENCE, || {
+            let status = segd.json(&["status"]);
+            status["last_reload"]["error"].as_str().map(str::to_owned)
+        });
+        sys::kill(strace.id(), libc::SIGTERM);
+        strace.wait().unwrap();
+        assert!(
+            error.contains(needed) && error.contains(available),
+            "with numbers: {error}"
+        );
+        let calls = fs::read_to_string(&trace).unwrap();
+        assert!(calls.contains("bpf("), "the trace saw the daemon: {calls}");
+        assert!(
+            !calls.contains("BPF_MAP_UPDATE"),
+            "something was written: {calls}"
+        );
+        assert_eq!(segd.revision(), revision);
+        scene.holds(&error);
+        write_atomically(&segd.policy_path().join("policy.yaml"), &scene.policy(""));
+        wait::wait_until("the mistake is taken back", PATIENCE, || {
+            segd.json(&["status"])["last_reload"]["error"].is_null()
+        });
+    }
+}
+
+#[test]
+fn a_cgroup_born_when_the_table_is_full_is_denied_and_a_reload_that_finds_no_room_is_refused() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let late = lab.unique("late");
+    let more = format!("    late: {{match: [{{cgroup: /{late}}}]}}\n");
+    let segd = lab.enforce(&scene.policy(&more));
+    let cgroups = map(&segd, "CGROUPS");
+    let taken = foreign::fill(&cgroups).unwrap();
+    assert!(taken > 100_000, "the table took {taken} more");
+    // By its path it is of `late`, which may nothing. As an unknown child of the root it would be host, which may.
+    let newborn = Cgroup::create(lab.cgroup_root(), &late);
+    let outcome = lab.worker(&newborn).probe(Kind::Tcp, scene.tcp.local, "late;");
+    assert_ne!(outcome.result, "ok");
+    wait::quiet(wait::SILENCE);
+    assert!(!scene.server.inbox(scene.tcp).has("late;"));
+    scene.holds("the table is full");
+    let warnings = segd.json(&["status"])["warnings"].to_string();
+    assert!(warnings.contains("cgroup table"), "it is told: {warnings}");
+    let used = segd.metric("segd_map_entries", &[("map", "cgroups")]);
+    assert_eq!(used, segd.metric("segd_map_capacity", &[("map", "cgroups")]));
+
+    let revision = segd.revision();
+    write_atomically(
+        &segd.policy_path().join("policy.yaml"),
+        &scene.policy(&more).replace("web, host", "rogue, web, host"),
+    );
+    wait::wait_until("the reload is refused", PATIENCE, || {
+        segd.metric("segd_policy_reload_total", &[("result", "failure")]) >= Some(1.0)
+    });
+    assert_eq!(segd.revision(), revision);
+    scene.holds("a reload found no room");
+}
+
+#[test]
+fn events_that_nobody_reads_are_counted_as_lost_and_change_no_verdict() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let segd = lab.enforce(&scene.policy(""));
+    let lost = segd.metric("segd_events_lost_total", &[]).unwrap();
+    let memory = segd.resident_kib();
+    sys::kill(segd.pid(), libc::SIGSTOP);
+    let mut attempt = probe(Kind::RawUdp, scene.udp.local, "leak;");
+    attempt.timeout_ms = 20;
+    let task = scene.attacker.hammer(vec![attempt], 2);
+    wait::wait_until("30,000 denials unread", Duration::from_secs(60), || {
+        scene.attacker.task(task).attempts > 30_000
+    });
+    scene.holds("nobody reads the ring");
+    let denied = scene.attacker.stop(task).attempts;
+    sys::kill(segd.pid(), libc::SIGCONT);
+    wait::wait_until("the loss is counted", PATIENCE, || {
+        segd.metric("segd_events_lost_total", &[]).unwrap() > lost + 1000.0
+    });
+    // The counters have no hole: what was sent was counted, whoever read of it.
+    let labels = [("from", "rogue"), ("to", "db"), ("verdict", "denied")];
+    wait::wait_until("every denial is counted", PATIENCE, || {
+        segd.metric("segd_packets_total", &labels).unwrap() >= denied as f64
+    });
+    let after = segd.resident_kib();
+    assert!(
+        after < memory + 8192,
+        "memory: {memory} KiB before, {after} KiB after"
+    );
+    scene.holds("afterwards");
+}
+
+#[test]
+fn a_policy_that_is_corrupt_at_a_start_leaves_the_last_one_in_force_and_the_start_says_where() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let mut segd = lab.enforce(&scene.policy(""));
+    let file = segd.policy_path().join("policy.yaml");
+    segd.kill();
+    for text in ["apiVersion: [", "\u{0}\u{0}\u{0}", &scene.policy("")[..90]] {
+        fs::write(&file, text).unwrap();
+        let (status, said) = segd.restart_failing();
+        assert_eq!(status.code(), Some(2), "{said}");
+        assert!(said.contains("policy.yaml"), "{said}");
+        scene.holds("the policy on disk is corrupt");
+    }
+    fs::write(&file, scene.policy("")).unwrap();
+    segd.restart();
+    scene.holds("repaired");
+}
+
+struct Full(tempfile::TempDir);
+
+impl Full {
+    /// A file system of three inodes: the directory and two files that take what there is.
+    fn mount() -> Full {
+        let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4k,nr_inodes=3", "tmpfs"])
+            .arg(directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        for name in ["a", "b"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        Full(directory)
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        Command::new("umount").arg(self.0.path()).output().ok();
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_a_second_daemon_from_starting_and_changes_nothing_for_the_first() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let mut segd = lab.enforce(&scene.policy(""));
+    segd.kill();
+    let full = Full::mount();
+    let output = Command::new(binary())
+        .args(["run", "--metrics", "none", "--policy"])
+        .arg(segd.policy_path())
+        .arg("--pin-dir")
+        .arg(segd.pin_dir())
+        .arg("--control")
+        .arg(full.0.path().join("control.sock"))
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+    scene.holds("a start failed on a full disk");
+    segd.restart();
+    scene.holds("started where there is room");
+}
