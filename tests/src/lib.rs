@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod bpf;
 pub mod cgroup;
+pub mod chance;
 pub mod exotic;
 pub mod foreign;
 pub mod lab;

@@ -77,6 +77,7 @@ pub struct Builder {
     pin_dir: Option<PathBuf>,
     metrics: Option<String>,
     around: Vec<String>,
+    limit_s: u64,
 }
 
 /// A running (or killed) segd with its own pins, sockets and policy directory.
@@ -107,7 +108,15 @@ impl Builder {
             pin_dir: None,
             metrics: None,
             around: Vec::new(),
+            limit_s: 240,
         }
+    }
+
+    /// How long it may take until the watchdog ends it, in seconds; 240 unless told.
+    #[must_use]
+    pub fn limit(mut self, seconds: u64) -> Builder {
+        self.limit_s = seconds;
+        self
     }
 
     /// Starts it from a shell in a mount namespace of its own, after `script`: a host that lacks something.
@@ -178,7 +187,7 @@ impl Builder {
             .pin_dir
             .unwrap_or_else(|| Path::new(BPFFS).join(format!("{PIN_PREFIX}{}-{number}", std::process::id())));
         let watchdog = Command::new(worker::binary())
-            .args(["watchdog", "--limit-s", "240", "--pin-dir"])
+            .args(["watchdog", "--limit-s", &self.limit_s.to_string(), "--pin-dir"])
             .arg(&pin_dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -9,9 +9,14 @@ use std::{
 use segd_tests::{Cgroup, Kind, Lab, Tally, Worker, wait, worker};
 
 const PROCESSES: usize = 8;
-const EACH: usize = 125;
 
-/// 1,000 births below `base`, spread over processes: mkdir, enter, connect at once.
+/// How many births each process makes: `SEGD_BIRTHS` in all, 1,000 unless told.
+fn each() -> usize {
+    let all = std::env::var("SEGD_BIRTHS").ok().and_then(|all| all.parse().ok());
+    all.unwrap_or(1000_usize).div_ceil(PROCESSES)
+}
+
+/// Births below `base`, spread over processes: mkdir, enter, connect at once.
 #[track_caller]
 fn thousand_births(base: &Cgroup, targets: &[SocketAddr]) -> Tally {
     let to = targets
@@ -25,7 +30,7 @@ fn thousand_births(base: &Cgroup, targets: &[SocketAddr]) -> Tally {
                 .args([
                     "births",
                     "--count",
-                    &EACH.to_string(),
+                    &each().to_string(),
                     "--timeout-ms",
                     "60",
                     "--to",
@@ -50,7 +55,7 @@ fn thousand_births(base: &Cgroup, targets: &[SocketAddr]) -> Tally {
             *sum.failures.entry(story).or_default() += count;
         }
     }
-    assert_eq!(sum.attempts, (PROCESSES * EACH) as u64);
+    assert_eq!(sum.attempts, (PROCESSES * each()) as u64);
     println!("{sum:?}");
     sum
 }

@@ -8,11 +8,12 @@ use std::{
     io::{BufRead, BufReader},
     net::Ipv4Addr,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use segd_tests::{
     Cgroup, Kind, Lab, Segd, Worker,
+    chance::Chance,
     segd::write_atomically,
     sys,
     wait::{self, PATIENCE},
@@ -147,33 +148,14 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // It lets go of the daemon when asked; killed, it would take the daemon along.
+        // It lets go of the daemon when asked; of one that was killed it sometimes waits to hear for ever.
         sys::kill(self.0.id(), libc::SIGTERM);
+        if !wait::within(Duration::from_secs(1), || {
+            self.0.try_wait().is_ok_and(|end| end.is_some())
+        }) {
+            self.0.kill().ok();
+        }
         self.0.wait().ok();
-    }
-}
-
-/// A small generator: the steps to try, without a crate for it.
-struct Chance(u64);
-
-impl Chance {
-    fn new(what: &str) -> Chance {
-        let seed = std::env::var("SEGD_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .subsec_nanos();
-        let seed = seed.unwrap_or(u64::from(now));
-        println!("{what}: SEGD_SEED={seed}");
-        Chance(seed | 1)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        // xorshift64
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
     }
 }
 
@@ -253,7 +235,7 @@ fn killed_at_steps(set: &str) {
     let Some(lab) = Lab::open() else { return };
     let scene = Scene::new(&lab);
     let mut now = Side::Old;
-    let mut segd = lab.enforce(&scene.policy(now));
+    let mut segd = lab.segd(&scene.policy(now)).limit(3600).start();
     let mut chance = Chance::new("steps");
     let (mut step, mut tried) = (1, 0);
     loop {
@@ -275,7 +257,7 @@ fn a_reload_that_is_refused_a_bpf_call_leaves_the_old_policy_or_the_new_and_come
     let Some(lab) = Lab::open() else { return };
     let scene = Scene::new(&lab);
     let mut now = Side::Old;
-    let segd = lab.enforce(&scene.policy(now));
+    let segd = lab.segd(&scene.policy(now)).limit(3600).start();
     let mut chance = Chance::new("refusals");
     for error in ["ENOSPC", "EPERM", "ENOMEM"] {
         let mut step = 1;
@@ -326,7 +308,7 @@ fn a_daemon_killed_at_any_moment_of_a_reload_leaves_the_old_policy_or_the_new() 
     let Some(lab) = Lab::open() else { return };
     let scene = Scene::new(&lab);
     let mut now = Side::Old;
-    let mut segd = lab.enforce(&scene.policy(now));
+    let mut segd = lab.segd(&scene.policy(now)).limit(3600).start();
     // The tables are written through a mapping of theirs, which no system call shows.
     let mut chance = Chance::new("moments");
     for round in 0..if every_step() { 200 } else { 6 } {
