@@ -36,7 +36,7 @@ fn policy_flips_under_ten_thousand_packets_a_second_leak_nothing_and_refuse_noth
             })
             .map(|rule| rule.replacen("    {", "    - {", 1))
             .collect();
-        let segment = if round % 2 == 0 {
+        let segment = if round.is_multiple_of(2) {
             "    aaa: {match: [{cgroup: /nobody}]}\n"
         } else {
             ""

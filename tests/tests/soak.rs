@@ -23,9 +23,9 @@ use segd_tests::{
     worker::{Handle, probe},
 };
 
-/// `SEGD_SOAK_S` in seconds.
+/// `SEGD_SECONDS`.
 fn duration() -> Duration {
-    let seconds = std::env::var("SEGD_SOAK_S")
+    let seconds = std::env::var("SEGD_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(15))

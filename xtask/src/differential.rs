@@ -24,7 +24,8 @@ pub struct Options {
     seed: Option<u64>,
 }
 
-fn seconds(text: &str) -> Result<u64> {
+/// A time as people write it, in seconds.
+pub fn seconds(text: &str) -> Result<u64> {
     let unit = text.chars().last().context("no time")?;
     let factor = match unit {
         's' => 1,

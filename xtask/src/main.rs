@@ -9,6 +9,7 @@ mod differential;
 mod fixture;
 mod lock;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -41,6 +42,8 @@ enum Task {
     Probe(bench::probe::Options),
     /// Let random policies and packets be judged by oracle, tables and kernel, for a while.
     Differential(differential::Options),
+    /// Let random faults happen under traffic, for a while: nothing breaks, nothing grows.
+    Soak(soak::Options),
     /// Check the invariants of DESIGN.md section 4 that can be read off the source.
     Tidy,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Bench(bench) => bench::run(&bench),
         Task::Probe(options) => bench::probe::run(&options),
         Task::Differential(options) => differential::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Tidy => tidy::run(),
     };
     match result {
