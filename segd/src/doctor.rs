@@ -15,6 +15,7 @@ mod programs;
 mod helpers;
 mod maps;
 mod foreign;
+mod namespaces;
 mod interface;
 mod jit;
 mod unprivileged;
@@ -39,6 +40,7 @@ const CHECKS: &[fn(&Host) -> Finding] = &[
     maps::check,
     cgroup_v1::check,
     foreign::check,
+    namespaces::check,
     cgroup_write::check,
     jit::check,
     unprivileged::check,

@@ -252,6 +252,36 @@ fn a_policy_without_a_document_is_refused_unless_allowed() {
 }
 
 #[test]
+fn a_policy_that_others_may_change_is_neither_started_with_nor_loaded() {
+    let Some(lab) = Lab::open() else { return };
+    let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    let file = directory.path().join("policy.yaml");
+    fs::write(&file, POLICY).unwrap();
+    let shared = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    let given = |user| std::os::unix::fs::chown(&file, Some(user), None).unwrap();
+    let start = || Builder::new(POLICY).policy_path(directory.path()).start_failing();
+    shared(0o664);
+    fails(2, &["policy.yaml", "may be written by others"], start);
+    fails(2, &["help: chmod go-w", "policy.yaml"], start);
+    shared(0o644);
+    given(4711);
+    fails(2, &["policy.yaml", "belongs to user 4711"], start);
+    let segd = lab
+        .segd(POLICY)
+        .policy_path(directory.path())
+        .args(&["--policy-owner", "4711"])
+        .start();
+    given(4712);
+    fs::write(&file, POLICY.replace("5432", "5433")).unwrap();
+    let output = segd.client(&["reload"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(segd.revision(), 1, "what is in force stays in force");
+    given(0);
+    assert!(segd.client(&["reload"]).status.success());
+    assert!(segd.revision() > 1);
+}
+
+#[test]
 fn a_cgroup_root_below_the_mount_governs_what_is_below_it_and_nothing_else() {
     let Some(lab) = Lab::open() else { return };
     let root = lab.cgroup("root");

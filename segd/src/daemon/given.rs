@@ -23,11 +23,8 @@ pub fn open(root: &CgroupRoot, group: Option<u32>) -> Result<Given, Failure> {
         }
     };
     let beside = privilege::give_up(group).map_err(|error| failed("giving up privilege", error))?;
-    let deaf = (!listener.everywhere).then_some(
-        "without CAP_NET_BROADCAST at start, a container's new address is noticed within a second, not at once",
-    );
-    for line in beside.into_iter().chain(deaf) {
-        tracing::warn!("degraded: {line}");
+    if let Some(beside) = beside {
+        tracing::warn!("degraded: {beside}");
     }
     Ok(Given { listener, probe })
 }
