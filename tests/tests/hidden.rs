@@ -13,7 +13,8 @@ use segd_tests::{Kind, Lab};
 fn a_cgroup_whose_owner_locks_it_is_judged_as_a_whole() {
     let Some(lab) = Lab::open() else { return };
     let (given, db) = (lab.cgroup("given"), lab.cgroup("db"));
-    let (inner, deep) = (given.child("inner"), given.child("other").child("deep"));
+    let (inner, other) = (given.child("inner"), given.child("other"));
+    let deep = other.child("deep");
     let head = format!(
         "apiVersion: segd.dev/v1
 kind: SegmentPolicy
