@@ -16,6 +16,13 @@ pub(super) fn check(_: &Host) -> Finding {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Finding::unknown(NAME, "net.core.bpf_jit_enable may not be read")
         }
+        // Its neighbour is everywhere, but like it in the initial network namespace alone (net/core/sysctl_net_core.c).
+        Err(_) if !std::path::Path::new("/proc/sys/net/core/netdev_max_backlog").exists() => {
+            Finding::unknown(
+                NAME,
+                "net.core.bpf_jit_enable is not shown in this network namespace",
+            )
+        }
         Err(_) => Finding::degraded(
             NAME,
             "the kernel has no compiler for BPF",
