@@ -1,6 +1,6 @@
 //! `aya::Pod` for everything that crosses the map boundary.
 
-use crate::{address, config, counter, event, flow, tables, workload};
+use crate::{address, config, counter, event, flow, fragment, tables, workload};
 
 macro_rules! pod {
     ($($ty:ty),* $(,)?) => {
@@ -17,6 +17,7 @@ pod! {
     counter::CounterKey, counter::Counter,
     event::FlowEvent,
     flow::Handover, flow::HandoverKey, flow::FlowKey, flow::Flow, flow::SocketState,
+    fragment::FragmentKey, fragment::FragmentEntry,
     tables::PortSet, tables::PortRange,
     workload::CgroupSlot, workload::CgroupEntry, workload::EdgeKey, workload::Edge, workload::UnitPattern,
 }

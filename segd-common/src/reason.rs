@@ -52,11 +52,11 @@ reasons! {
     Orphaned = 21, "orphaned";
     /// No policy is in force.
     NoPolicy = 22, "no-policy";
-    /// A header is cut short or lies about its length.
+    /// An IP header that is none: another version than its carrier says, shorter than it can be, broken options.
     Malformed = 23, "malformed";
     /// A fragment where only whole datagrams belong.
     Fragment = 24, "fragment";
-    /// An extension header chain that is unknown, misplaced or too long.
+    /// An extension header chain that is misplaced or too long.
     ExtensionHeader = 25, "extension-header";
     /// An IPv6 routing header that still has segments left.
     RoutingHeader = 26, "routing-header";
@@ -66,6 +66,26 @@ reasons! {
     Probe = 28, "probe";
     /// A socket's state could not be kept.
     NoState = 29, "no-state";
+    /// A header is cut off by the end of the packet.
+    Truncated = 30, "truncated";
+    /// A length field lies: the IP total or payload length, a UDP length, a TCP data offset.
+    Length = 31, "length";
+    /// An IPv4 source route: the destination in the header is not where the packet goes.
+    SourceRoute = 32, "source-route";
+    /// A v4-mapped address in an IPv6 header.
+    MappedAddress = 33, "mapped-address";
+    /// ICMPv6 in an IPv4 packet, ICMP or IGMP in an IPv6 packet.
+    WrongFamily = 34, "wrong-family";
+    /// A first fragment without all of the headers.
+    TinyFragment = 35, "tiny-fragment";
+    /// A later fragment whose first one was not let in, or has not come.
+    OrphanFragment = 36, "orphan-fragment";
+    /// A later fragment that would overwrite the first.
+    OverlappingFragment = 37, "overlapping-fragment";
+    /// An ICMP error about a packet that no live flow of its receiver has sent.
+    IcmpError = 38, "icmp-error";
+    /// A frame whose IP packet stands behind more than two VLAN tags, or in an LLC/SNAP frame.
+    Framing = 39, "framing";
 }
 
 impl Reason {

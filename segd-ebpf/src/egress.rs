@@ -11,7 +11,7 @@ use segd_common::{
 };
 
 use crate::{
-    exchange, globals,
+    errors, exchange, globals,
     handover::publish,
     identity,
     policy::Policy,
@@ -52,10 +52,7 @@ pub fn egress(skb: Skb) -> bool {
             own = identity::claimed_by_address(&policy, own, &packet.source);
             ruling.from = own;
         }
-        let raw = socket.is_none_or(|socket| socket.is_raw());
-        if is_control(&packet, kernel, raw) {
-            ruling.fixed(Reason::Control);
-        } else {
+        if !by_list(&policy, &mut ruling, &packet, skb, &kernel) {
             locate(&policy, &mut ruling, &packet, skb);
             depart(&policy, &mut ruling, &packet, skb, &own);
             if ruling.publish != 0 && ruling.passes() {
@@ -78,6 +75,26 @@ pub fn no_policy(ruling: &mut Ruling, skb: Skb) -> bool {
     false
 }
 
+/// Rules on what needs no look at where it goes: errors that quote nothing, and control traffic. Says whether it did.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn by_list(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, kernel: &Identity) -> bool {
+    if packet.is_icmp_error() && !errors::may_leave(skb, packet) {
+        ruling.service = packet.service;
+        ruling.fixed(Reason::IcmpError);
+        return true;
+    }
+    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
+    if !is_control(packet, *kernel, raw) {
+        return false;
+    }
+    let service = errors::refused(skb, packet);
+    if service == 0 || !errors::keeps_silent(policy, ruling, packet, skb.namespace(), service) {
+        ruling.fixed(Reason::Control);
+    }
+    true
+}
+
 /// What the kernel itself sends, by an enumerated list, and the host's DHCP client.
 #[inline(always)]
 fn is_control(packet: &Packet, own: Identity, raw: bool) -> bool {
@@ -88,7 +105,7 @@ fn is_control(packet: &Packet, own: Identity, raw: bool) -> bool {
             host || (packet.kind != icmp::ROUTER_ADVERTISEMENT && packet.kind != icmp::REDIRECT)
         }
         ICMP | ICMPV6 => host && raw && (packet.is_icmp_error() || packet.is_echo_reply()),
-        IGMP => packet.hop_limit == 1,
+        IGMP => packet.is_group_control(),
         TCP => host && raw && packet.tcp_flags & tcp::RST != 0,
         UDP => host && is_dhcp(packet.source_port, packet.destination_port),
         _ => false,

@@ -339,6 +339,21 @@ pub fn find(packet: &Packet, skb: Skb, side: Side, dials: bool, key: &mut Handov
     }
 }
 
+/// The cgroup of the workload that has sent what an ICMP error quotes, lately if that was a datagram; 0 if none has. Only
+/// its tuple can be asked for: a router quotes too little to tell more.
+#[inline(never)]
+pub fn of_quoted(quoted: &Packet, namespace: u64) -> u64 {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, quoted, namespace, Side::Source);
+    let Some(entry) = Entry::at(&key) else {
+        return 0;
+    };
+    if quoted.protocol != TCP && !within(BELIEVED_NS, entry.sent_ns(), now()) {
+        return 0;
+    }
+    entry.cgroup()
+}
+
 /// The sender of a segment whose socket is older than segd, or of an answer.
 #[inline(never)]
 fn of_session(key: &mut HandoverKey) -> Option<Entry> {

@@ -1,6 +1,7 @@
 //! cgroup_skb ingress: what a socket of this host is about to receive.
 
 use segd_common::{
+    address,
     event::Hook,
     flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow},
     packet::Packet,
@@ -12,12 +13,12 @@ use segd_common::{
 
 use crate::{
     egress::{is_dhcp, no_policy},
-    exchange, globals,
+    errors, exchange, globals,
     handover::Side,
     identity,
     policy::Policy,
     ruling::{COPY, REVERSED, Ruling, judge, settle, tell},
-    skb::{Skb, parse},
+    skb::{LOOPBACK, Skb, parse},
     tcp as stream,
 };
 
@@ -45,6 +46,9 @@ pub fn ingress(skb: Skb) -> bool {
     let unparsed = parse(skb, &mut packet);
     if unparsed != 0 {
         ruling.unparsed(unparsed);
+    } else if address::is_loopback(&packet.source) && skb.device() != LOOPBACK {
+        // Under `route_localnet` the kernel takes it (CVE-2020-8558); its tuple may be a live one of this namespace.
+        ruling.fixed(Reason::Spoofed);
     } else if packet.is_link_control() {
         ruling.fixed(Reason::Control);
     } else {
@@ -54,6 +58,14 @@ pub fn ingress(skb: Skb) -> bool {
         }
         if is_dhcp_answer(&packet, own) {
             ruling.fixed(Reason::Control);
+        } else if packet.is_icmp_error() && own.segment != segment::HOST {
+            // A copy for a raw socket: a workload hears of what became of its own packets.
+            ruling.flags |= COPY;
+            ruling.fixed(if errors::quoted_sender(skb, &packet) == ruling.cgroup {
+                Reason::Reply
+            } else {
+                Reason::IcmpError
+            });
         } else {
             arrive(&policy, &mut ruling, &packet, skb, &own);
         }

@@ -1,8 +1,12 @@
-//! Which socket of the same namespace will receive a packet: the kernel is asked, as it will ask itself.
+//! Which socket of the same namespace will receive a packet, or whether any will: the kernel is asked, as it will ask
+//! itself.
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_tuple},
-    helpers::{bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    bindings::{BPF_FIB_LKUP_RET_FWD_DISABLED, bpf_fib_lookup, bpf_sock, bpf_sock_tuple},
+    helpers::{
+        bpf_fib_lookup as fib_lookup, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skc_lookup_tcp,
+    },
 };
 use core::ffi::c_void;
 use segd_common::{
@@ -11,7 +15,10 @@ use segd_common::{
     service::TCP,
 };
 
-use crate::skb::Skb;
+use crate::{
+    frame::Frame,
+    skb::{Skb, state},
+};
 
 /// What a lookup of the receiving socket answers.
 #[inline(always)]
@@ -95,6 +102,103 @@ fn receiver_tcp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 
 fn receiver_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
     // SAFETY: the tuple has at least `size` bytes.
     cgroup_of(unsafe { bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+/// Who holds the port that a packet from the network asks for, in the NIC's namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Holder {
+    /// No socket.
+    Nobody = 0,
+    /// A socket that hears many peers.
+    Bound = 1,
+    /// A socket whose one peer is the packet's sender.
+    Connected = 2,
+}
+
+/// Finds that out.
+#[inline(never)]
+pub fn holder(frame: &Frame, packet: &Packet) -> Holder {
+    // SAFETY: plain integers; zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = fill_tuple(&mut tuple, packet);
+    let ctx = frame.context();
+    if packet.protocol == TCP {
+        holder_tcp(ctx, &mut tuple, size)
+    } else {
+        holder_udp(ctx, &mut tuple, size)
+    }
+}
+
+// VERIFIER: two functions, as above.
+#[inline(never)]
+fn holder_tcp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> Holder {
+    // SAFETY: the tuple has at least `size` bytes. `skc`, because a socket in TIME_WAIT holds its port, too.
+    let sk = unsafe { bpf_skc_lookup_tcp(ctx, tuple, size, CURRENT_NAMESPACE, 0) };
+    if sk.is_null() {
+        return Holder::Nobody;
+    }
+    // SAFETY: a referenced socket from a lookup helper, released on this only path.
+    let now = unsafe {
+        let now = core::ptr::read_volatile(&raw const (*sk).state);
+        bpf_sk_release(sk.cast());
+        now
+    };
+    if now == state::LISTEN {
+        Holder::Bound
+    } else {
+        Holder::Connected
+    }
+}
+
+#[inline(never)]
+fn holder_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> Holder {
+    // SAFETY: the tuple has at least `size` bytes.
+    let sk = unsafe { bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NAMESPACE, 0) };
+    if sk.is_null() {
+        return Holder::Nobody;
+    }
+    // SAFETY: as in `holder_tcp`.
+    let peer = unsafe {
+        let peer = core::ptr::read_volatile(&raw const (*sk).dst_port);
+        bpf_sk_release(sk.cast());
+        peer
+    };
+    if peer == 0 {
+        Holder::Bound
+    } else {
+        Holder::Connected
+    }
+}
+
+/// Whether the kernel forwards what comes in by this NIC: then a packet for this host's address may be meant for
+/// another, by translation.
+#[inline(never)]
+pub fn forwards(frame: &Frame, packet: &Packet) -> bool {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+    // SAFETY: plain integers; zero is valid.
+    let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    route.ifindex = frame.device();
+    if address::is_v4(&packet.destination) {
+        route.family = AF_INET;
+        route.__bindgen_anon_3.ipv4_src = tail(&packet.source);
+        route.__bindgen_anon_4.ipv4_dst = tail(&packet.destination);
+    } else {
+        route.family = AF_INET6;
+        route.__bindgen_anon_3.ipv6_src = words(&packet.source);
+        route.__bindgen_anon_4.ipv6_dst = words(&packet.destination);
+    }
+    // SAFETY: the structure has the size that is given.
+    let answer = unsafe {
+        fib_lookup(
+            frame.context(),
+            &raw mut route,
+            size_of::<bpf_fib_lookup>() as i32,
+            0,
+        )
+    };
+    answer != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
 }
 
 /// An address from the kernel's four words.

@@ -11,6 +11,7 @@ use segd_common::{
     counter::{Counter, CounterKey, MAX_COUNTERS, stat},
     event::RING_BYTES,
     flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
+    fragment::{FragmentEntry, FragmentKey, MAX_FRAGMENTS},
     tables::{MAX_RULES, PolicyTables},
     workload::{CgroupEntry, Edge, EdgeKey, MAX_CGROUPS, MAX_EDGES, UnitPatterns},
 };
@@ -59,6 +60,9 @@ pub static EXCHANGES: SkStorage<Exchanges> = SkStorage::new();
 /// Those that found no room on their socket.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+/// Datagrams that come in by a NIC in fragments. Belongs to one load, not pinned.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 /// What a TCP socket remembers.
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();

@@ -1,75 +1,31 @@
 //! XDP: drops early what no socket of this host could accept, and answers for the kernel, which has no socket.
 //!
 //! There is no identity here, only addresses. Whatever could be a reply passes on to the socket that may have
-//! asked. Deliberately absent: anything an address alone cannot prove.
+//! asked. Later fragments follow the first, an ICMP error must be about a packet that left this host.
+//! Deliberately absent: anything an address alone cannot prove.
 
 use aya_ebpf::programs::XdpContext;
 use segd_common::{
-    address::LOCAL_HOST,
-    bytes::Bytes,
+    address::{self, LOCAL_HOST},
     event::Hook,
-    packet::{PACKET_FRAGMENT, Packet, walk},
+    packet::{PACKET_FRAGMENT, Packet},
     reason::Reason,
     segment::{self, SEGMENT_ADMITS, SEGMENT_INITIATES},
-    service::{IGMP, UDP},
+    service::{TCP, UDP},
     tables::{TABLES_AUDIT, Tables},
     workload::Identity,
 };
 
 use crate::{
     egress::is_dhcp,
-    identity,
-    identity::UNKNOWN,
+    errors, fragments,
+    frame::{self, Frame},
+    identity::{self, UNKNOWN},
+    lookup::{self, Holder},
     policy::Policy,
     ruling::{Ruling, count, count_rule, emit, judge},
     skb::LOOPBACK,
 };
-
-const ETHERNET: u32 = 14;
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-
-/// The packet behind the link header.
-struct Frame {
-    ctx: *const XdpContext,
-    offset: u32,
-}
-
-impl Frame {
-    #[inline(always)]
-    fn bounds(&self) -> (usize, usize) {
-        // SAFETY: the hook's own context, alive for the whole run.
-        unsafe { ((*self.ctx).data(), (*self.ctx).data_end()) }
-    }
-}
-
-/// The longest header chain that is looked at.
-const MAX_OFFSET: u32 = 2048;
-
-impl Bytes for Frame {
-    #[inline(always)]
-    fn total(&self) -> u32 {
-        let (data, end) = self.bounds();
-        ((end - data) as u32).wrapping_sub(self.offset)
-    }
-
-    #[inline(always)]
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let at = self.offset.wrapping_add(offset);
-        // VERIFIER: the offset must have a bound before it is added to the packet pointer.
-        if at >= MAX_OFFSET {
-            return None;
-        }
-        let (data, end) = self.bounds();
-        let start = data + at as usize;
-        if start + N > end {
-            return None;
-        }
-        // SAFETY: checked against the end of the packet.
-        Some(unsafe { core::ptr::read_unaligned(start as *const [u8; N]) })
-    }
-}
 
 /// Whether the frame may go on.
 #[inline(always)]
@@ -82,73 +38,99 @@ pub fn may_enter(ctx: &XdpContext) -> bool {
     if ctx.ingress_ifindex() == LOOPBACK as usize {
         return true;
     }
-    let mut frame = Frame { ctx, offset: 0 };
-    let mut offset = ETHERNET;
-    let Some(kind) = frame.read::<2>(12) else {
+    let found = frame::dissect(ctx);
+    if found == frame::OTHER {
         return true;
+    }
+    let Some(scratch) = frame::scratch() else {
+        return false;
     };
-    let mut kind = u16::from_be_bytes(kind);
-    for _ in 0..2 {
-        if kind == VLAN[0] || kind == VLAN[1] {
-            let Some(next) = frame.read::<2>(offset + 2) else {
-                return true;
-            };
-            kind = u16::from_be_bytes(next);
-            offset += 4;
-        }
-    }
-    if kind != ETH_P_IP && kind != ETH_P_IPV6 {
-        return true;
-    }
-    frame.offset = offset;
-    let mut packet = Packet::default();
     let mut ruling = Ruling {
         hook: Hook::Xdp as u8,
         ..Ruling::default()
     };
     ruling.from = Identity::of(segment::WORLD);
     ruling.to = Identity::of(segment::HOST);
-    match walk(&frame, kind == ETH_P_IPV6, &mut packet) {
-        Err(reason) => {
-            packet.bytes = frame.total();
-            ruling.fixed(reason);
-        }
-        Ok(()) => admit(&policy, &mut ruling, &packet),
+    let packet = &scratch.packet;
+    if found == frame::PACKET {
+        admit(&policy, &mut ruling, packet, ctx);
+    } else {
+        ruling.unparsed(found);
     }
     if ruling.reason == 0 || ruling.passes() {
         return true;
     }
     count(&ruling, packet.bytes);
     count_rule(&policy, &ruling);
-    emit(&policy, &ruling, &packet);
+    emit(&policy, &ruling, packet);
     false
 }
 
 /// Judges what an address alone can answer for; leaves `ruling.reason` 0 where it cannot.
 #[inline(never)]
-fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet) {
+fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext) {
     // What keeps the link itself working, and the host's DHCP client, which hears from servers nobody may ask.
     let dhcp = packet.protocol == UDP && is_dhcp(packet.destination_port, packet.source_port);
-    if packet.is_link_control() || packet.protocol == IGMP || dhcp {
+    if packet.is_link_control() || packet.is_group_control() || dhcp {
         return;
     }
-    if let Some(source) = identity::local(&packet.source) {
-        // This host's own address does not come in by a wire. A namespace's address does, by its veth:
-        // then the sender has an identity, and the receiver judges.
-        if source.flags & LOCAL_HOST != 0 {
-            ruling.fixed(Reason::Spoofed);
-        }
-        return;
+    // Loopback has no wire, whatever `route_localnet` says (CVE-2020-8558).
+    if address::is_loopback(&packet.source) || address::is_loopback(&packet.destination) {
+        return ruling.fixed(Reason::Spoofed);
     }
-    let from = Identity::of(identity::of_address(policy, &packet.source));
+    let source = identity::local(&packet.source);
+    // This host's own address does not come in by a wire. A namespace's address does, by its veth.
+    if source.is_some_and(|source| source.flags & LOCAL_HOST != 0) {
+        return ruling.fixed(Reason::Spoofed);
+    }
     let Some(to) = receiver(policy, packet) else {
         return;
     };
-    let initiates = packet.is_syn() || packet.is_echo();
-    if initiates && packet.flags & PACKET_FRAGMENT == 0 && (to.1 || packet.is_echo()) {
-        return judge(policy, ruling, from, to.0, packet.service);
+    let from = Identity::of(identity::of_address(policy, &packet.source));
+    ruling.from = from;
+    ruling.to = to.0;
+    ruling.service = packet.service;
+    let Some(scratch) = frame::scratch() else {
+        return ruling.fixed(Reason::NoState);
+    };
+    let frame = &Frame::at(ctx.ctx, scratch.offset);
+    if !packet.has_upper_layer() {
+        if let Some(reason) = fragments::refuses(frame, packet) {
+            ruling.fixed(reason);
+        }
+        return;
     }
-    if from.segment == to.0.segment {
+    if packet.is_icmp_error() {
+        if !scratch.quotes || !errors::may_enter(frame, packet, &scratch.inner) {
+            ruling.fixed(Reason::IcmpError);
+        }
+        return;
+    }
+    if source.is_none() {
+        judge_address(policy, ruling, packet, frame, to);
+    }
+    if packet.flags & PACKET_FRAGMENT != 0 && (ruling.reason == 0 || ruling.passes()) {
+        fragments::first(frame, packet);
+    }
+}
+
+/// Judges a packet from another machine. What has the address of a namespace of this host has a sender with an
+/// identity, and the receiver judges.
+#[inline(always)]
+fn judge_address(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    packet: &Packet,
+    frame: &Frame,
+    (to, single): (Identity, bool),
+) {
+    let from = ruling.from;
+    let initiates = packet.is_syn() || packet.is_icmp_request();
+    let alone = initiates && (single || packet.is_icmp_request());
+    if alone || is_refused_by_the_kernel(packet, frame) {
+        return judge(policy, ruling, from, to, packet.service);
+    }
+    if from.segment == to.segment {
         // Claimed by address on both sides: the receiver judges.
         return;
     }
@@ -157,11 +139,18 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet) {
         return;
     }
     if initiates || flags & SEGMENT_ADMITS == 0 {
-        ruling.from = from;
-        ruling.to = to.0;
-        ruling.service = packet.service;
         ruling.fixed(Reason::NoRule);
     }
+}
+
+/// Whether no socket will see the packet and the kernel answers for the closed port, which tells it from an open one.
+#[inline(always)]
+fn is_refused_by_the_kernel(packet: &Packet, frame: &Frame) -> bool {
+    if packet.protocol != TCP && packet.protocol != UDP {
+        return false;
+    }
+    let own = identity::local(&packet.destination).is_some_and(|local| local.flags & LOCAL_HOST != 0);
+    own && lookup::holder(frame, packet) == Holder::Nobody && !lookup::forwards(frame, packet)
 }
 
 /// Who answers at a local address, and whether it is the only one there; `None` for an address that is not local.

@@ -37,6 +37,8 @@ pub const COUNT_HERE: u8 = 1 << 4;
 pub const COPY: u8 = 1 << 5;
 /// The packet is a reply: its tuple names the initiator second.
 pub const REVERSED: u8 = 1 << 6;
+/// The receiving kernel may serve the protocol by itself: its namespace's owner is judged, too.
+pub const KERNEL_SERVES: u8 = 1 << 7;
 
 /// What was ruled on one packet.
 #[derive(Clone, Copy, Default)]

@@ -93,23 +93,10 @@ pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bo
     Some(true)
 }
 
-/// The packet as its reply would look.
-#[inline(always)]
-fn mirrored(packet: &Packet) -> Packet {
-    Packet {
-        source: packet.destination,
-        destination: packet.source,
-        source_port: packet.destination_port,
-        destination_port: packet.source_port,
-        service: packet.reverse_service(),
-        ..*packet
-    }
-}
-
 /// For a socket older than segd: a listener on the local port means it was accepted.
 #[inline(never)]
 fn adopted(skb: Skb, packet: &Packet, arrives: bool) -> u8 {
-    let mut probe = if arrives { *packet } else { mirrored(packet) };
+    let mut probe = if arrives { *packet } else { packet.mirrored() };
     // No connection has port 0: only a listener can answer.
     probe.source_port = 0;
     if lookup::receiver(skb, &probe) != 0 {

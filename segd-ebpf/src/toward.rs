@@ -7,7 +7,7 @@ use segd_common::{
     address::{self, Address, LOCAL_HOST},
     packet::Packet,
     segment::{self},
-    service::{ICMP, ICMPV6, TCP, UDP},
+    service::{ICMP, ICMPV6, TCP, UDP, has_ports},
     workload::Identity,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     identity::{self, UNKNOWN},
     lookup,
     policy::Policy,
-    ruling::{COUNT_HERE, PEER_LOCAL, RECEIVER_JUDGES, Ruling, judge, pack, unpack},
+    ruling::{COUNT_HERE, KERNEL_SERVES, PEER_LOCAL, RECEIVER_JUDGES, Ruling, judge, pack, unpack},
     skb::{LOOPBACK, Skb},
 };
 
@@ -106,6 +106,9 @@ pub fn locate(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb) {
     );
     ruling.place = place as u32;
     ruling.there = there;
+    if may_end_in_the_kernel(packet, skb) {
+        ruling.flags |= KERNEL_SERVES;
+    }
     if place == Place::Here && has_socket(packet) {
         ruling.receiver = lookup::receiver(skb, packet);
     }
@@ -121,6 +124,15 @@ fn has_socket(packet: &Packet) -> bool {
 #[inline(always)]
 fn ends_in_the_kernel(packet: &Packet) -> bool {
     (packet.protocol == ICMP || packet.protocol == ICMPV6) && !packet.is_echo_reply()
+}
+
+/// Whether it has a protocol that the receiving kernel may serve by itself (a tunnel's endpoint), beside raw sockets,
+/// each of which judges. SCTP and UDP-Lite have sockets; whoever writes them by hand does not talk to these.
+#[inline(always)]
+fn may_end_in_the_kernel(packet: &Packet, skb: Skb) -> bool {
+    let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
+    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
+    !icmp && !has_socket(packet) && (raw || !has_ports(packet.protocol))
 }
 
 /// Judges a packet that leaves as an initiation, after [`locate`].
@@ -139,6 +151,8 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
     if place != Place::Here as u32 {
         if ends_in_the_kernel(packet) {
             ruling.flags |= COUNT_HERE;
+        } else if ruling.flags & KERNEL_SERVES != 0 {
+            ruling.flags |= RECEIVER_JUDGES;
         } else if place == Place::Shared as u32 {
             return ruling.defer();
         } else {
@@ -159,11 +173,14 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
         let to = identity::claimed_by_address(policy, to, &packet.destination);
         return judge(policy, ruling, own, to, service);
     }
-    if !has_socket(packet) && packet.protocol != ICMP && packet.protocol != ICMPV6 {
+    if ruling.flags & KERNEL_SERVES != 0 {
+        ruling.flags |= RECEIVER_JUDGES;
+    } else if packet.protocol == ICMP || packet.protocol == ICMPV6 || has_socket(packet) {
+        ruling.flags |= COUNT_HERE;
+    } else {
         return ruling.defer();
     }
     let (owner, _) = identity::owner(policy, skb.namespace(), own);
-    ruling.flags |= COUNT_HERE;
     judge(policy, ruling, own, owner, service);
 }
 

@@ -79,7 +79,9 @@ fn malformed_packets_are_dropped_with_their_own_reason() {
     let mut long_total = good.clone();
     long_total[2..4].copy_from_slice(&1000_u16.to_be_bytes());
     let cut = wire::packet(wire.far, wire.host, 17, &[0, 1, 0, 9, 0]);
-    drops(&segd, &wire, "malformed", &[short_header, long_total, cut]);
+    drops(&segd, &wire, "malformed", &[short_header]);
+    drops(&segd, &wire, "length", &[long_total]);
+    drops(&segd, &wire, "truncated", &[cut]);
 
     // A routing header with a segment left (RFC 8754 form), then UDP.
     let mut routed = vec![17, 2, 4, 1, 0, 0, 0, 0];

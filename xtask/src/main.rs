@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod differential;
 mod fixture;
+mod fuzz;
 mod lock;
 mod setup;
 mod soak;
@@ -44,6 +45,8 @@ enum Task {
     Differential(differential::Options),
     /// Let random faults happen under traffic, for a while: nothing breaks, nothing grows.
     Soak(soak::Options),
+    /// Let the fuzzers look for inputs that the parsers get wrong.
+    Fuzz(fuzz::Options),
     /// Check the invariants of DESIGN.md section 4 that can be read off the source.
     Tidy,
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Probe(options) => bench::probe::run(&options),
         Task::Differential(options) => differential::run(&options),
         Task::Soak(options) => soak::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
     };
     match result {

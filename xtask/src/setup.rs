@@ -94,6 +94,15 @@ pub fn ensure(scope: Scope) -> Result<()> {
     Ok(())
 }
 
+/// Builds what `cargo xtask fuzz` runs, if it is not there. No scope has it: neither CI nor a test needs it.
+pub fn ensure_cargo_fuzz() -> Result<()> {
+    if tools::cargo_fuzz_present()? {
+        return Ok(());
+    }
+    eprintln!("setup: cargo-fuzz {}", tools::CARGO_FUZZ);
+    tools::install_cargo_fuzz()
+}
+
 fn missing(scope: Scope) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     let packages = apt::missing(scope)?;

@@ -226,5 +226,12 @@ mod tests {
             panic!("{error}");
         }
         unloaded.unwrap();
+        for (name, program) in loaded.unwrap().ebpf.programs() {
+            let info = program.info().unwrap();
+            eprintln!(
+                "{name}: {} instructions verified",
+                info.verified_instruction_count().unwrap_or(0)
+            );
+        }
     }
 }

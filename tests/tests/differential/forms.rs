@@ -5,7 +5,7 @@ use super::packets::{Made, is_v4};
 /// A packet that asks for `port`. `form` says what is odd about it:
 ///
 /// - `syn-ack`, `rst`: these TCP flags instead of SYN; `from port 53`: the source port; `hop limit 255`
-/// - IPv4: `options 8`: so many bytes of options; `ihl 4`: a lie about the header
+/// - IPv4: `options 8`: so many bytes of options; `source route`; `ihl 4`: a lie about the header
 /// - IPv6: `hop-by-hop`, `destination`, `routing 0`, `routing 1` (segments left), `authentication`, `atomic fragment`: headers
 ///   in front of the upper layer, in this order
 /// - `first fragment`, `later fragment`
@@ -56,21 +56,24 @@ pub fn packet(source: [u8; 16], destination: [u8; 16], port: &str, form: &[Strin
         bytes.extend(body);
         bytes
     } else {
-        let options = number("options ").unwrap_or(0);
-        let ihl = number("ihl ").unwrap_or((20 + options) / 4);
+        let mut options = vec![1; number("options ").unwrap_or(0)];
+        if has("source route") {
+            options.extend([131, 7, 4, 192, 0, 2, 1, 0]);
+        }
+        let ihl = number("ihl ").unwrap_or((20 + options.len()) / 4);
         let fragment: u16 = match () {
             () if has("first fragment") => 0x2000,
             () if has("later fragment") => 1,
             () => 0,
         };
         let mut bytes = vec![0x40 | ihl as u8, 0];
-        bytes.extend(((20 + options + upper.len()) as u16).to_be_bytes());
+        bytes.extend(((20 + options.len() + upper.len()) as u16).to_be_bytes());
         bytes.extend([0, 7]);
         bytes.extend(fragment.to_be_bytes());
         bytes.extend([hop_limit, protocol, 0, 0]);
         bytes.extend(&source[12..]);
         bytes.extend(&destination[12..]);
-        bytes.resize(bytes.len() + options, 1);
+        bytes.extend(options);
         bytes.extend(upper);
         bytes
     };

@@ -37,9 +37,17 @@ const PER_ROUND: usize = 500;
 /// Packets shown in a run that has no time given.
 const CASES: u64 = 1_000_000;
 
-/// Reasons that no packet of a rehearsal can meet: its socket is new in each run, never asked before, and not raw; and a
-/// policy is in force.
-const OUT_OF_REACH: [Reason; 4] = [Reason::Reply, Reason::NoPolicy, Reason::Spoofed, Reason::NoState];
+/// Reasons that no packet of a rehearsal can meet: its socket is new in each run, never asked before, and not raw; a
+/// policy is in force; addresses are of the family of their packet, and no hook here is a NIC's.
+const OUT_OF_REACH: [Reason; 7] = [
+    Reason::Reply,
+    Reason::NoPolicy,
+    Reason::NoState,
+    Reason::MappedAddress,
+    Reason::OrphanFragment,
+    Reason::OverlappingFragment,
+    Reason::Framing,
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -103,9 +103,20 @@ fn is_link_control(packet: &View) -> bool {
     packet.protocol == 58
         && match packet.kind {
             133..=137 => packet.hop_limit == 255,
-            130..=132 | 143 => packet.hop_limit == 1,
+            130..=132 | 143 => packet.hop_limit == 1 && multicast(&packet.destination),
             _ => false,
         }
+}
+
+/// RFC 3376 4.
+fn is_group_control(packet: &View) -> bool {
+    packet.protocol == 2 && packet.hop_limit == 1 && multicast(&packet.destination)
+}
+
+/// RFC 792, RFC 4443. What one of these packets quotes, nobody has sent.
+fn is_error(packet: &View) -> bool {
+    (packet.protocol == 1 && [3, 4, 5, 11, 12].contains(&packet.kind))
+        || (packet.protocol == 58 && packet.kind < 128)
 }
 
 impl World {
@@ -147,16 +158,21 @@ impl World {
         } else {
             self.claimed(eyes, own, &view.source)
         };
+        if is_error(&view) && (loopback(&view.destination) || self.local(&view.destination).is_some()) {
+            return Ruling::fixed("icmp-error", "denied");
+        }
         let dhcp = matches!((view.source_port, view.destination_port), (68, 67) | (546, 547));
         let control = (is_link_control(&view) && (process == HOST || !matches!(view.kind, 134 | 137)))
-            || (view.protocol == 2 && view.hop_limit == 1)
+            || is_group_control(&view)
             || (view.protocol == 17 && dhcp && process == HOST);
         if control {
             return Ruling::fixed("control", "allowed");
         }
         let to = &view.destination;
         let icmp = matches!(view.protocol, 1 | 58);
-        let kernel_answers = icmp && !is_echo_reply(&view);
+        // A bare protocol may be the kernel's own business, too: a tunnel's end.
+        let bare = !icmp && !matches!(view.protocol, 6 | 17 | 132 | 136);
+        let kernel_answers = (icmp && !is_echo_reply(&view)) || bare;
         let ask = |peer: Identity| Ruling::of(eyes, own, peer, view.service);
         let defer = Ruling {
             asked: Some((own, NOBODY, view.service)),
@@ -178,7 +194,7 @@ impl World {
                     Some((_, None)) => return Ruling { asked: None, ..defer },
                     None => {}
                 }
-            } else if !icmp {
+            } else if !icmp && !bare {
                 return Ruling { asked: None, ..defer };
             }
             return ask(match (self.on_host, self.here) {
@@ -222,6 +238,9 @@ impl World {
             Ok(view) => view,
             Err(reason) => return Ruling::unread(reason),
         };
+        if loopback(&view.source) && !looped {
+            return Ruling::fixed("spoofed", "denied");
+        }
         if is_link_control(&view) {
             return Ruling::fixed("control", "allowed");
         }
@@ -233,6 +252,9 @@ impl World {
         let dhcp = matches!((view.source_port, view.destination_port), (67, 68) | (547, 546));
         if view.protocol == 17 && dhcp && own == HOST {
             return Ruling::fixed("control", "allowed");
+        }
+        if is_error(&view) && own.segment != segment::HOST {
+            return Ruling::fixed("icmp-error", "denied");
         }
         let peer = match sender {
             Some(sender) => self.claimed(eyes, sender, &view.source),

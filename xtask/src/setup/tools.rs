@@ -10,6 +10,9 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// The version whose checks `deny.toml` is written for.
 pub const CARGO_DENY: &str = "0.20.2";
 
+/// The version that builds the fuzz targets with this toolchain.
+pub const CARGO_FUZZ: &str = "0.13.2";
+
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Whether the right bpf-linker is in `PATH`.
@@ -30,7 +33,17 @@ pub fn install_bpf_linker() -> Result<()> {
 
 /// Builds cargo-deny, unoptimised: 80 s on two cores, and it runs for one.
 pub fn install_cargo_deny() -> Result<()> {
-    run(&mut cargo(&cargo_deny_args()))
+    run(&mut cargo(&debug_install_args("cargo-deny", CARGO_DENY)))
+}
+
+/// Whether the right cargo-fuzz is in `PATH`.
+pub fn cargo_fuzz_present() -> Result<bool> {
+    present("cargo-fuzz", CARGO_FUZZ)
+}
+
+/// Builds cargo-fuzz, unoptimised: a minute on two cores.
+pub fn install_cargo_fuzz() -> Result<()> {
+    run(&mut cargo(&debug_install_args("cargo-fuzz", CARGO_FUZZ)))
 }
 
 /// How to build bpf-linker by hand.
@@ -44,7 +57,7 @@ pub fn bpf_linker_line() -> String {
 
 /// How to build cargo-deny by hand.
 pub fn cargo_deny_line() -> String {
-    line(&command("cargo", &cargo_deny_args()))
+    line(&command("cargo", &debug_install_args("cargo-deny", CARGO_DENY)))
 }
 
 fn bpf_linker_args() -> [&'static str; 8] {
@@ -61,15 +74,9 @@ fn bpf_linker_args() -> [&'static str; 8] {
     ]
 }
 
-fn cargo_deny_args() -> [&'static str; 6] {
-    [
-        "install",
-        "cargo-deny",
-        "--version",
-        CARGO_DENY,
-        "--locked",
-        "--debug",
-    ]
+/// A tool that runs for seconds is not worth the time of an optimised build.
+fn debug_install_args<'a>(name: &'a str, version: &'a str) -> [&'a str; 6] {
+    ["install", name, "--version", version, "--locked", "--debug"]
 }
 
 fn present(program: &str, version: &str) -> Result<bool> {

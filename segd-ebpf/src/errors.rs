@@ -1,0 +1,98 @@
+//! ICMP errors: they act on a socket of whose hooks none runs, so who forges one is stopped where it is sent, or at
+//! the NIC.
+//!
+//! INVARIANT: an error reaches a workload only about a packet that this workload has sent. It opens nothing.
+
+use segd_common::{
+    address::{self, LOCAL_HOST},
+    packet::{Packet, quoted},
+    service::{Service, TCP, UDP},
+    workload::Identity,
+};
+
+use crate::{
+    frame::Frame,
+    handover,
+    identity::{self, UNKNOWN},
+    lookup::{self, Holder},
+    policy::Policy,
+    ruling::{REVERSED, Ruling, judge},
+    skb::Skb,
+};
+
+/// The sender of the packet that an error quotes; 0 if no workload of this host has sent it.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn quoted_sender(skb: Skb, error: &Packet) -> u64 {
+    let mut inner = Packet::default();
+    if quoted(&skb, error, &mut inner).is_err() {
+        return 0;
+    }
+    handover::of_quoted(&inner, skb.namespace())
+}
+
+/// Whether a socket of this host may send this error: it is the kernel's own (in the root), its receiver is another
+/// machine, which judges for itself, or its receiver has sent what it quotes.
+#[inline(always)]
+pub fn may_leave(skb: Skb, error: &Packet) -> bool {
+    skb.cgroup() == skb.ancestor(0)
+        || !identity::is_local(&error.destination)
+        || quoted_sender(skb, error) != 0
+}
+
+/// Whether an error that comes in by a NIC is about a packet that left this host. `inner`: what it quotes.
+#[inline(never)]
+pub fn may_enter(frame: &Frame, error: &Packet, inner: &Packet) -> bool {
+    if handover::of_quoted(inner, 0) != 0 {
+        return true;
+    }
+    let own = identity::local(&inner.source).is_some_and(|local| local.flags & LOCAL_HOST != 0);
+    if !own || (inner.protocol != TCP && inner.protocol != UDP) {
+        return false;
+    }
+    // Older than segd, or long silent: the socket itself knows its peer. A port that no socket holds may be one that
+    // was translated; then conntrack knows the flow or the packet ends here.
+    match lookup::holder(frame, &inner.mirrored()) {
+        Holder::Connected => true,
+        Holder::Bound => false,
+        Holder::Nobody => lookup::forwards(frame, error),
+    }
+}
+
+/// What the kernel's own refusal to another machine (an RST, an unreachable) answers; 0 if it is none of these, or not
+/// about this very address.
+#[inline(never)]
+pub fn refused(skb: Skb, packet: &Packet) -> Service {
+    if identity::is_local(&packet.destination) || address::is_multicast(&packet.destination) {
+        return 0;
+    }
+    if packet.protocol == TCP {
+        return packet.reverse_service();
+    }
+    let mut inner = Packet::default();
+    if !packet.is_unreachable()
+        || quoted(&skb, packet, &mut inner).is_err()
+        || inner.destination != packet.source
+    {
+        return 0;
+    }
+    inner.service
+}
+
+/// Whether the refusal of a service must not leave: a closed port is told only to whom the policy lets in, or it could
+/// be told from an open one. The ruling is that of what was asked.
+#[inline(never)]
+pub fn keeps_silent(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    packet: &Packet,
+    namespace: u64,
+    service: Service,
+) -> bool {
+    let from = Identity::of(identity::of_address(policy, &packet.destination));
+    let (owner, _) = identity::owner(policy, namespace, UNKNOWN);
+    let owner = identity::claimed_by_address(policy, owner, &packet.source);
+    judge(policy, ruling, from, owner, service);
+    ruling.flags |= REVERSED;
+    !ruling.passes()
+}

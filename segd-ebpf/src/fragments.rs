@@ -1,0 +1,89 @@
+//! Fragments, where they come in one by one: the first is judged, the rest follow it or are dropped.
+//!
+//! A later fragment that overtakes the first is an orphan: it is dropped, and with it the datagram.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use segd_common::{
+    bytes::Bytes,
+    fragment::{FRAGMENT_TTL_NS, FragmentEntry, FragmentKey},
+    packet::{PACKET_V6, Packet},
+    reason::Reason,
+};
+
+use crate::maps::FRAGMENTS;
+
+/// A fragment's place: its datagram, its first byte there, how many bytes it holds.
+struct Place {
+    key: FragmentKey,
+    start: u32,
+    length: u32,
+}
+
+#[inline(always)]
+fn place<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Place> {
+    let mut key = FragmentKey {
+        source: packet.source,
+        destination: packet.destination,
+        ..FragmentKey::default()
+    };
+    if packet.flags & PACKET_V6 != 0 {
+        let at = u32::from(packet.fragment_at);
+        let header: [u8; 8] = bytes.read(at)?;
+        key.identification = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+        Some(Place {
+            key,
+            start: u32::from(u16::from_be_bytes([header[2], header[3]]) & 0xfff8),
+            length: packet.bytes.wrapping_sub(at + 8),
+        })
+    } else {
+        let [high, low, field @ ..]: [u8; 4] = bytes.read(4)?;
+        key.identification = u32::from(u16::from_be_bytes([high, low]));
+        key.protocol = packet.protocol;
+        Some(Place {
+            key,
+            start: u32::from(u16::from_be_bytes(field) & 0x1fff) * 8,
+            length: packet.bytes.wrapping_sub(u32::from(packet.upper)),
+        })
+    }
+}
+
+/// Remembers a first fragment that was let in.
+#[inline(always)]
+pub fn first<B: Bytes>(bytes: &B, packet: &Packet) {
+    if let Some(place) = place(bytes, packet) {
+        let entry = FragmentEntry {
+            // SAFETY: no arguments.
+            time_ns: unsafe { bpf_ktime_get_ns() },
+            end: place.length,
+            reserved: 0,
+        };
+        // A full table forgets the oldest: its later fragments are orphans.
+        let _ = FRAGMENTS.insert(&place.key, entry, 0);
+    }
+}
+
+/// Why a later fragment may not follow, if it may not.
+#[inline(always)]
+pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Reason> {
+    let Some(place) = place(bytes, packet) else {
+        return Some(Reason::Truncated);
+    };
+    // The last byte of no datagram is beyond 65,535 (the "ping of death").
+    if place.start.wrapping_add(place.length) > 0xffff {
+        return Some(Reason::Length);
+    }
+    let Some(entry) = FRAGMENTS.get_ptr(&place.key) else {
+        return Some(Reason::OrphanFragment);
+    };
+    // SAFETY: copied out; an element that is reused meanwhile is another datagram's, and as true.
+    let FragmentEntry { time_ns, end, .. } = unsafe { *entry };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if now.wrapping_sub(time_ns) > FRAGMENT_TTL_NS {
+        Some(Reason::OrphanFragment)
+    } else if place.start < end {
+        Some(Reason::OverlappingFragment)
+    } else {
+        None
+    }
+}
