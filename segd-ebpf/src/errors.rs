@@ -5,6 +5,7 @@
 
 use segd_common::{
     address::{self, LOCAL_HOST},
+    flow::{BELIEVED_NS, HandoverKey},
     packet::{Packet, quoted},
     service::{Service, TCP, UDP},
     workload::Identity,
@@ -12,13 +13,28 @@ use segd_common::{
 
 use crate::{
     frame::Frame,
-    handover,
+    handover::{Entry, Side, fill_key, now, within},
     identity::{self, UNKNOWN},
     lookup::{self, Holder},
     policy::Policy,
     ruling::{REVERSED, Ruling, judge},
     skb::Skb,
 };
+
+/// The cgroup of the workload that has sent what an error quotes, lately if that was a datagram; 0 if none has. Only its
+/// tuple can be asked for: a router quotes too little to tell more.
+#[inline(never)]
+fn sender(quoted: &Packet, namespace: u64) -> u64 {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, quoted, namespace, Side::Source);
+    let Some(entry) = Entry::at(&key) else {
+        return 0;
+    };
+    if quoted.protocol != TCP && !within(BELIEVED_NS, entry.sent_ns(), now()) {
+        return 0;
+    }
+    entry.cgroup()
+}
 
 /// The sender of the packet that an error quotes; 0 if no workload of this host has sent it.
 // VERIFIER: on a frame of its own, for the sake of the stack.
@@ -28,7 +44,7 @@ pub fn quoted_sender(skb: Skb, error: &Packet) -> u64 {
     if quoted(&skb, error, &mut inner).is_err() {
         return 0;
     }
-    handover::of_quoted(&inner, skb.namespace())
+    sender(&inner, skb.namespace())
 }
 
 /// Whether a socket of this host may send this error: it is the kernel's own (in the root), its receiver is another
@@ -43,7 +59,7 @@ pub fn may_leave(skb: Skb, error: &Packet) -> bool {
 /// Whether an error that comes in by a NIC is about a packet that left this host. `inner`: what it quotes.
 #[inline(never)]
 pub fn may_enter(frame: &Frame, error: &Packet, inner: &Packet) -> bool {
-    if handover::of_quoted(inner, 0) != 0 {
+    if sender(inner, 0) != 0 {
         return true;
     }
     let own = identity::local(&inner.source).is_some_and(|local| local.flags & LOCAL_HOST != 0);

@@ -121,7 +121,7 @@ fn print(skb: Skb, packet: &Packet) -> u32 {
 }
 
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -144,7 +144,7 @@ macro_rules! field {
 
 impl Entry {
     #[inline(always)]
-    fn at(key: &HandoverKey) -> Option<Entry> {
+    pub fn at(key: &HandoverKey) -> Option<Entry> {
         HANDOVERS.get_ptr_mut(key).and_then(NonNull::new).map(Entry)
     }
 
@@ -339,21 +339,6 @@ pub fn find(packet: &Packet, skb: Skb, side: Side, dials: bool, key: &mut Handov
     }
 }
 
-/// The cgroup of the workload that has sent what an ICMP error quotes, lately if that was a datagram; 0 if none has. Only
-/// its tuple can be asked for: a router quotes too little to tell more.
-#[inline(never)]
-pub fn of_quoted(quoted: &Packet, namespace: u64) -> u64 {
-    let mut key = HandoverKey::default();
-    fill_key(&mut key, quoted, namespace, Side::Source);
-    let Some(entry) = Entry::at(&key) else {
-        return 0;
-    };
-    if quoted.protocol != TCP && !within(BELIEVED_NS, entry.sent_ns(), now()) {
-        return 0;
-    }
-    entry.cgroup()
-}
-
 /// The sender of a segment whose socket is older than segd, or of an answer.
 #[inline(never)]
 fn of_session(key: &mut HandoverKey) -> Option<Entry> {
@@ -410,6 +395,6 @@ fn fresh(key: &HandoverKey, window: u64, now: u64) -> Option<Entry> {
 
 /// Whether a moment is less than so long ago. Another CPU's clock may be a little ahead of this one's.
 #[inline(always)]
-fn within(window: u64, moment: u64, now: u64) -> bool {
+pub fn within(window: u64, moment: u64, now: u64) -> bool {
     (now.wrapping_sub(moment) as i64) < window as i64
 }

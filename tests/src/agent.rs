@@ -54,6 +54,9 @@ fn serve(arguments: &[String]) {
     if let Some(netns) = option(arguments, "--netns") {
         sys::enter_netns(Path::new(netns)).unwrap_or_else(|error| panic!("enter {netns}: {error}"));
     }
+    if arguments.iter().any(|argument| argument == "--nobody") {
+        sys::become_nobody().unwrap_or_else(|error| panic!("become nobody: {error}"));
+    }
     let mut agent = Agent::default();
     println!("ready");
     for line in io::stdin().lock().lines() {
@@ -203,6 +206,20 @@ impl Agent {
                         socket.connect((to, port)).ok();
                     }
                 }
+                Answer::Done
+            }
+            Command::Craft { craft } => {
+                craft.send()?;
+                Answer::Done
+            }
+            Command::SetOption {
+                id,
+                level,
+                name,
+                value,
+            } => {
+                let socket = self.listeners[&id].socket.as_ref().expect("a UDP listener");
+                sys::set_bytes(socket, level, name, &value)?;
                 Answer::Done
             }
             Command::Close { id } => {

@@ -115,6 +115,13 @@ impl Lab {
         Worker::start(Some(cgroup.directory()), None)
     }
 
+    /// A process in `cgroup`, in the host's network namespace, without any privilege.
+    #[track_caller]
+    #[must_use]
+    pub fn nobody(&self, cgroup: &Cgroup) -> Worker {
+        Worker::start_as_nobody(Some(cgroup.directory()), None)
+    }
+
     /// A process in `cgroup` and `netns`.
     #[track_caller]
     #[must_use]

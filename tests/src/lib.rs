@@ -13,6 +13,7 @@ pub mod agent;
 pub mod bpf;
 pub mod cgroup;
 pub mod chance;
+pub mod craft;
 pub mod exotic;
 pub mod foreign;
 pub mod lab;
@@ -27,6 +28,7 @@ pub mod wire;
 pub mod worker;
 
 pub use cgroup::Cgroup;
+pub use craft::Craft;
 pub use lab::Lab;
 pub use machine::Machine;
 pub use netns::{Bridge, Netns};

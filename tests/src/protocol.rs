@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::craft::Craft;
+
 /// How a probe tries to get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -152,6 +154,15 @@ pub enum Command {
     RouteVia { id: u64, via: Ipv6Addr },
     /// Sends a whole IPv4 packet, its header included, on a raw socket.
     SendRaw { to: IpAddr, packet: Vec<u8> },
+    /// Sends once by a socket made to order.
+    Craft { craft: Craft },
+    /// Sets an option of a UDP listener's socket.
+    SetOption {
+        id: u64,
+        level: i32,
+        name: i32,
+        value: Vec<u8>,
+    },
     /// Closes a kept socket or listener.
     Close { id: u64 },
     /// Moves the process to another cgroup.

@@ -523,6 +523,56 @@ impl Segd {
         sum
     }
 
+    /// How many packets were denied, by reason; segd's own probe aside.
+    #[track_caller]
+    #[must_use]
+    pub fn denied(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut denied = std::collections::BTreeMap::new();
+        for line in self.scrape().lines() {
+            let Some((series, value)) = line
+                .strip_prefix("segd_packets_total{")
+                .and_then(|rest| rest.rsplit_once("} "))
+            else {
+                continue;
+            };
+            let reason = series
+                .split_once("reason=\"")
+                .and_then(|(_, rest)| rest.split_once('"'));
+            let Some((reason, _)) = reason else { continue };
+            if series.contains("verdict=\"denied\"") && reason != "probe" {
+                *denied.entry(reason.to_owned()).or_default() +=
+                    value.trim().parse::<f64>().expect("a number") as u64;
+            }
+        }
+        denied
+    }
+
+    /// Does `attempt` and waits until exactly `count` more packets than before are denied, all for one of `reasons`.
+    ///
+    /// # Panics
+    /// When it is another number, or one is denied for another reason.
+    #[track_caller]
+    pub fn denies(&self, count: u64, reasons: &[&str], attempt: impl FnOnce()) {
+        let before = self.denied();
+        attempt();
+        let more = || -> std::collections::BTreeMap<String, u64> {
+            let now = self.denied().into_iter();
+            now.map(|(reason, count)| (reason.clone(), count - before.get(&reason).copied().unwrap_or(0)))
+                .filter(|(_, count)| *count > 0)
+                .collect()
+        };
+        wait::within(Duration::from_millis(1500), || {
+            more().values().sum::<u64>() >= count
+        });
+        wait::quiet(Duration::from_millis(30));
+        let more = more();
+        let named = more.keys().all(|reason| reasons.contains(&reason.as_str()));
+        assert!(
+            more.values().sum::<u64>() == count && named,
+            "{count} denied for {reasons:?} expected, got {more:?}"
+        );
+    }
+
     /// Runs a client command against this daemon.
     ///
     /// # Panics

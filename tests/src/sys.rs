@@ -51,6 +51,26 @@ pub fn enter_netns(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Becomes nobody: uid and gid 65534, without any privilege.
+///
+/// # Errors
+/// The kernel's.
+pub fn become_nobody() -> io::Result<()> {
+    const NOBODY: u32 = 65_534;
+    // SAFETY: no memory is passed but an empty list.
+    let failed = unsafe {
+        libc::setgroups(0, std::ptr::null()) != 0
+            || libc::setresgid(NOBODY, NOBODY, NOBODY) != 0
+            || libc::setresuid(NOBODY, NOBODY, NOBODY) != 0
+    };
+    if failed {
+        return Err(io::Error::last_os_error());
+    }
+    // The kernel forgets it with the identity.
+    die_with_parent();
+    Ok(())
+}
+
 /// The process dies with the thread that started it.
 pub fn die_with_parent() {
     // SAFETY: prctl with these arguments touches no memory.
@@ -252,6 +272,47 @@ pub fn receive(fd: &OwnedFd, buffer: &mut [u8], deadline: Instant) -> io::Result
             return Err(error);
         }
     }
+}
+
+/// Sends on a connected socket.
+///
+/// # Errors
+/// The kernel's.
+pub fn send(fd: &OwnedFd, data: &[u8]) -> io::Result<()> {
+    // SAFETY: the buffer lives across the call.
+    let sent = unsafe {
+        libc::send(
+            fd.as_raw_fd(),
+            data.as_ptr().cast(),
+            data.len(),
+            libc::MSG_NOSIGNAL,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sets a socket option given as bytes.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_bytes(fd: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the value lives across the call and its length is right.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Sets an integer socket option.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsRawFd as _,
     path::Path,
 };
@@ -54,6 +54,108 @@ fn v6(source: Ipv6Addr, destination: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<
     packet.extend(destination.octets());
     packet.extend(payload);
     packet
+}
+
+/// An IPv4 packet with options, and whatever its fragment field says.
+#[must_use]
+pub fn v4_form(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    options: &[u8],
+    (identification, place): (u16, u16),
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let header = 20 + options.len();
+    let mut packet = vec![0x40 | (header / 4) as u8, 0];
+    packet.extend(((header + payload.len()) as u16).to_be_bytes());
+    packet.extend(identification.to_be_bytes());
+    packet.extend(place.to_be_bytes());
+    packet.extend([64, protocol, 0, 0]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(options);
+    let sum = sys::checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(payload);
+    packet
+}
+
+/// An IPv6 packet with extension headers: the number of each, and what stands behind its first byte.
+#[must_use]
+pub fn v6_form(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    chain: &[(u8, Vec<u8>)],
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (number, (_, rest)) in chain.iter().enumerate() {
+        body.push(chain.get(number + 1).map_or(protocol, |(next, _)| *next));
+        body.extend(rest);
+    }
+    body.extend(payload);
+    v6(
+        source,
+        destination,
+        chain.first().map_or(protocol, |(first, _)| *first),
+        &body,
+    )
+}
+
+/// Fills in the checksum that stands at `at` in an upper layer between two addresses.
+pub fn sum(source: IpAddr, destination: IpAddr, protocol: u8, upper: &mut [u8], at: usize) {
+    upper[at..at + 2].fill(0);
+    let mut pseudo = Vec::new();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            pseudo.extend(source.octets());
+            pseudo.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            pseudo.extend(source.octets());
+            pseudo.extend(destination.octets());
+        }
+        _ => panic!("one family for both ends"),
+    }
+    pseudo.extend([0, protocol]);
+    pseudo.extend((upper.len() as u16).to_be_bytes());
+    pseudo.extend(&*upper);
+    let sum = sys::checksum(&pseudo);
+    upper[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A UDP header and payload with their checksum.
+#[must_use]
+pub fn udp_between(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut upper = udp(source.port(), destination.port(), payload);
+    sum(source.ip(), destination.ip(), 17, &mut upper, 6);
+    upper
+}
+
+/// A TCP segment without data, with its checksum.
+#[must_use]
+pub fn segment(source: SocketAddr, destination: SocketAddr, flags: u8) -> Vec<u8> {
+    let mut upper = source.port().to_be_bytes().to_vec();
+    upper.extend(destination.port().to_be_bytes());
+    upper.extend([0, 0, 0, 9, 0, 0, 0, 7, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    sum(source.ip(), destination.ip(), 6, &mut upper, 16);
+    upper
+}
+
+/// An ICMP or ICMPv6 error of this type and code, with 1280 as its MTU, about `inner`, and its protocol.
+#[must_use]
+pub fn error(source: IpAddr, destination: IpAddr, (kind, code): (u8, u8), inner: &[u8]) -> (u8, Vec<u8>) {
+    let mut upper = vec![kind, code, 0, 0, 0, 0, 5, 0];
+    upper.extend(&inner[..inner.len().min(500)]);
+    if source.is_ipv4() {
+        let sum = sys::checksum(&upper);
+        upper[2..4].copy_from_slice(&sum.to_be_bytes());
+        return (1, upper);
+    }
+    sum(source, destination, 58, &mut upper, 2);
+    (58, upper)
 }
 
 /// A TCP SYN's header, without a checksum: nothing that drops it early looks at that.

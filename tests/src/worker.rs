@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     Cgroup,
+    craft::Craft,
     protocol::{Answer, Command, Inbox, Kind, Outcome, Probe, Tally},
     wait::PATIENCE,
 };
@@ -69,8 +70,23 @@ impl Worker {
     #[track_caller]
     #[must_use]
     pub fn start(cgroup: Option<&Path>, netns: Option<&Path>) -> Worker {
+        Worker::start_with(cgroup, netns, &[])
+    }
+
+    /// Starts one without any privilege, once it is where it should live.
+    ///
+    /// # Panics
+    /// When it cannot enter where it should live.
+    #[track_caller]
+    #[must_use]
+    pub fn start_as_nobody(cgroup: Option<&Path>, netns: Option<&Path>) -> Worker {
+        Worker::start_with(cgroup, netns, &["--nobody"])
+    }
+
+    #[track_caller]
+    fn start_with(cgroup: Option<&Path>, netns: Option<&Path>, more: &[&str]) -> Worker {
         let mut process = Process::new(binary());
-        process.arg("serve");
+        process.arg("serve").args(more);
         for (name, path) in [("--cgroup", cgroup), ("--netns", netns)] {
             if let Some(path) = path {
                 process.arg(name).arg(path);
@@ -344,6 +360,24 @@ impl Worker {
     pub fn flood(&self, to: IpAddr, rounds: u32) {
         self.perform(&Command::Flood { to, rounds })
             .expect("a flood of connects");
+    }
+
+    /// Sends once by a socket made to order.
+    #[track_caller]
+    pub fn craft(&self, craft: Craft) -> Result<(), Refusal> {
+        self.perform(&Command::Craft { craft })
+    }
+
+    /// Sets an option of a UDP listener's socket.
+    #[track_caller]
+    pub fn set_option(&self, listener: Handle, level: i32, name: i32, value: &[u8]) {
+        self.perform(&Command::SetOption {
+            id: listener.id,
+            level,
+            name,
+            value: value.to_vec(),
+        })
+        .unwrap_or_else(|error| panic!("option {name}: {error:?}"));
     }
 
     /// Closes a socket or listener.
