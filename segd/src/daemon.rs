@@ -3,7 +3,7 @@
 //! INVARIANT: everything that can make the daemon act is an `Event`, and one loop handles them one at a time.
 //! INVARIANT: whatever fails, the policy in force stays in force.
 
-mod lock;
+pub mod lock;
 mod sequence;
 mod privilege;
 mod given;

@@ -199,6 +199,26 @@ fn a_policy_changed_while_the_daemon_was_dead_is_in_force_after_its_restart() {
 }
 
 #[test]
+fn unload_ends_a_daemon_whose_control_socket_is_elsewhere() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (attacker, server) = (lab.worker(&rogue), lab.worker(&db));
+    let listener = server.listen_tcp((Ipv4Addr::LOCALHOST, 0));
+    let segd = lab.enforce(&policy(&web, &rogue, &db));
+    assert_ne!(attacker.probe(Kind::Tcp, listener.local, "denied;").result, "ok");
+    let output = std::process::Command::new(segd_tests::segd::binary())
+        .args(["unload", "--control", "/nonexistent/segd-t.sock", "--pin-dir"])
+        .arg(segd.pin_dir())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // A daemon that lived would put everything back within a second.
+    wait::stays("nothing is enforced", Duration::from_millis(1500), || {
+        !segd.pin_dir().exists() && attacker.probe(Kind::Tcp, listener.local, "free;").result == "ok"
+    });
+}
+
+#[test]
 fn unload_leaves_nothing_behind_with_the_daemon_alive_or_dead() {
     for daemon_lives in [true, false] {
         let Some(lab) = Lab::open() else { return };

@@ -35,6 +35,15 @@ impl UnloadArgs {
     pub fn run(self) -> ExitCode {
         // The rescue must work whatever the daemon does: one that cannot be stopped is said, and no obstacle.
         let stopped = match stop(&self.client.control) {
+            // Not at that socket: but one that lives would put everything back.
+            Ok(None) => end(&self.pin_dir),
+            Err(error) => match end(&self.pin_dir) {
+                Ok(None) => Err(error),
+                ended => ended,
+            },
+            stopped => stopped,
+        };
+        let stopped = match stopped {
             Ok(Some(pid)) => {
                 let _ = output::stdout(&format!("stopped segd, pid {pid}\n"));
                 YES
@@ -78,14 +87,43 @@ fn stop(control: &Path) -> Result<Option<u32>, ClientError> {
     let deadline = Instant::now() + STOP_LIMIT;
     let closed = client.wait_for_the_end(STOP_LIMIT);
     // The connection closes a moment before the process has let go of its programs and maps.
-    while birth.is_some() && self::birth(pid) == birth && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    if closed && (birth.is_none() || self::birth(pid) != birth) {
+    let ended = gone(pid, birth, deadline);
+    if closed && ended {
         return Ok(Some(pid));
     }
+    Err(lasting(pid))
+}
+
+/// Ends the daemon that holds the pin directory, whatever its control socket is. `None` if there is none.
+fn end(pin_dir: &Path) -> Result<Option<u32>, ClientError> {
+    let Some(pid) = crate::daemon::lock::holder(pin_dir) else {
+        return Ok(None);
+    };
+    let birth = birth(pid);
+    // SAFETY: no pointers; the process holds the lock, so it is a daemon of this pin directory.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+    if gone(pid, birth, Instant::now() + STOP_LIMIT) {
+        Ok(Some(pid))
+    } else {
+        Err(lasting(pid))
+    }
+}
+
+/// Waits until a process born then is no more.
+fn gone(pid: u32, birth: Option<u64>, deadline: Instant) -> bool {
+    while birth.is_some() && self::birth(pid) == birth {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        // SLEEP: nothing tells of the end of another's process.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+fn lasting(pid: u32) -> ClientError {
     let message = format!("pid {pid} did not end within {} s", STOP_LIMIT.as_secs());
-    Err(ClientError::Refused(Refusal::new(RefusalKind::Busy, message)))
+    ClientError::Refused(Refusal::new(RefusalKind::Busy, message))
 }
 
 /// When a process started, in the kernel's ticks: tells it from a later one with the same id. A zombie has

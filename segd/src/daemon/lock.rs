@@ -59,3 +59,34 @@ impl Lock {
         }
     }
 }
+
+/// The process that holds the lock of a pin directory, if one does and the kernel shows it.
+#[must_use]
+pub fn holder(pin_dir: &Path) -> Option<u32> {
+    let directory = std::fs::metadata(pin_dir).ok()?;
+    let (major, minor) = (libc::major(directory.dev()), libc::minor(directory.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", directory.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // `1: FLOCK  ADVISORY  WRITE 8578 fe:00:9805825 0 EOF`; who waits has an arrow before `FLOCK`.
+        let mut fields = line.split_whitespace().skip(1);
+        let kind = fields.next()?;
+        let pid = fields.nth(2)?;
+        (kind == "FLOCK" && fields.next()? == place).then(|| pid.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_who_holds_a_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(holder(directory.path()), None);
+        let _lock = Lock::attempt(directory.path())
+            .expect("it can be locked")
+            .expect("nobody has it");
+        assert_eq!(holder(directory.path()), Some(std::process::id()));
+    }
+}
