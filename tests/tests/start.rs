@@ -252,6 +252,35 @@ fn a_policy_without_a_document_is_refused_unless_allowed() {
 }
 
 #[test]
+fn every_thread_of_the_daemon_keeps_three_capabilities_and_can_gain_none() {
+    let Some(lab) = Lab::open() else { return };
+    let segd = lab.enforce(POLICY);
+    let threads = fs::read_dir(format!("/proc/{}/task", segd.pid())).unwrap();
+    let mut seen = 0;
+    for thread in threads.flatten() {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap();
+        let line = |name: &str| {
+            let found = status.lines().find_map(|line| line.strip_prefix(name));
+            found.unwrap().trim_start_matches(':').trim().to_owned()
+        };
+        // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF
+        for name in ["CapEff", "CapPrm", "CapBnd"] {
+            assert_eq!(
+                line(name),
+                format!("{:016x}", 1_u64 << 12 | 1 << 38 | 1 << 39),
+                "{status}"
+            );
+        }
+        for name in ["CapInh", "CapAmb"] {
+            assert_eq!(line(name), format!("{:016x}", 0), "{status}");
+        }
+        assert_eq!(line("NoNewPrivs"), "1");
+        seen += 1;
+    }
+    assert!(seen > 1, "its threads are looked at, too");
+}
+
+#[test]
 fn a_policy_that_others_may_change_is_neither_started_with_nor_loaded() {
     let Some(lab) = Lab::open() else { return };
     let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
