@@ -252,6 +252,25 @@ fn a_policy_without_a_document_is_refused_unless_allowed() {
 }
 
 #[test]
+fn a_directory_open_to_everybody_is_believed_where_it_is_mounted_read_only_as_a_config_map_is() {
+    let Some(lab) = Lab::open() else { return };
+    let mount = Tmpfs::mount();
+    fs::write(mount.path().join("policy.yaml"), POLICY).unwrap();
+    fs::set_permissions(mount.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fails(2, &["may be written by others", "mode 0777"], || {
+        Builder::new(POLICY).policy_path(mount.path()).start_failing()
+    });
+    let remount = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(mount.path())
+        .output()
+        .unwrap();
+    assert!(remount.status.success(), "{remount:?}");
+    let mut segd = lab.segd(POLICY).policy_path(mount.path()).start();
+    assert!(segd.terminate().success());
+}
+
+#[test]
 fn every_thread_of_the_daemon_keeps_three_capabilities_and_can_gain_none() {
     let Some(lab) = Lab::open() else { return };
     let segd = lab.enforce(POLICY);
