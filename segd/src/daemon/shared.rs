@@ -122,8 +122,14 @@ impl Shared {
         let began = Instant::now();
         let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
         let options = &self.options;
-        let texts =
-            read(&options.policy, &options.trust).map_err(|error| failed(LoadError::Unreadable(error)))?;
+        let texts = read(&options.policy, &options.trust).map_err(|error| {
+            let help = error.help();
+            let refusal = failed(LoadError::Unreadable(error));
+            match help {
+                Some(help) => refusal.help(help),
+                None => refusal,
+            }
+        })?;
         if let Some(unchanged) = self.unchanged(&texts) {
             return Ok(unchanged);
         }
