@@ -13,7 +13,7 @@ use crate::{command, lock::HostLock, setup, workspace};
 /// `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A suite (`unit`, `kernel`), or part of the names of the tests to run; default: everything.
+    /// A suite (`unit`, `kernel`, `attack`), or part of the names of the tests to run; default: everything.
     filter: Option<String>,
 }
 
@@ -21,6 +21,8 @@ pub struct Options {
 struct Suite {
     name: &'static str,
     packages: &'static [&'static str],
+    /// Only the test files of this pattern: a part of another suite, which runs when it is named.
+    files: Option<&'static str>,
     /// Its tests attach to the real cgroup root: one after another, as root, and a skip is a failure.
     kernel: bool,
 }
@@ -29,11 +31,19 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "unit",
         packages: &["segd-common", "segd", "xtask"],
+        files: None,
         kernel: false,
     },
     Suite {
         name: "kernel",
         packages: &["segd-tests"],
+        files: None,
+        kernel: true,
+    },
+    Suite {
+        name: "attack",
+        packages: &["segd-tests"],
+        files: Some("attack*"),
         kernel: true,
     },
 ];
@@ -54,7 +64,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let filter = if named.is_some() { None } else { word };
     let suites = SUITES
         .iter()
-        .filter(|suite| named.is_none_or(|name| name == suite.name));
+        .filter(|suite| named.map_or(suite.files.is_none(), |name| name == suite.name));
 
     if !workspace::is_root() {
         eprintln!(
@@ -99,6 +109,9 @@ impl Suite {
         let mut cargo = command::cargo(&["test", "--locked", "--no-fail-fast"]);
         for package in self.packages {
             cargo.args(["--package", package]);
+        }
+        if let Some(files) = self.files {
+            cargo.args(["--test", files]);
         }
         cargo
             .env("SEGD_BIN", workspace::segd())
