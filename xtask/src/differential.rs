@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     command,
-    lock::HostLock,
     setup::{self, Scope},
     workspace,
 };
@@ -43,7 +42,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if !workspace::is_root() {
         bail!("the kernel programs are judges here: run this as root");
     }
-    let _lock = HostLock::take()?;
     let mut cargo = command::cargo(&[
         "test",
         "--locked",

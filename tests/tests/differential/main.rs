@@ -26,7 +26,6 @@ use std::{
 
 use segd::datapath::rehearsal::Vantage;
 use segd_common::reason::Reason;
-use segd_tests::Lab;
 
 use dice::Dice;
 use round::{Round, Tally};
@@ -35,7 +34,7 @@ use stage::{Scene, Theatre};
 /// Packets shown under one policy.
 const PER_ROUND: usize = 500;
 /// Packets shown in a run that has no time given.
-const CASES: u64 = 1_000_000;
+const CASES: u64 = 2_000_000;
 
 /// Reasons that no packet of a rehearsal can meet: its socket is new in each run, never asked before, and not raw; a
 /// policy is in force; addresses are of the family of their packet, and no hook here is a NIC's.
@@ -55,7 +54,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn a_million_random_packets_are_judged_alike_by_author_oracle_tables_and_kernel() {
-    let Some(lab) = Lab::open() else { return };
+    let Some(scene) = Scene::open() else { return };
     let seed = number("SEGD_SEED").unwrap_or_else(|| {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -65,7 +64,6 @@ fn a_million_random_packets_are_judged_alike_by_author_oracle_tables_and_kernel(
     let until = number("SEGD_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     println!("seed {seed}: SEGD_SEED={seed} repeats this run");
     let start = Instant::now();
-    let scene = Scene::open(&lab);
     let (shown, broken) = (AtomicU64::new(0), AtomicBool::new(false));
     let lane = |number: u64, vantage: Vantage, name: &str| -> (Tally, Option<String>) {
         let mut theatre = Theatre::open(&scene, vantage, name);
@@ -153,8 +151,7 @@ fn keep(theatre: &Theatre, round: &Round, packet: &round::Shown, seed: u64) -> S
 
 /// Plays every case of a folder; returns the reasons they showed.
 #[track_caller]
-fn play(lab: &Lab, folder: &str) -> (usize, BTreeSet<&'static str>) {
-    let scene = Scene::open(lab);
+fn play(scene: &Scene, folder: &str) -> (usize, BTreeSet<&'static str>) {
     let cases = cases::read(folder);
     let mut wrong = Vec::new();
     let mut reasons = BTreeSet::new();
@@ -168,7 +165,7 @@ fn play(lab: &Lab, folder: &str) -> (usize, BTreeSet<&'static str>) {
         }
         let played = thread::scope(|scope| {
             let lane = scope.spawn(|| {
-                let mut theatre = Theatre::open(&scene, vantage, &format!("{vantage:?}"));
+                let mut theatre = Theatre::open(scene, vantage, &format!("{vantage:?}"));
                 let all = here.iter().map(|(name, case)| case.play(name, &mut theatre));
                 all.collect::<Vec<_>>()
             });
@@ -185,8 +182,8 @@ fn play(lab: &Lab, folder: &str) -> (usize, BTreeSet<&'static str>) {
 
 #[test]
 fn every_case_is_judged_as_it_says_by_oracle_tables_and_kernel() {
-    let Some(lab) = Lab::open() else { return };
-    let (count, reasons) = play(&lab, "cases");
+    let Some(scene) = Scene::open() else { return };
+    let (count, reasons) = play(&scene, "cases");
     assert!(count >= 25, "{count} cases");
     for reason in Reason::ALL.iter().filter(|reason| !OUT_OF_REACH.contains(reason)) {
         assert!(
@@ -199,8 +196,8 @@ fn every_case_is_judged_as_it_says_by_oracle_tables_and_kernel() {
 
 #[test]
 fn what_random_rounds_once_found_is_judged_right() {
-    let Some(lab) = Lab::open() else { return };
-    let (count, _) = play(&lab, "corpus");
+    let Some(scene) = Scene::open() else { return };
+    let (count, _) = play(&scene, "corpus");
     assert!(count > 0, "the corpus is gone");
 }
 
