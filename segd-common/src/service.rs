@@ -24,6 +24,9 @@ pub const UDPLITE: u8 = 136;
 /// The largest service: `ports: [any]` is `0..=MAX`.
 pub const MAX: Service = 0x00ff_ffff;
 
+/// What no port set covers, `any` neither.
+pub const NONE: Service = u32::MAX;
+
 /// The service of a protocol with ports.
 #[must_use]
 pub const fn port(protocol: u8, port: u16) -> Service {

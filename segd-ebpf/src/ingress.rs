@@ -110,8 +110,8 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
     // A kernel's echo reply was judged where it was asked for; a workload that sends one by hand asks for something itself.
     let by_kernel = packet.is_echo_reply() && ruling.peer_cgroup == 0;
     if by_kernel {
-        ruling.fixed(Reason::NoRule);
-        ruling.from = peer;
+        // No rule is about an answer. Who did not ask gets it in audit mode alone.
+        judge(policy, ruling, peer, *own, service::NONE);
         ruling.service = packet.service;
     } else {
         judge(policy, ruling, peer, *own, packet.service);

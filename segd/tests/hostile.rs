@@ -18,6 +18,10 @@ const MOST_TIME: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 }
 fn refused(path: &Path, why: &str) {
     let what = path.file_name().expect("a name").to_string_lossy().into_owned();
     let said = path.with_extension("said");
+    #[allow(
+        clippy::zombie_processes,
+        reason = "`wait4` below waits for it, and tells more"
+    )]
     let child = Command::new(env!("CARGO_BIN_EXE_segd"))
         .args(["policy", "check"])
         .arg(path)

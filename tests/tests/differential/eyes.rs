@@ -128,6 +128,15 @@ impl Eyes for Author<'_> {
             outcome: outcome(reason, self.audits(from, to)),
         }
     }
+
+    fn unruled(&self, from: Identity, to: Identity) -> Judged {
+        let reason = reserved(from, to).unwrap_or("no-rule");
+        Judged {
+            reason,
+            rule: None,
+            outcome: outcome(reason, self.audits(from, to)),
+        }
+    }
 }
 
 /// segd's oracle, with the slow reader of packets.
@@ -186,6 +195,15 @@ impl Eyes for Oracle<'_> {
             outcome: outcome(reason, self.audits(from, to)),
         }
     }
+
+    fn unruled(&self, from: Identity, to: Identity) -> Judged {
+        let reason = reserved(from, to).unwrap_or("no-rule");
+        Judged {
+            reason,
+            rule: None,
+            outcome: outcome(reason, self.audits(from, to)),
+        }
+    }
 }
 
 /// The code and the tables that the kernel runs on, in memory.
@@ -232,5 +250,9 @@ impl Eyes for InMemory<'_> {
             outcome: outcome.label(),
             rule: (verdict.rule != Verdict::NO_RULE).then_some(verdict.rule as usize),
         }
+    }
+
+    fn unruled(&self, from: Identity, to: Identity) -> Judged {
+        self.judge(from, to, segd_common::service::NONE)
     }
 }

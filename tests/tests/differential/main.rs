@@ -34,7 +34,7 @@ use stage::{Scene, Theatre};
 /// Packets shown under one policy.
 const PER_ROUND: usize = 500;
 /// Packets shown in a run that has no time given.
-const CASES: u64 = 2_000_000;
+const CASES: u64 = 1_000_000;
 
 /// Reasons that no packet of a rehearsal can meet: its socket is new in each run, never asked before, and not raw; a
 /// policy is in force; addresses are of the family of their packet, and no hook here is a NIC's.

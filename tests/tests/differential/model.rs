@@ -15,6 +15,8 @@ pub trait Eyes {
     fn owner(&self, address: &[u8; 16]) -> u16;
     /// Reason, rule and outcome of an initiation.
     fn judge(&self, from: Identity, to: Identity, service: u32) -> Judged;
+    /// The same for what no rule can be about.
+    fn unruled(&self, from: Identity, to: Identity) -> Judged;
 }
 
 /// An answer.
@@ -261,11 +263,14 @@ impl World {
             None if looped || loopback(&view.source) || self.local(&view.source).is_some() => NOBODY,
             None => Identity::of(eyes.owner(&view.source)),
         };
-        if is_echo_reply(&view) {
-            // Nobody here asked.
+        if is_echo_reply(&view) && sender.is_none() {
+            // A kernel's answer, and nobody here asked.
+            let judged = eyes.unruled(peer, own);
             return Ruling {
+                reason: judged.reason,
+                outcome: judged.outcome,
+                rule: judged.rule,
                 asked: Some((peer, own, view.service)),
-                ..Ruling::fixed("no-rule", "denied")
             };
         }
         Ruling::of(eyes, peer, own, view.service)
