@@ -120,7 +120,9 @@ impl Engine {
         } else {
             1 - active.slot()
         };
-        let revision = active.revision().checked_add(1).unwrap_or(1);
+        // A number is given once: tags of an attempt that came to nothing must not pass for this one's.
+        let last = active.revision().max(self.tables.written(slot)?);
+        let revision = last.checked_add(1).unwrap_or(1);
         let before = self.indexes.clone();
         let keep = self.borne(active)?;
         self.indexes.allocate(&loaded.policy, &keep)?;

@@ -72,6 +72,18 @@ impl Tables {
         Ok(self.active.read(&0)?.unwrap_or_default())
     }
 
+    /// The revision whose tables were written to a slot last, whether they came into force or not.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn written(&self, slot: u32) -> Result<u32, Error> {
+        // SAFETY: a field of the element; volatile, because the map is shared memory.
+        self.policy.lend(slot, |tables| unsafe {
+            (&raw const (*tables).revision).read_volatile()
+        })
+    }
+
     /// Writes everything of a revision but the workloads into a slot that is not in force.
     ///
     /// # Errors

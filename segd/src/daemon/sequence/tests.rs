@@ -51,6 +51,8 @@ enum Act {
     },
     /// The end of a trial: kept, or put back once its time is over.
     Decide,
+    /// The attempt before comes to nothing, here or at any moment before.
+    Restart,
 }
 
 /// What the daemon does: for each revision, its acts.
@@ -91,6 +93,15 @@ fn tried(order: &[Step], tagging: &[Tagging]) -> Program {
     program.extend([(2, Act::Record), (2, Act::Flip { trial: true }), (2, Act::Decide)]);
     program.extend(making(3, order, tagging));
     program.extend([(3, Act::Record), (3, Act::Flip { trial: true })]);
+    program
+}
+
+/// An attempt that ends anywhere, by an error or with the daemon, and another one after it.
+fn interrupted(order: &[Step], tagging: &[Tagging]) -> Program {
+    let mut program = making(2, order, tagging);
+    program.push((2, Act::Restart));
+    program.extend(making(3, order, tagging));
+    program.push((3, Act::Flip { trial: false }));
     program
 }
 
@@ -160,6 +171,7 @@ struct Host {
 /// How the model differs from the code, to see that it notices.
 #[derive(Clone, Copy, Debug, Default)]
 struct Fault {
+    number_reused: bool,
     record_late: bool,
     torn_read: bool,
 }
@@ -323,6 +335,18 @@ impl Host {
             return;
         };
         let slot = 1 - self.word.slot;
+        let restart = program.iter().position(|(_, act)| *act == Act::Restart);
+        if let Some(restart) = restart
+            && self.at < restart
+        {
+            all.push(Host {
+                at: restart,
+                inside: Inside::Start,
+                visited: BTreeSet::new(),
+                changed: false,
+                ..self.clone()
+            });
+        }
         let mut next = self.clone();
         next.at += 1;
         match act {
@@ -332,7 +356,7 @@ impl Host {
             Act::Edges => next.edges[slot] = revision,
             Act::Owners => next.owners[slot] = revision,
             Act::AwaitBirths if self.birth_under_way() => return,
-            Act::AwaitBirths => {}
+            Act::AwaitBirths | Act::Restart => {}
             Act::Repeat(back) if self.changed => next.at = self.at - back,
             Act::Repeat(_) => {}
             Act::Record if fault.record_late => {}
@@ -367,7 +391,7 @@ impl Host {
             }
             Act::Unseen => {
                 next.at -= 1;
-                next.rest(revision, slot);
+                next.rest(revision, slot, fault);
             }
         }
         all.push(next);
@@ -422,7 +446,7 @@ impl Host {
     }
 
     /// One effect on those that no walk met: they are taken for dying, unless a parent's tag has made them right already.
-    fn rest(&mut self, revision: u8, slot: usize) {
+    fn rest(&mut self, revision: u8, slot: usize, fault: Fault) {
         let (mut left, read) = match std::mem::replace(&mut self.inside, Inside::Start) {
             Inside::Rest { left, read } => (left, read),
             _ => {
@@ -442,7 +466,8 @@ impl Host {
                 }
             }
             Some(mut tags) => {
-                if tags[slot] != revision {
+                let passes_for_it = fault.number_reused && tags[slot] == revision - 1;
+                if tags[slot] != revision && !passes_for_it {
                     tags[slot] = if cgroup == DYING { revision } else { WRONG };
                     self.tags[cgroup] = Some(tags);
                 }
@@ -491,6 +516,22 @@ fn no_packet_sees_two_revisions_while_one_is_on_trial() {
         states > 10_000,
         "{states} states are too few to have seen anything"
     );
+}
+
+#[test]
+fn no_packet_sees_two_revisions_after_an_attempt_that_came_to_nothing() {
+    let states = explore(&interrupted(&MAKING, &TAGGING), Fault::default()).unwrap();
+    println!("{states} states");
+    assert!(
+        states > 10_000,
+        "{states} states are too few to have seen anything"
+    );
+    let number_reused = Fault {
+        number_reused: true,
+        ..Fault::default()
+    };
+    let found = explore(&interrupted(&MAKING, &TAGGING), number_reused);
+    assert!(found.is_err(), "tags of an attempt that bears the same number");
 }
 
 #[test]
