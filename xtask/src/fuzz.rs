@@ -31,11 +31,18 @@ struct Target {
     longest: u32,
 }
 
-const TARGETS: &[Target] = &[Target {
-    name: "walk",
-    package: "segd-common",
-    longest: 256,
-}];
+const TARGETS: &[Target] = &[
+    Target {
+        name: "walk",
+        package: "segd-common",
+        longest: 256,
+    },
+    Target {
+        name: "policy",
+        package: "segd",
+        longest: 4096,
+    },
+];
 
 /// Runs `cargo xtask fuzz`.
 pub fn run(options: &Options) -> Result<ExitCode> {

@@ -52,15 +52,20 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn a_million_random_packets_are_judged_alike_by_author_oracle_tables_and_kernel() {
-    let Some(scene) = Scene::open() else { return };
-    let seed = number("SEGD_SEED").unwrap_or_else(|| {
+/// `SEGD_SEED`, or the time.
+fn seed() -> u64 {
+    number("SEGD_SEED").unwrap_or_else(|| {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .expect("a clock");
         now.as_nanos() as u64
-    });
+    })
+}
+
+#[test]
+fn a_million_random_packets_are_judged_alike_by_author_oracle_tables_and_kernel() {
+    let Some(scene) = Scene::open() else { return };
+    let seed = seed();
     let until = number("SEGD_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     println!("seed {seed}: SEGD_SEED={seed} repeats this run");
     let start = Instant::now();
