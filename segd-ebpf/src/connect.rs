@@ -4,8 +4,7 @@
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple},
     helpers::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel_buf, bpf_sk_lookup_tcp,
-        bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
     },
 };
 use core::ffi::c_void;
@@ -102,7 +101,7 @@ impl Call {
         if sk.is_null() {
             return None;
         }
-        identity::cgroup_of_kernel_socket(address_of(sk)?)
+        identity::cgroup_of_kernel_socket(identity::address_of(sk)?)
     }
 
     /// The calling socket, as the helpers for socket storage take it.
@@ -118,16 +117,6 @@ impl Call {
         // SAFETY: as above.
         unsafe { bpf_get_netns_cookie(self.ctx.cast()) }
     }
-}
-
-/// The kernel address of a socket, as a number.
-// VERIFIER: arithmetic on a socket pointer is refused. The helper copies it out of the stack as plain bytes.
-#[inline(always)]
-fn address_of(sk: *mut bpf_sock) -> Option<u64> {
-    let mut word = [0; 8];
-    // SAFETY: reads eight bytes of this program's own stack.
-    unsafe { bpf_probe_read_kernel_buf((&raw const sk).cast(), &mut word) }.ok()?;
-    Some(u64::from_ne_bytes(word))
 }
 
 /// Whether the call may go on.
@@ -320,7 +309,7 @@ fn cgroup_of(sk: *mut bpf_sock) -> u64 {
     if sk.is_null() {
         return 0;
     }
-    let id = address_of(sk).and_then(cgroup_of_port).unwrap_or(0);
+    let id = identity::address_of(sk).and_then(cgroup_of_port).unwrap_or(0);
     // SAFETY: a referenced socket from a lookup helper, released on this only path.
     unsafe { bpf_sk_release(sk.cast()) };
     id

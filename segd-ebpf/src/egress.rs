@@ -11,10 +11,9 @@ use segd_common::{
 };
 
 use crate::{
-    errors, exchange, globals,
-    handover::publish,
-    identity,
+    errors, exchange, globals, identity,
     policy::Policy,
+    publish::publish,
     ruling::{PEER_LOCAL, REVERSED, Ruling, judge, settle, tell},
     skb::{Skb, parse},
     tcp as stream,
@@ -56,7 +55,7 @@ pub fn egress(skb: Skb) -> bool {
             locate(&policy, &mut ruling, &packet, skb);
             depart(&policy, &mut ruling, &packet, skb, &own);
             if ruling.publish != 0 && ruling.passes() {
-                publish(&mut ruling, skb, &own);
+                publish(&mut ruling, skb, &own, own != kernel);
             }
         }
     }

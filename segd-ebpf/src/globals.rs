@@ -127,6 +127,14 @@ global! {
     INODE_PRIVATE, inode_private
 }
 global! {
+    /// Offset of the word of `inet_sock` that holds a socket's flags.
+    SOCK_FLAGS, sock_flags
+}
+global! {
+    /// Its flags by which a socket may send from any address: `IP_HDRINCL`, `IP_TRANSPARENT`, `IP_FREEBIND`.
+    SOCK_FORGES, sock_forges
+}
+global! {
     /// The cookie of the initial network namespace.
     HOST_NAMESPACE, host_namespace
 }

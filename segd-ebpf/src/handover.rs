@@ -1,34 +1,21 @@
-//! Who sent a packet that is on its way between two sockets of this host: written at egress, read at ingress.
+//! Who sent a packet that is on its way between two sockets of this host: written at egress (`publish.rs`), read at ingress.
 //!
 //! INVARIANT: an entry speaks for the packets it was written for, not for whoever comes to bear their tuple. A TCP
 //! connection is known by the sequence number of its SYN, which no translation of addresses changes and nobody else
 //! guesses. A datagram is known by its tuple only while one sender has it alone, and lately; else by what it begins with.
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes},
-};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes};
 use core::ptr::NonNull;
 use segd_common::{
     address,
     bytes::Bytes as _,
     flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey},
     packet::{Packet, tcp},
-    reason::Reason,
     service::{SCTP, TCP, has_ports},
     workload::Identity,
 };
 
-use crate::{
-    identity,
-    maps::{CGROUPS, HANDOVERS},
-    ruling::{Ruling, pack, unpack},
-    skb::{Skb, parse},
-    toward::Place,
-};
-
-const BPF_ANY: u64 = 0;
-const BPF_NOEXIST: u64 = 1;
+use crate::{maps::HANDOVERS, skb::Skb};
 
 /// Which way a packet is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,7 +52,7 @@ pub fn fill_key(key: &mut HandoverKey, packet: &Packet, namespace: u64, side: Si
 
 /// Drops the destination from a key: this form survives DNAT, to a loopback address too.
 #[inline(always)]
-fn shorten(key: &mut HandoverKey, print: u32) {
+pub fn shorten(key: &mut HandoverKey, print: u32) {
     key.destination = [0; 16];
     key.destination_port = 0;
     if !address::is_loopback(&key.source) {
@@ -76,7 +63,7 @@ fn shorten(key: &mut HandoverKey, print: u32) {
 
 /// A sequence number as a print, which is never 0.
 #[inline(always)]
-fn print_of(sequence: u32) -> u32 {
+pub fn print_of(sequence: u32) -> u32 {
     if sequence == 0 { 1 } else { sequence }
 }
 
@@ -96,7 +83,7 @@ const HEAD: usize = 32;
 /// No checksum, which translation changes; no length, which differs where the kernel splits or joins datagrams. Whoever
 /// repeats another's content is taken for nobody (see `bind`).
 #[inline(never)]
-fn print(skb: Skb, packet: &Packet) -> u32 {
+pub fn print(skb: Skb, packet: &Packet) -> u32 {
     let header = match packet.protocol {
         SCTP => 12,
         protocol if has_ports(protocol) => 8,
@@ -156,167 +143,10 @@ impl Entry {
 
     /// The same sender goes on. Not the whole entry is written: another sender may have taken the tuple meanwhile.
     #[inline(always)]
-    fn refresh(self, now: u64) {
+    pub fn refresh(self, now: u64) {
         // SAFETY: one word of an element.
         unsafe { (&raw mut (*self.0.as_ptr()).sent_ns).write_volatile(now) };
     }
-}
-
-#[inline(always)]
-fn write(key: &HandoverKey, entry: &Handover) {
-    // LRU: this can only fail under contention; then the receiver does not know the sender and denies.
-    let _ = HANDOVERS.insert(key, entry, BPF_ANY);
-}
-
-/// Publishes the sender of a packet that passes, for the receiver on this host; a forged one no longer passes.
-#[inline(always)]
-pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity) {
-    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
-    // What stays in its namespace was translated before this hook, if at all.
-    let here = ruling.place == Place::Here as u32;
-    let own = pack(*own) | if raw { RAW } else { 0 } | if here { STAYS } else { 0 };
-    if segd_publish(skb.skb, ruling.cgroup, own) == 0 {
-        ruling.fixed(Reason::Spoofed);
-    }
-}
-
-// VERIFIER: a global function of the context and scalars, see `segd_judge`. It walks the packet again: a few loads, and
-// only where the fast path did not answer.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64) -> u32 {
-    let skb = Skb { skb };
-    let mut packet = Packet::default();
-    if parse(skb, &mut packet) != 0 {
-        return 0;
-    }
-    u32::from(if packet.protocol == TCP {
-        publish_segment(&packet, skb, cgroup, own)
-    } else {
-        publish_datagram(&packet, skb, cgroup, own)
-    })
-}
-
-/// Beside a packed identity: a raw socket sends.
-const RAW: u64 = 1 << 32;
-/// Beside a packed identity: the receiver is in the same namespace.
-const STAYS: u64 = 1 << 33;
-
-/// Whether a raw socket would speak for a tuple that another workload has.
-#[inline(always)]
-fn is_anothers(known: Option<Entry>, cgroup: u64) -> bool {
-    known.is_some_and(|known| known.cgroup() != cgroup && CGROUPS.get_ptr(known.cgroup()).is_some())
-}
-
-#[inline(never)]
-fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
-    let raw = own & RAW != 0;
-    // A segment forged on a connection is not judged by who sent it: the receiving socket knows its peer.
-    if raw && !identity::is_local(&packet.source) {
-        return false;
-    }
-    let mut key = HandoverKey::default();
-    fill_key(&mut key, packet, skb.namespace(), Side::Source);
-    let known = Entry::at(&key);
-    if raw && is_anothers(known, cgroup) {
-        return false;
-    }
-    let mut entry = Handover {
-        cgroup,
-        identity: unpack(own),
-        ..Handover::default()
-    };
-    if packet.tcp_flags & tcp::SYN != 0 {
-        let Some(sequence) = sequence(skb, packet, Side::Source) else {
-            return false;
-        };
-        entry.sequence = sequence;
-        entry.sent_ns = now();
-        write(&key, &entry);
-        shorten(&mut key, print_of(sequence));
-        write(&key, &entry);
-        return true;
-    }
-    // A session older than segd, or the first words of an accepted one. What a SYN said is better.
-    if known.is_none_or(|known| known.cgroup() != cgroup) {
-        write(&key, &entry);
-    }
-    shorten(&mut key, 0);
-    let known = Entry::at(&key);
-    if raw && is_anothers(known, cgroup) {
-        return false;
-    }
-    if known.is_none_or(|known| known.cgroup() != cgroup) {
-        write(&key, &entry);
-    }
-    true
-}
-
-#[inline(never)]
-fn publish_datagram(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
-    let mut key = HandoverKey::default();
-    fill_key(&mut key, packet, skb.namespace(), Side::Source);
-    let mut entry = Handover {
-        cgroup,
-        identity: unpack(own),
-        sequence: 0,
-        sent_ns: now(),
-        changed_ns: 0,
-    };
-    let known = Entry::at(&key);
-    let mut contested = false;
-    if let Some(known) = known
-        && known.cgroup() == cgroup
-    {
-        contested = within(CONTESTED_NS, known.changed_ns(), entry.sent_ns);
-        if !within(CONTESTED_NS / 2, known.sent_ns(), entry.sent_ns) {
-            known.refresh(entry.sent_ns);
-        }
-    } else if own & RAW != 0 && has_ports(packet.protocol) && is_anothers(known, cgroup) {
-        return false;
-    } else if known.is_some() || HANDOVERS.insert(key, entry, BPF_NOEXIST).is_err() {
-        // Both may have something on its way, and the entry cannot be right for both.
-        contested = true;
-        entry.changed_ns = entry.sent_ns;
-        write(&key, &entry);
-        entry.changed_ns = 0;
-    }
-    if !contested && own & STAYS != 0 {
-        return true;
-    }
-    let print = print(skb, packet);
-    if contested {
-        key.print = print;
-        bind(&key, &entry);
-    }
-    if own & STAYS == 0 {
-        shorten(&mut key, print);
-        bind(&key, &entry);
-        if skb.is_train() {
-            key.print = 0;
-            bind(&key, &entry);
-        }
-    }
-    true
-}
-
-/// Says who sends one datagram. Two that begin alike, from two senders on one tuple, are nobody's.
-#[inline(never)]
-fn bind(key: &HandoverKey, entry: &Handover) {
-    if HANDOVERS.insert(key, entry, BPF_NOEXIST).is_ok() {
-        return;
-    }
-    if let Some(known) = Entry::at(key)
-        && known.cgroup() != entry.cgroup
-        && within(BELIEVED_NS, known.sent_ns(), entry.sent_ns)
-    {
-        let nobody = Handover {
-            sent_ns: entry.sent_ns,
-            ..Handover::default()
-        };
-        return write(key, &nobody);
-    }
-    write(key, entry);
 }
 
 /// Finds who sent a packet, or would send its reply. `dials`: a TCP packet must belong to its sender's handshake; else

@@ -21,8 +21,10 @@ mod ingress;
 mod maps;
 mod nic;
 mod policy;
+mod publish;
 mod ruling;
 mod skb;
+mod source;
 mod tcp;
 mod toward;
 

@@ -337,7 +337,7 @@ pub fn set_option(fd: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result
     }
 }
 
-/// A socket bound to an address and port that others may bind too.
+/// A socket bound to an address and port that others may bind too, and that need not be here (CAP_NET_RAW).
 fn bound(kind: i32, at: SocketAddr) -> io::Result<OwnedFd> {
     let family = if at.is_ipv4() {
         libc::AF_INET
@@ -348,13 +348,22 @@ fn bound(kind: i32, at: SocketAddr) -> io::Result<OwnedFd> {
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     let (storage, length) = sockaddr(at);
     // SAFETY: the address lives across the call and its length is right.
-    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), length) } != 0 {
-        return Err(io::Error::last_os_error());
+    let bind = || unsafe { libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), length) };
+    if bind() != 0 {
+        let (level, name) = if at.is_ipv4() {
+            (libc::SOL_IP, libc::IP_TRANSPARENT)
+        } else {
+            (libc::SOL_IPV6, libc::IPV6_FREEBIND)
+        };
+        set_option(&fd, level, name, 1)?;
+        if bind() != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(fd)
 }
 
-/// A datagram socket on an address and port that others may bind too.
+/// A datagram socket on an address and port that others may bind too; also on one that is not here.
 ///
 /// # Errors
 /// The kernel's.

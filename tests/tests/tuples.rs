@@ -223,3 +223,59 @@ fn an_echo_reply_made_by_hand_answers_nobodys_question() {
     assert!(tally.attempts > 0);
     assert_eq!(tally.successes, 0, "a workload answered for the kernel");
 }
+
+/// Makes the host forward whatever source comes in by a test's cables.
+#[track_caller]
+fn forward_any_source() -> Vec<Sysctl> {
+    let mut settings = vec![
+        Sysctl::set("net/ipv4/ip_forward", "1"),
+        Sysctl::set("net/ipv6/conf/all/forwarding", "1"),
+        Sysctl::set("net/ipv4/conf/all/rp_filter", "0"),
+    ];
+    for interface in std::fs::read_dir("/proc/sys/net/ipv4/conf").unwrap().flatten() {
+        let name = interface.file_name().to_string_lossy().into_owned();
+        if name.starts_with("sgt") {
+            settings.push(Sysctl::set(&format!("net/ipv4/conf/{name}/rp_filter"), "0"));
+        }
+    }
+    settings
+}
+
+#[test]
+fn a_container_is_not_who_it_says_it_is_by_an_address_it_does_not_have() {
+    let Some(lab) = Lab::open() else { return };
+    let (near, far, other) = (lab.netns("near"), lab.netns("far"), lab.netns("other"));
+    let near_ip = cable(&near, 31);
+    let (far_v4, far_v6) = cable(&far, 33);
+    cable(&other, 32);
+    let _settings = forward_any_source();
+    let (nobody, rogue, db) = (lab.cgroup("nobody"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let server = lab.worker_in(&db, &far);
+    let (honest, enemy) = (lab.worker_in(&nobody, &near), lab.worker_in(&nobody, &other));
+    let text = policy(&nobody, &rogue, &db).replace(
+        &format!("{{cgroup: {}}}", nobody.path()),
+        "{cidr: 10.213.31.0/24}, {cidr: 'fd13:213:1f::/64'}",
+    );
+    let _segd = lab.enforce(&text);
+    let foreign: [(IpAddr, IpAddr, IpAddr); 2] = [
+        (far_v4, near_ip.0, Ipv4Addr::new(10, 213, 31, 77).into()),
+        (far_v6, near_ip.1, "fd13:213:1f::77".parse().unwrap()),
+    ];
+    for (far_ip, near_ip, absent) in foreign {
+        let service = server.listen_udp((far_ip, 5432));
+        for stolen in [near_ip, absent] {
+            let socket = enemy.share_udp((stolen, 41_000));
+            enemy.send_to(socket, service.local, "stolen;").ok();
+        }
+        if far_ip.is_ipv4() {
+            let datagram = segd_tests::wire::udp(41_001, 5432, b"by hand;");
+            let forged = segd_tests::wire::packet(absent, far_ip, 17, &datagram);
+            enemy.send_raw(far_ip, &forged).ok();
+        }
+        let own = honest.open_udp((near_ip, 0), None).unwrap();
+        honest.send_to(own, service.local, "right;").unwrap();
+        server.wait_for_message(service, "right;");
+        wait::quiet(wait::SILENCE);
+        assert_eq!(server.inbox(service).messages, ["right;"], "over {far_ip}");
+    }
+}

@@ -30,6 +30,7 @@ fn parse(data: &[u8]) -> Option<Offsets> {
     let types = Types::parse(data)?;
     let css = types.member("cgroup", "self")?;
     let data = types.member("sock", "sk_cgrp_data")?;
+    let (flags, forges) = types.forging_flags();
     Some(Offsets {
         globals: vec![
             ("CGROUP_KN", types.member("cgroup", "kn")?),
@@ -48,6 +49,8 @@ fn parse(data: &[u8]) -> Option<Offsets> {
                     .member("sock_cgroup_data", "cgroup")
                     .map_or(0, |cgroup| data + cgroup),
             ),
+            ("SOCK_FLAGS", flags),
+            ("SOCK_FORGES", forges),
             ("SOCK_GROUP", types.member("sock", "sk_reuseport_cb")?),
             ("GROUP_LEN", types.member("sock_reuseport", "num_socks")?),
             ("GROUP_SOCKS", types.member("sock_reuseport", "socks")?),
@@ -98,7 +101,7 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 18] = [
+        let wanted: [&[u8]; 19] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
@@ -117,6 +120,7 @@ impl<'a> Types<'a> {
             b"fdtable",
             b"file",
             b"inode",
+            b"inet_sock",
         ];
         let mut at = 0;
         while at < records.len() {
@@ -146,9 +150,36 @@ impl<'a> Types<'a> {
     }
 
     fn member(&self, of: &str, name: &str) -> Option<u64> {
+        self.bit(of, name).map(|bit| bit / 8)
+    }
+
+    fn bit(&self, of: &str, name: &str) -> Option<u64> {
         let members = self.structs.get(of.as_bytes())?;
-        let (_, bits) = members.iter().find(|(member, _)| *member == name.as_bytes())?;
-        Some(u64::from(bits / 8))
+        let (_, bit) = members.iter().find(|(member, _)| *member == name.as_bytes())?;
+        Some(u64::from(*bit))
+    }
+
+    /// Where a socket's word of flags is, and which of its bits let it send from any address; zeros if they are not
+    /// there to be found.
+    fn forging_flags(&self) -> (u64, u64) {
+        // Since 6.6 one word; INET_FLAGS_FREEBIND, _HDRINCL and _TRANSPARENT of include/net/inet_sock.h.
+        if let Some(word) = self.member("inet_sock", "inet_flags") {
+            return (word, 1 << 11 | 1 << 12 | 1 << 15);
+        }
+        // Before, members of one bit each, side by side.
+        let names = ["freebind", "hdrincl", "transparent"];
+        let bits: Option<Vec<u64>> = names.iter().map(|name| self.bit("inet_sock", name)).collect();
+        let bits = bits.unwrap_or_default();
+        let first = bits.iter().min().map_or(0, |bit| bit / 8);
+        let near = bits.iter().all(|bit| bit - first * 8 < 64);
+        if near {
+            (
+                first,
+                bits.iter().fold(0, |mask, bit| mask | 1 << (bit - first * 8)),
+            )
+        } else {
+            (0, 0)
+        }
     }
 }
 
@@ -183,7 +214,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 28);
+        assert_eq!(offsets.globals.len(), 30);
         // These lie at the start of their structures, or may.
         let first = [
             "CGROUP_PARENT",

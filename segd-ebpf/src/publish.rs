@@ -1,0 +1,217 @@
+//! Publishes who sends a packet that leaves, for the socket of this host that may receive it.
+
+use aya_ebpf::bindings::__sk_buff;
+use segd_common::{
+    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey},
+    packet::{Packet, tcp},
+    reason::Reason,
+    service::{TCP, has_ports},
+    workload::Identity,
+};
+
+use crate::{
+    handover::{Entry, Side, fill_key, now, print, print_of, sequence, shorten, within},
+    identity,
+    maps::{CGROUPS, HANDOVERS},
+    ruling::{Ruling, pack, unpack},
+    skb::{Skb, parse},
+    source,
+    toward::Place,
+};
+
+const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+
+#[inline(always)]
+fn write(key: &HandoverKey, entry: &Handover) {
+    // LRU: this can only fail under contention; then the receiver does not know the sender and denies.
+    let _ = HANDOVERS.insert(key, entry, BPF_ANY);
+}
+
+/// Publishes the sender of a packet that passes, for the receiver on this host; a forged one no longer passes. `claimed`: it
+/// is who it is by its address alone.
+#[inline(always)]
+pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity, claimed: bool) {
+    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
+    // What stays in its namespace was translated before this hook, if at all.
+    let here = ruling.place == Place::Here as u32;
+    let own = pack(*own)
+        | if raw { RAW } else { 0 }
+        | if here { STAYS } else { 0 }
+        | if claimed { CLAIMED } else { 0 };
+    if segd_publish(skb.skb, ruling.cgroup, own) == 0 {
+        ruling.fixed(Reason::Spoofed);
+    }
+}
+
+// VERIFIER: a global function of the context and scalars, see `segd_judge`. It walks the packet again: a few loads, and
+// only where the fast path did not answer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64) -> u32 {
+    let skb = Skb { skb };
+    let mut packet = Packet::default();
+    if parse(skb, &mut packet) != 0 || source::is_forged(&packet, skb, own & RAW != 0, own & CLAIMED != 0) {
+        return 0;
+    }
+    if packet.protocol == TCP {
+        return u32::from(publish_segment(&packet, skb, cgroup, own));
+    }
+    // VERIFIER: one after another, not one inside another, for the sake of the stack.
+    let taken = take_tuple(&packet, skb, cgroup, own);
+    if taken & REFUSED != 0 {
+        return 0;
+    }
+    if taken & CONTESTED == 0 && own & STAYS != 0 {
+        return 1;
+    }
+    let print = print(skb, &packet);
+    if taken & CONTESTED != 0 {
+        bind_datagram(&packet, skb, cgroup, own, print);
+    }
+    if own & STAYS == 0 {
+        bind_datagram(&packet, skb, cgroup, own | SHORT, print);
+        if skb.is_train() {
+            bind_datagram(&packet, skb, cgroup, own | SHORT, 0);
+        }
+    }
+    1
+}
+
+/// Beside a packed identity: a raw socket sends.
+const RAW: u64 = 1 << 32;
+/// Beside a packed identity: the receiver is in the same namespace.
+const STAYS: u64 = 1 << 33;
+/// Beside a packed identity: the address alone says so.
+const CLAIMED: u64 = 1 << 34;
+/// Beside a packed identity: the short form of the key.
+const SHORT: u64 = 1 << 35;
+
+/// Whether a raw socket would speak for a tuple that another workload has.
+#[inline(always)]
+fn is_anothers(known: Option<Entry>, cgroup: u64) -> bool {
+    known.is_some_and(|known| known.cgroup() != cgroup && CGROUPS.get_ptr(known.cgroup()).is_some())
+}
+
+#[inline(never)]
+fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
+    let raw = own & RAW != 0;
+    // A segment forged on a connection is not judged by who sent it: the receiving socket knows its peer.
+    if raw && !identity::is_local(&packet.source) {
+        return false;
+    }
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    let known = Entry::at(&key);
+    if raw && is_anothers(known, cgroup) {
+        return false;
+    }
+    let mut entry = Handover {
+        sent_ns: 0,
+        ..sender(cgroup, own)
+    };
+    if packet.tcp_flags & tcp::SYN != 0 {
+        let Some(sequence) = sequence(skb, packet, Side::Source) else {
+            return false;
+        };
+        entry.sequence = sequence;
+        entry.sent_ns = now();
+        write(&key, &entry);
+        shorten(&mut key, print_of(sequence));
+        write(&key, &entry);
+        return true;
+    }
+    // A session older than segd, or the first words of an accepted one. What a SYN said is better.
+    if known.is_none_or(|known| known.cgroup() != cgroup) {
+        write(&key, &entry);
+    }
+    shorten(&mut key, 0);
+    let known = Entry::at(&key);
+    if raw && is_anothers(known, cgroup) {
+        return false;
+    }
+    if known.is_none_or(|known| known.cgroup() != cgroup) {
+        write(&key, &entry);
+    }
+    true
+}
+
+/// What a datagram's sender must still show, as bits.
+const REFUSED: u32 = 1 << 0;
+/// Another had the tuple a moment ago.
+const CONTESTED: u32 = 1 << 1;
+
+/// Takes the tuple of a datagram for its sender.
+#[inline(never)]
+fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    let mut entry = sender(cgroup, own);
+    let known = Entry::at(&key);
+    if let Some(known) = known
+        && known.cgroup() == cgroup
+    {
+        if !within(CONTESTED_NS / 2, known.sent_ns(), entry.sent_ns) {
+            known.refresh(entry.sent_ns);
+        }
+        return if within(CONTESTED_NS, known.changed_ns(), entry.sent_ns) {
+            CONTESTED
+        } else {
+            0
+        };
+    }
+    if own & RAW != 0 && has_ports(packet.protocol) && is_anothers(known, cgroup) {
+        return REFUSED;
+    }
+    if known.is_none() && HANDOVERS.insert(key, entry, BPF_NOEXIST).is_ok() {
+        return 0;
+    }
+    // Both may have something on its way, and the entry cannot be right for both.
+    entry.changed_ns = entry.sent_ns;
+    write(&key, &entry);
+    CONTESTED
+}
+
+#[inline(always)]
+fn sender(cgroup: u64, own: u64) -> Handover {
+    Handover {
+        cgroup,
+        identity: unpack(own),
+        sequence: 0,
+        sent_ns: now(),
+        changed_ns: 0,
+    }
+}
+
+/// Binds a datagram to its sender, by its tuple or by its source alone.
+#[inline(never)]
+fn bind_datagram(packet: &Packet, skb: Skb, cgroup: u64, own: u64, print: u32) -> u32 {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    if own & SHORT == 0 {
+        key.print = print;
+    } else {
+        shorten(&mut key, print);
+    }
+    bind(&key, &sender(cgroup, own));
+    print
+}
+
+/// Says who sends one datagram. Two that begin alike, from two senders on one tuple, are nobody's.
+#[inline(never)]
+fn bind(key: &HandoverKey, entry: &Handover) {
+    if HANDOVERS.insert(key, entry, BPF_NOEXIST).is_ok() {
+        return;
+    }
+    if let Some(known) = Entry::at(key)
+        && known.cgroup() != entry.cgroup
+        && within(BELIEVED_NS, known.sent_ns(), entry.sent_ns)
+    {
+        let nobody = Handover {
+            sent_ns: entry.sent_ns,
+            ..Handover::default()
+        };
+        return write(key, &nobody);
+    }
+    write(key, entry);
+}
