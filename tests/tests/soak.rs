@@ -195,6 +195,10 @@ impl Soak {
                 });
                 self.truth("a corrupt policy on disk");
                 write_atomically(&file, &text(self));
+                // One mistake is counted once, until the daemon has seen it taken back.
+                wait::wait_until("it is taken back", PATIENCE, || {
+                    self.segd.json(&["status"])["last_reload"]["error"].is_null()
+                });
                 "corrupt policy"
             }
         }
