@@ -8,7 +8,7 @@ use segd_common::{address::mapped, flow::HandoverKey, packet::Packet, service::T
 
 use crate::{
     handover::{Side, fill_key, of_handshake},
-    lookup,
+    kernel, lookup,
     skb::Socket,
     tcp::accepted,
 };
@@ -48,9 +48,8 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
     } else {
         addresses_v6(ops, &mut arrived);
     }
+    let namespace = kernel::namespace(ops.cast(), sk);
     // SAFETY: the hook's own context.
-    let namespace = unsafe { aya_ebpf::helpers::bpf_get_netns_cookie(ops.cast()) };
-    // SAFETY: as above.
     let next = unsafe { core::ptr::read_volatile(&raw const (*ops).rcv_nxt) };
     let mut key = HandoverKey::default();
     fill_key(&mut key, &arrived, namespace, Side::Source);

@@ -17,7 +17,7 @@ use segd_common::{
 
 use crate::{
     globals,
-    identity::peek,
+    kernel::{id_of_cgroup, peek},
     maps::{BIRTH, CGROUPS, CGROUPS_FULL, EDGES, UNIT_PATTERNS},
     ruling::stat as add_stat,
 };
@@ -68,12 +68,7 @@ fn unified(cgroup: u64) -> Option<u64> {
     if hierarchy != 0 {
         return None;
     }
-    id_of(cgroup)
-}
-
-#[inline(always)]
-fn id_of(cgroup: u64) -> Option<u64> {
-    peek(peek(cgroup + globals::cgroup_kn())? + globals::kn_id())
+    id_of_cgroup(cgroup)
 }
 
 /// A cgroup was made.
@@ -82,7 +77,7 @@ pub fn born(ctx: &RawTracePointContext) -> Option<()> {
     let cgroup: u64 = ctx.arg::<*const u8>(0) as u64;
     let id = unified(cgroup)?;
     // css is the first member of a cgroup: the parent's css is the parent.
-    let parent_id = id_of(peek(cgroup + globals::cgroup_parent())?)?;
+    let parent_id = id_of_cgroup(peek(cgroup + globals::cgroup_parent())?)?;
     let parent = CGROUPS.get_ptr(parent_id)?;
     // SAFETY: copied out.
     let parent: &CgroupEntry = unsafe { &*parent };

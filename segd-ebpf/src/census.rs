@@ -8,7 +8,10 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_get_current_task, generated::bpf_seq_write};
 use segd_common::census::{Namespace, Task};
 
-use crate::{globals, identity::peek};
+use crate::{
+    globals,
+    kernel::{id_of_cgroup, number_of, peek},
+};
 
 /// Tells of one task. Tasks of the host's namespace are left out: they are most of them, and nobody asks.
 #[inline(always)]
@@ -31,7 +34,7 @@ pub fn tell(ctx: *mut c_void) -> Option<()> {
     let cgroup = peek(peek(task + globals::task_cgroups())? + globals::css_set_cgroup())?;
     let told = Task {
         namespace,
-        cgroup: peek(peek(cgroup + globals::cgroup_kn())? + globals::kn_id())?,
+        cgroup: id_of_cgroup(cgroup)?,
         started: peek(task + globals::task_started())?,
         number: number(task)?,
         reserved: 0,
@@ -61,7 +64,7 @@ pub fn word(ctx: *mut c_void) -> Option<u32> {
 fn describe(net: u64) -> Option<Namespace> {
     let level = peek(peek(net + globals::net_owner())? + globals::owner_level())?;
     Some(Namespace {
-        cookie: peek(net + globals::net_cookie())?,
+        cookie: number_of(net)?,
         inode: peek(net + globals::net_common() + globals::common_inode())? as u32,
         delegated: level as u32,
     })

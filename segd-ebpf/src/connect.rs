@@ -3,9 +3,7 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple},
-    helpers::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-    },
+    helpers::{bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use core::ffi::c_void;
 use segd_common::{
@@ -21,7 +19,7 @@ use segd_common::{
 use crate::{
     exchange, globals,
     identity::{self, UNKNOWN},
-    lookup,
+    kernel, lookup,
     policy::Policy,
     ruling::{NEW_FLOW, Ruling, count, count_rule, emit, judge},
     toward::{Place, place},
@@ -101,7 +99,7 @@ impl Call {
         if sk.is_null() {
             return None;
         }
-        identity::cgroup_of_kernel_socket(identity::address_of(sk)?)
+        kernel::cgroup_of(kernel::address_of(sk)?)
     }
 
     /// The calling socket, as the helpers for socket storage take it.
@@ -115,7 +113,7 @@ impl Call {
     #[inline(always)]
     fn namespace(self) -> u64 {
         // SAFETY: as above.
-        unsafe { bpf_get_netns_cookie(self.ctx.cast()) }
+        kernel::namespace(self.ctx.cast(), unsafe { (*self.ctx).__bindgen_anon_1.sk })
     }
 }
 
@@ -309,7 +307,7 @@ fn cgroup_of(sk: *mut bpf_sock) -> u64 {
     if sk.is_null() {
         return 0;
     }
-    let id = identity::address_of(sk).and_then(cgroup_of_port).unwrap_or(0);
+    let id = kernel::address_of(sk).and_then(cgroup_of_port).unwrap_or(0);
     // SAFETY: a referenced socket from a lookup helper, released on this only path.
     unsafe { bpf_sk_release(sk.cast()) };
     id
@@ -318,8 +316,8 @@ fn cgroup_of(sk: *mut bpf_sock) -> u64 {
 /// The cgroup of a listening socket and of all that share its port (`SO_REUSEPORT`).
 #[inline(always)]
 fn cgroup_of_port(sk: u64) -> Option<u64> {
-    let id = identity::cgroup_of_kernel_socket(sk)?;
-    let group = identity::peek(sk + globals::sock_group())?;
+    let id = kernel::cgroup_of(sk)?;
+    let group = kernel::peek(sk + globals::sock_group())?;
     if group == 0 || is_one_workloads(group, id) {
         Some(id)
     } else {
@@ -327,9 +325,9 @@ fn cgroup_of_port(sk: u64) -> Option<u64> {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn is_one_workloads(group: u64, id: u64) -> bool {
-    let Some(len) = identity::peek(group + globals::group_len()) else {
+    let Some(len) = kernel::peek(group + globals::group_len()) else {
         return false;
     };
     // The number of sockets is the first of the four small ones that were read. One on its way out may stand in a
@@ -342,8 +340,8 @@ fn is_one_workloads(group: u64, id: u64) -> bool {
         if at >= len {
             break;
         }
-        let socket = identity::peek(group + globals::group_socks() + 8 * u64::from(at));
-        if socket.and_then(identity::cgroup_of_kernel_socket) != Some(id) {
+        let socket = kernel::peek(group + globals::group_socks() + 8 * u64::from(at));
+        if socket.and_then(kernel::cgroup_of) != Some(id) {
             return false;
         }
     }

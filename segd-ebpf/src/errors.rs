@@ -41,10 +41,17 @@ fn sender(quoted: &Packet, namespace: u64) -> u64 {
 #[inline(never)]
 pub fn quoted_sender(skb: Skb, error: &Packet) -> u64 {
     let mut inner = Packet::default();
-    if quoted(&skb, error, &mut inner).is_err() {
-        return 0;
+    if quote(skb, error, &mut inner) {
+        sender(&inner, skb.namespace())
+    } else {
+        0
     }
-    sender(&inner, skb.namespace())
+}
+
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn quote(skb: Skb, error: &Packet, inner: &mut Packet) -> bool {
+    quoted(&skb, error, inner).is_ok()
 }
 
 /// Whether a socket of this host may send this error: it is the kernel's own (in the root), its receiver is another

@@ -39,7 +39,7 @@ global! {
     KN_NAME, kn_name
 }
 global! {
-    /// Offset of `sock.sk_cgrp_data.cgroup`; 0 where the kernel keeps something else there.
+    /// Offset of `sock.sk_cgrp_data.cgroup`.
     SOCK_CGROUP, sock_cgroup
 }
 global! {
@@ -91,10 +91,6 @@ global! {
     NSPROXY_NET, nsproxy_net
 }
 global! {
-    /// Offset of `net.net_cookie`.
-    NET_COOKIE, net_cookie
-}
-global! {
     /// Offset of `net.ns`.
     NET_COMMON, net_common
 }
@@ -135,7 +131,23 @@ global! {
     SOCK_FORGES, sock_forges
 }
 global! {
-    /// The cookie of the initial network namespace.
+    /// Not 0: every hook may ask a helper for its namespace's cookie.
+    NAMESPACE_HELPER, namespace_helper
+}
+global! {
+    /// Offset of `sock.__sk_common.skc_net.net`.
+    SOCK_NET, sock_net
+}
+global! {
+    /// Offset in `net` of what numbers namespaces.
+    NET_NUMBER, net_number
+}
+global! {
+    /// The bits of it that count.
+    NET_NUMBER_MASK, net_number_mask
+}
+global! {
+    /// The number of the initial network namespace.
     HOST_NAMESPACE, host_namespace
 }
 global! {

@@ -1,6 +1,6 @@
 //! Who a socket, a sender or an address is under one revision.
 
-use aya_ebpf::{bindings::bpf_sock, helpers::bpf_probe_read_kernel_buf, maps::lpm_trie::Key};
+use aya_ebpf::maps::lpm_trie::Key;
 use segd_common::{
     address::{self, Address, LOCAL_HOST, Local, NAMESPACE_PLAIN, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
     flow::HandoverKey,
@@ -252,35 +252,4 @@ pub fn of_foreign(policy: &Policy, packet: &Packet, skb: Skb, side: Side) -> Ide
         return UNKNOWN;
     }
     Identity::of(of_address(policy, address))
-}
-
-/// Reads eight bytes of kernel memory.
-#[inline(always)]
-pub fn peek(at: u64) -> Option<u64> {
-    let mut word = [0; 8];
-    // SAFETY: the helper checks the address and fails on a bad one.
-    unsafe { bpf_probe_read_kernel_buf(at as *const u8, &mut word) }.ok()?;
-    Some(u64::from_ne_bytes(word))
-}
-
-/// The kernel address of a socket, as a number.
-// VERIFIER: arithmetic on a socket pointer is refused. The helper copies it out of the stack as plain bytes.
-#[inline(always)]
-pub fn address_of(sk: *mut bpf_sock) -> Option<u64> {
-    let mut word = [0; 8];
-    // SAFETY: reads eight bytes of this program's own stack.
-    unsafe { bpf_probe_read_kernel_buf((&raw const sk).cast(), &mut word) }.ok()?;
-    Some(u64::from_ne_bytes(word))
-}
-
-/// The cgroup id of a kernel socket, by its address; `None` where the kernel does not let us look.
-#[inline(always)]
-pub fn cgroup_of_kernel_socket(sk: u64) -> Option<u64> {
-    let offset = globals::sock_cgroup();
-    if offset == 0 {
-        return None;
-    }
-    let cgroup = peek(sk + offset)?;
-    let node = peek(cgroup + globals::cgroup_kn())?;
-    peek(node + globals::kn_id())
 }

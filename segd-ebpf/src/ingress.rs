@@ -86,12 +86,16 @@ fn is_dhcp_answer(packet: &Packet, own: Identity) -> bool {
 #[inline(always)]
 fn arrive(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
+        stream::adopt(skb, packet, true);
         stream::arrives(policy, ruling, packet, skb, own);
     } else {
+        // VERIFIER: before the judgement and not inside it, for the sake of the stack.
+        ruling.from = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
         datagram_arrives(policy, ruling, packet, skb, own);
     }
 }
 
+/// Rules on a datagram whose sender stands in the ruling.
 #[inline(never)]
 fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
@@ -103,7 +107,7 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
     {
         ruling.flags |= COPY;
     }
-    let peer = identity::of_sender(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
+    let peer = ruling.from;
     let key = exchange::key_of(packet, skb, true);
     let mut flow = Flow::default();
     let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
-        bpf_skb_cgroup_id, bpf_skb_load_bytes,
+        bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_skb_load_bytes,
     },
 };
 use core::ptr::NonNull;
@@ -15,6 +15,8 @@ use segd_common::{
     service::TCP,
     told::Told,
 };
+
+use crate::kernel;
 
 /// `ETH_P_IPV6`, as `__sk_buff.protocol` has it (network order).
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
@@ -127,11 +129,11 @@ impl Skb {
         }
     }
 
-    /// The cookie of the socket's network namespace.
+    /// The number of the socket's network namespace.
     #[inline(always)]
     pub fn namespace(self) -> u64 {
         // SAFETY: the hook's own context.
-        unsafe { bpf_get_netns_cookie(self.skb.cast()) }
+        kernel::namespace(self.skb.cast(), unsafe { (*self.skb).__bindgen_anon_2.sk })
     }
 }
 

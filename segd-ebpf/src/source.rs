@@ -10,7 +10,7 @@ use segd_common::{
     service::TCP,
 };
 
-use crate::{globals, identity, skb::Skb};
+use crate::{globals, identity, kernel, skb::Skb};
 
 /// `raw`: a raw socket sends. `claimed`: who sends is known by this address alone.
 #[inline(never)]
@@ -42,7 +42,7 @@ fn may_forge(skb: Skb, raw: bool) -> bool {
         return raw;
     }
     skb.socket()
-        .and_then(|socket| identity::address_of(socket.sk.as_ptr()))
-        .and_then(|socket| identity::peek(socket + globals::sock_flags()))
+        .and_then(|socket| kernel::address_of(socket.sk.as_ptr()))
+        .and_then(|socket| kernel::peek(socket + globals::sock_flags()))
         .is_some_and(|flags| flags & globals::sock_forges() != 0)
 }

@@ -93,17 +93,35 @@ pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bo
     Some(true)
 }
 
-/// For a socket older than segd: a listener on the local port means it was accepted.
+/// Finds out who opened the connection of a socket older than segd: a listener on its local port means it was accepted.
+// VERIFIER: before the judgement and not inside it, for the sake of the stack.
 #[inline(never)]
-fn adopted(skb: Skb, packet: &Packet, arrives: bool) -> u8 {
+pub fn adopt(skb: Skb, packet: &Packet, arrives: bool) {
+    let Some(socket) = skb.socket() else {
+        return;
+    };
+    let now = socket.state();
+    if now == state::LISTEN || (!arrives && packet.is_syn()) {
+        return;
+    }
+    let Some(memory) = remembered(socket, true) else {
+        return;
+    };
+    if memory.direction != DIRECTION_UNKNOWN {
+        return;
+    }
+    if arrives && now == state::SYN_SENT {
+        memory.direction = DIRECTION_ACTIVE;
+        return;
+    }
     let mut probe = if arrives { *packet } else { packet.mirrored() };
     // No connection has port 0: only a listener can answer.
     probe.source_port = 0;
-    if lookup::receiver(skb, &probe) != 0 {
+    memory.direction = if lookup::receiver(skb, &probe) != 0 {
         DIRECTION_PASSIVE
     } else {
         DIRECTION_ACTIVE
-    }
+    };
 }
 
 /// The identity a connection's peer has now.
@@ -116,7 +134,7 @@ fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> I
     identity::claimed_by_address(policy, identity, peer_address)
 }
 
-/// Rules on a segment that a TCP socket sends.
+/// Rules on a segment that a TCP socket sends, after [`adopt`].
 #[inline(never)]
 pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
@@ -135,8 +153,6 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
             ..SocketState::default()
         };
         ruling.flags |= NEW_FLOW;
-    } else if memory.direction == DIRECTION_UNKNOWN {
-        memory.direction = adopted(skb, packet, false);
     }
     if memory.direction == DIRECTION_ACTIVE {
         if memory.peer_cgroup != 0 {
@@ -234,14 +250,13 @@ fn passive_peer(
     peer
 }
 
-/// Rules on a segment that a TCP socket is about to receive.
+/// Rules on a segment that a TCP socket is about to receive, after [`adopt`].
 #[inline(never)]
 pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
         return ruling.fixed(Reason::Unknown);
     };
-    let now = socket.state();
-    if now == state::LISTEN {
+    if socket.state() == state::LISTEN {
         let peer = identity::of_dialler(policy, packet, skb, Side::Source, &mut ruling.peer_cgroup);
         judge(policy, ruling, peer, *own, packet.service);
         if packet.is_syn() {
@@ -252,13 +267,6 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     let Some(memory) = remembered(socket, true) else {
         return ruling.fixed(Reason::NoState);
     };
-    if memory.direction == DIRECTION_UNKNOWN {
-        memory.direction = if now == state::SYN_SENT {
-            DIRECTION_ACTIVE
-        } else {
-            adopted(skb, packet, true)
-        };
-    }
     if memory.direction == DIRECTION_ACTIVE {
         ruling.flags |= REVERSED;
         answered(policy, ruling, memory, packet, skb, own);

@@ -8,6 +8,7 @@ mod map;
 mod btf;
 pub mod kernel;
 pub mod feature;
+mod numbering;
 mod object;
 pub mod rehearsal;
 pub mod pinned;
@@ -23,6 +24,9 @@ pub mod census;
 pub mod places;
 pub mod counters;
 pub mod events;
+#[cfg(test)]
+#[allow(clippy::expect_used, reason = "test code")]
+mod stack;
 
 pub use object::Datapath;
 pub use pins::unload;

@@ -1,4 +1,4 @@
-//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: ten numbers.
+//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: some thirty numbers.
 //!
 //! Format: Documentation/bpf/btf.rst.
 
@@ -12,6 +12,12 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 pub struct Offsets {
     /// `(global, offset)`.
     pub globals: Vec<(&'static str, u64)>,
+    /// Of `net.net_cookie`, where there is one.
+    pub net_cookie: Option<u64>,
+    /// Of the inode number in `net`.
+    pub net_inode: u64,
+    /// A socket bears its cgroup or numbers of cgroup v1, not both (before 5.15).
+    pub socket_numbers: bool,
 }
 
 /// Reads the offsets that the programs need.
@@ -42,12 +48,14 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("ROOT_HIERARCHY", types.member("cgroup_root", "hierarchy_id")?),
             ("KN_ID", types.member("kernfs_node", "id")?),
             ("KN_NAME", types.member("kernfs_node", "name")?),
-            // Before 5.15 a union of a pointer and flags; the programs then do without.
+            // Before 5.15 a word without a name that is a pointer or, marked as such, cgroup v1's numbers.
             (
                 "SOCK_CGROUP",
-                types
-                    .member("sock_cgroup_data", "cgroup")
-                    .map_or(0, |cgroup| data + cgroup),
+                data + types.member("sock_cgroup_data", "cgroup").unwrap_or(0),
+            ),
+            (
+                "SOCK_NET",
+                types.member("sock", "__sk_common")? + types.member("sock_common", "skc_net")?,
             ),
             ("SOCK_FLAGS", flags),
             ("SOCK_FORGES", forges),
@@ -63,7 +71,6 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("PID_NUMBERS", types.member("pid", "numbers")?),
             ("CSS_SET_CGROUP", types.member("css_set", "dfl_cgrp")?),
             ("NSPROXY_NET", types.member("nsproxy", "net_ns")?),
-            ("NET_COOKIE", types.member("net", "net_cookie")?),
             ("NET_COMMON", types.member("net", "ns")?),
             ("NET_OWNER", types.member("net", "user_ns")?),
             ("OWNER_LEVEL", types.member("user_namespace", "level")?),
@@ -73,6 +80,9 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("FILE_INODE", types.member("file", "f_inode")?),
             ("INODE_PRIVATE", types.member("inode", "i_private")?),
         ],
+        net_cookie: types.member("net", "net_cookie"),
+        net_inode: types.member("net", "ns")? + types.member("ns_common", "inum")?,
+        socket_numbers: types.member("sock_cgroup_data", "cgroup").is_none(),
     })
 }
 
@@ -101,13 +111,14 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 19] = [
+        let wanted: [&[u8]; 20] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
             b"kernfs_node",
             b"sock",
             b"sock_cgroup_data",
+            b"sock_common",
             b"sock_reuseport",
             b"task_struct",
             b"pid",

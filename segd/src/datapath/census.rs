@@ -40,7 +40,7 @@ impl Census {
     /// What the host lacks, or what the kernel refused.
     pub fn load() -> Result<Census, Error> {
         super::kernel::check_privilege()?;
-        let host = super::kernel::namespace_cookie()?;
+        let host = super::kernel::own_namespace()?.number();
         let ebpf = object::load_object(None, &[("HOST_NAMESPACE", host)])?;
         Census::new(&ebpf)
     }

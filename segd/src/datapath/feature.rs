@@ -26,7 +26,7 @@ const PROGRAMS: &[(&str, ProgramType, &[BpfHelper])] = &[
             BpfHelper::BPF_FUNC_sk_lookup_udp,
             BpfHelper::BPF_FUNC_sk_release,
             BpfHelper::BPF_FUNC_get_socket_cookie,
-            BpfHelper::BPF_FUNC_get_netns_cookie,
+            BpfHelper::BPF_FUNC_probe_read_kernel,
             BpfHelper::BPF_FUNC_ktime_get_ns,
             BpfHelper::BPF_FUNC_ktime_get_boot_ns,
             BpfHelper::BPF_FUNC_ringbuf_reserve,
@@ -36,7 +36,6 @@ const PROGRAMS: &[(&str, ProgramType, &[BpfHelper])] = &[
         "cgroup_sock_addr",
         ProgramType::CgroupSockAddr,
         &[
-            BpfHelper::BPF_FUNC_get_netns_cookie,
             BpfHelper::BPF_FUNC_sk_lookup_tcp,
             BpfHelper::BPF_FUNC_sk_lookup_udp,
             BpfHelper::BPF_FUNC_probe_read_kernel,
@@ -48,7 +47,7 @@ const PROGRAMS: &[(&str, ProgramType, &[BpfHelper])] = &[
         ProgramType::SockOps,
         &[
             BpfHelper::BPF_FUNC_sk_storage_get,
-            BpfHelper::BPF_FUNC_get_netns_cookie,
+            BpfHelper::BPF_FUNC_probe_read_kernel,
         ],
     ),
     ("xdp", ProgramType::Xdp, &[BpfHelper::BPF_FUNC_ktime_get_boot_ns]),
@@ -105,6 +104,21 @@ pub fn missing_helpers() -> Result<Vec<String>, Error> {
         }
     }
     Ok(missing)
+}
+
+/// Whether a helper tells every hook its network namespace's cookie. Else the programs read it where the kernel keeps it.
+pub fn every_hook_may_ask_for_its_namespace() -> Result<bool, Error> {
+    for kind in [
+        ProgramType::CgroupSkb,
+        ProgramType::CgroupSockAddr,
+        ProgramType::SockOps,
+    ] {
+        let told = is_helper_supported(kind, BpfHelper::BPF_FUNC_get_netns_cookie);
+        if !told.map_err(|error| failed("a question for the network namespace", &error))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The types of map that segd needs and the kernel has not.

@@ -1,11 +1,6 @@
 //! What this host must have before anything is loaded.
 
-use std::{
-    ffi::CString,
-    io,
-    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
-    path::Path,
-};
+use std::{ffi::CString, io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use super::{Error, btf, sys};
 
@@ -67,10 +62,7 @@ pub fn check_btf() -> Result<(), Error> {
 /// Whether sockets have a field of their own for their v2 cgroup, which no v1 controller can take (5.15).
 #[must_use]
 pub fn sockets_have_a_v2_cgroup_of_their_own() -> bool {
-    btf::offsets().is_ok_and(|offsets| {
-        let found = offsets.globals.iter().find(|(name, _)| *name == "SOCK_CGROUP");
-        found.is_some_and(|(_, offset)| *offset != 0)
-    })
+    btf::offsets().is_ok_and(|offsets| !offsets.socket_numbers)
 }
 
 /// Whether `membarrier(2)` can wait for a grace period of the whole system.
@@ -110,19 +102,43 @@ fn filesystem(path: &Path) -> io::Result<i64> {
     Ok(unsafe { stat.assume_init() }.f_type)
 }
 
-/// The cookie of the network namespace this process is in.
-pub fn namespace_cookie() -> Result<u64, Error> {
-    const SO_NETNS_COOKIE: libc::c_int = 71;
-    let failed = |error| {
-        Error::system(
-            "asking for the network namespace's cookie (SO_NETNS_COOKIE)",
-            error,
-        )
+/// Lets the process lock as much memory as it needs: before 5.11 the kernel counts maps and programs as locked.
+pub fn lift_memory_limit() {
+    let all = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
     };
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
-        .or_else(|_| std::net::UdpSocket::bind("[::1]:0"))
-        .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))
-        .map_err(failed)?;
+    // SAFETY: the limit is a live value. Where it is refused, and was needed, loading says so.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) };
+}
+
+/// The number of a network namespace, as the programs and the daemon number them here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Its cookie, which no other ever has.
+    Cookie(u64),
+    /// The inode number of its file, where the kernel does not tell cookies (before 5.14). Another may have it once
+    /// this one is gone.
+    Inode(u64),
+}
+
+impl Namespace {
+    /// The bare number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        match self {
+            Namespace::Cookie(number) | Namespace::Inode(number) => number,
+        }
+    }
+}
+
+/// The network namespace this thread is in.
+pub fn own_namespace() -> Result<Namespace, Error> {
+    use std::os::{fd::AsRawFd as _, unix::fs::MetadataExt as _};
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    const FILE: &str = "/proc/thread-self/ns/net";
+    let failed = |error| Error::system("asking for the network namespace's number", error);
+    let (socket, _) = std::os::unix::net::UnixDatagram::pair().map_err(failed)?;
     let mut cookie = 0_u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the value and its length are live.
@@ -135,11 +151,15 @@ pub fn namespace_cookie() -> Result<u64, Error> {
             &raw mut len,
         )
     };
-    if result != 0 {
-        Err(failed(io::Error::last_os_error()))
-    } else {
-        Ok(cookie)
+    if result == 0 {
+        return Ok(Namespace::Cookie(cookie));
     }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOPROTOOPT) {
+        return Err(failed(error));
+    }
+    let file = std::fs::metadata(FILE).map_err(failed)?;
+    Ok(Namespace::Inode(file.ino()))
 }
 
 /// How many CPUs a per-CPU value has room for.

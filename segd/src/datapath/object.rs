@@ -12,11 +12,11 @@ use aya::{
     programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SockOps, Xdp},
 };
 
-use super::{Error, btf, census::Census, kernel, manifest, pins::Pins, sys};
+use super::{Error, btf, census::Census, kernel, manifest, numbering, pins::Pins, sys};
 use crate::report::chain;
 
 /// The object that `build.rs` built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
@@ -61,15 +61,15 @@ impl Datapath {
     ///
     /// # Minimum kernel version
     ///
-    /// 5.15.
+    /// 5.10.
     pub fn load(pin_dir: &Path, subtree: bool, learning: bool) -> Result<Datapath, Error> {
         kernel::check_privilege()?;
         kernel::check_bpffs(pin_dir)?;
+        kernel::lift_memory_limit();
         let pins = Pins::new(pin_dir);
         pins.create()?;
-        let host = kernel::namespace_cookie()?;
         let globals = [
-            ("HOST_NAMESPACE", host),
+            ("HOST_NAMESPACE", kernel::own_namespace()?.number()),
             ("SUBTREE", u64::from(subtree)),
             ("LEARNING", u64::from(learning)),
         ];
@@ -150,9 +150,11 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
         message: chain(error),
     };
     let offsets = btf::offsets()?;
+    let namespaces = numbering::namespace_globals(&offsets)?;
     let globals: Vec<(&str, u64)> = offsets
         .globals
         .into_iter()
+        .chain(namespaces)
         .chain(globals.iter().copied())
         .collect();
     let mut loader = EbpfLoader::new();

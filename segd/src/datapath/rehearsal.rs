@@ -105,9 +105,9 @@ impl Rehearsal {
     /// As the datapath's own.
     pub fn open(vantage: Vantage) -> Result<Rehearsal, Error> {
         kernel::check_privilege()?;
-        let outside = kernel::namespace_cookie()?;
+        let outside = kernel::own_namespace()?.number();
         sys::leave_namespace().map_err(|error| Error::system("making a network namespace", error))?;
-        let namespace = kernel::namespace_cookie()?;
+        let namespace = kernel::own_namespace()?.number();
         let wire =
             sys::Tun::create().map_err(|error| Error::system("making a device (/dev/net/tun)", error))?;
         let host = match vantage {

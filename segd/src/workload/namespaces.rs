@@ -40,7 +40,7 @@ const ATTEMPTS: usize = 3;
 /// A network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceInfo {
-    /// Its cookie, as `bpf_get_netns_cookie` tells it.
+    /// Its number: its cookie, as `bpf_get_netns_cookie` tells it, or its inode number where no cookie is told.
     pub cookie: u64,
     /// The inode number of its file.
     pub inode: u64,
@@ -131,9 +131,11 @@ fn host() -> Result<Namespace, WorkloadError> {
     const OWN: &str = "/proc/self/ns/net";
     let failed = |source| WorkloadError::io("look at", OWN, source);
     let metadata = fs::metadata(OWN).map_err(failed)?;
-    let cookie = crate::datapath::kernel::namespace_cookie();
+    let number = crate::datapath::kernel::own_namespace();
     Ok(Namespace {
-        cookie: cookie.map_err(|error| failed(std::io::Error::other(error)))?,
+        cookie: number
+            .map_err(|error| failed(std::io::Error::other(error)))?
+            .number(),
         inode: metadata.ino() as u32,
         delegated: 0,
     })

@@ -1,0 +1,70 @@
+//! The kernel's own memory, where no helper tells: read at the offsets that the loader found.
+
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::{bpf_get_netns_cookie, bpf_probe_read_kernel_buf},
+};
+use core::ffi::c_void;
+
+use crate::globals;
+
+/// Reads eight bytes of kernel memory.
+#[inline(always)]
+pub fn peek(at: u64) -> Option<u64> {
+    let mut word = [0; 8];
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_kernel_buf(at as *const u8, &mut word) }.ok()?;
+    Some(u64::from_ne_bytes(word))
+}
+
+/// The kernel address of a socket, as a number.
+// VERIFIER: arithmetic on a socket pointer is refused. The helper copies it out of the stack as plain bytes.
+#[inline(always)]
+pub fn address_of(sk: *mut bpf_sock) -> Option<u64> {
+    let mut word = [0; 8];
+    // SAFETY: reads eight bytes of this program's own stack.
+    unsafe { bpf_probe_read_kernel_buf((&raw const sk).cast(), &mut word) }.ok()?;
+    Some(u64::from_ne_bytes(word))
+}
+
+/// The id of a cgroup, by its address.
+#[inline(always)]
+pub fn id_of_cgroup(cgroup: u64) -> Option<u64> {
+    peek(peek(cgroup + globals::cgroup_kn())? + globals::kn_id())
+}
+
+/// The cgroup id of a socket, by its address; `None` where the kernel does not let us look.
+#[inline(always)]
+pub fn cgroup_of(sk: u64) -> Option<u64> {
+    /// Before 5.15 the same word may hold the socket's numbers in cgroup v1, marked by these bits.
+    const NOT_A_POINTER: u64 = 3;
+    let cgroup = peek(sk + globals::sock_cgroup())?;
+    if cgroup == 0 || cgroup & NOT_A_POINTER != 0 {
+        return None;
+    }
+    id_of_cgroup(cgroup)
+}
+
+/// The number of a hook's network namespace, as the daemon numbers them; 0 if it cannot be told. `sk`: the hook's socket.
+#[inline(always)]
+pub fn namespace(ctx: *mut c_void, sk: *mut bpf_sock) -> u64 {
+    if globals::namespace_helper() != 0 {
+        // SAFETY: the hook's own context.
+        return unsafe { bpf_get_netns_cookie(ctx) };
+    }
+    if sk.is_null() {
+        return 0;
+    }
+    address_of(sk).and_then(namespace_of).unwrap_or(0)
+}
+
+#[inline(always)]
+fn namespace_of(sk: u64) -> Option<u64> {
+    number_of(peek(sk + globals::sock_net())?)
+}
+
+/// The number of a network namespace, by its address.
+#[inline(always)]
+pub fn number_of(net: u64) -> Option<u64> {
+    Some(peek(net + globals::net_number())? & globals::net_number_mask())
+}
