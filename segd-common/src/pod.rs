@@ -13,7 +13,7 @@ macro_rules! pod {
 
 pod! {
     address::PrefixData, address::Local, address::Namespace,
-    config::Active,
+    config::Active, config::Trial,
     counter::CounterKey, counter::Counter,
     event::FlowEvent,
     flow::Handover, flow::HandoverKey, flow::FlowKey, flow::Flow, flow::SocketState,

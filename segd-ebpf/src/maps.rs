@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use segd_common::{
     address::{Local, MAX_LOCALS, MAX_NAMESPACES, MAX_PREFIXES, Namespace, PrefixData},
-    config::Active,
+    config::{Active, Trial},
     counter::{Counter, CounterKey, MAX_COUNTERS, stat},
     event::RING_BYTES,
     flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
@@ -23,6 +23,9 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// Which revision, in which slot.
 #[map]
 pub static ACTIVE: Array<Active> = Array::with_max_entries(1, 0);
+/// Until when, if the revision in force is on trial, and what comes back then.
+#[map]
+pub static TRIAL: Array<Trial> = Array::with_max_entries(1, 0);
 /// The policy, by slot.
 #[map]
 pub static POLICY: Array<PolicyTables> = Array::with_max_entries(2, BPF_F_MMAPABLE);

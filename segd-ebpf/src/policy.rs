@@ -1,11 +1,12 @@
 //! One revision of the policy, taken once per packet.
 
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use segd_common::{
     segment::MAX_SEGMENTS,
     tables::{PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
 };
 
-use crate::maps::{ACTIVE, POLICY};
+use crate::maps::{ACTIVE, POLICY, TRIAL};
 
 /// The revision this packet is judged under, entirely.
 #[derive(Clone, Copy)]
@@ -24,7 +25,10 @@ impl Policy {
     pub fn active() -> Option<Policy> {
         let word = ACTIVE.get_ptr(0)?;
         // SAFETY: a slot of an array map; volatile so that the word is read once.
-        let active = unsafe { core::ptr::read_volatile(word) };
+        let mut active = unsafe { core::ptr::read_volatile(word) };
+        if active.is_on_trial() {
+            active.word = segd_tried(active.word);
+        }
         let policy = Policy::in_slot(active.slot())?;
         if active.revision() == 0 {
             None
@@ -48,6 +52,25 @@ impl Policy {
             slot,
             revision: tables.revision,
         })
+    }
+}
+
+/// What a word on trial means now: itself, or once the time is over the word before it. Nobody has to do anything
+/// for that: the daemon may be dead and the host out of reach.
+// VERIFIER: a global function of scalars, see `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_tried(word: u64) -> u64 {
+    let Some(trial) = TRIAL.get_ptr(0) else {
+        return 0;
+    };
+    // SAFETY: a slot of an array map, which is not written while a word on trial may have been seen.
+    let trial = unsafe { core::ptr::read_volatile(trial) };
+    // SAFETY: no arguments.
+    if trial.is_over(unsafe { bpf_ktime_get_boot_ns() }) {
+        trial.before.word
+    } else {
+        word
     }
 }
 

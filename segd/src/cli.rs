@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    completions::CompletionsArgs, doctor::DoctorArgs, flows::FlowsArgs, man::ManArgs, policy::PolicyCommand,
-    reload::ReloadArgs, run::RunArgs, segments::SegmentsArgs, status::StatusArgs, unload::UnloadArgs,
-    workloads::WorkloadsArgs,
+    apply::ApplyArgs, completions::CompletionsArgs, decide::DecideArgs, doctor::DoctorArgs, flows::FlowsArgs,
+    man::ManArgs, policy::PolicyCommand, reload::ReloadArgs, run::RunArgs, segments::SegmentsArgs,
+    status::StatusArgs, unload::UnloadArgs, workloads::WorkloadsArgs,
 };
 
 /// The default of `--control`.
@@ -49,6 +49,15 @@ enum Command {
     /// Check and question policies
     #[command(after_help = "Example:\n  segd policy check /etc/segd/policy", subcommand)]
     Policy(PolicyCommand),
+    /// Put a policy in force, for good or, with --confirm, until it is confirmed
+    #[command(after_help = "Example:\n  segd apply new.yaml --confirm 120s")]
+    Apply(ApplyArgs),
+    /// Keep the policy that is on trial
+    #[command(after_help = "Example:\n  segd confirm")]
+    Confirm(DecideArgs),
+    /// Put the policy before back: at once if one is on trial, else as a new revision
+    #[command(after_help = "Example:\n  segd rollback")]
+    Rollback(DecideArgs),
     /// Show what is in force; exit code 1 if segd does not enforce
     #[command(after_help = "Example:\n  segd status -o json")]
     Status(StatusArgs),
@@ -109,6 +118,9 @@ impl Command {
         match self {
             Command::Run(args) => args.run(),
             Command::Policy(command) => command.run(),
+            Command::Apply(args) => args.run(),
+            Command::Confirm(args) => args.confirm(),
+            Command::Rollback(args) => args.rollback(),
             Command::Status(args) => args.run(),
             Command::Segments(args) => args.run(),
             Command::Workloads(args) => args.run(),

@@ -1,6 +1,8 @@
 //! One file per subcommand. Each returns the exit code of the contract (docs/cli.md).
 
+pub mod apply;
 pub mod completions;
+pub mod decide;
 pub mod doctor;
 pub mod flows;
 pub mod live;

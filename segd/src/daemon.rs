@@ -10,6 +10,8 @@ mod given;
 mod notify;
 mod engine;
 mod tagging;
+mod trial;
+mod decide;
 mod rows;
 mod start;
 mod watch;
@@ -30,12 +32,16 @@ use tokio::{
 
 use crate::{
     command::INTERNAL,
-    control::{protocol::Refusal, types::Reloaded},
+    control::{
+        protocol::Refusal,
+        types::{Applied, Candidate, Reloaded},
+    },
     datapath::events::Events,
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
 use self::shared::Shared;
+pub use self::start::style;
 
 /// What `segd run` was asked to do.
 #[derive(Clone, Debug)]
@@ -73,6 +79,8 @@ enum Event {
     PolicyTimer,
     /// `segd` or SIGHUP asked for a reload.
     Reload(Option<oneshot::Sender<Result<Reloaded, Refusal>>>),
+    /// A client decides about a policy.
+    Decide(Decision, oneshot::Sender<Result<Applied, Refusal>>),
     /// Addresses or namespaces changed.
     NamespacesMoved,
     /// They were listed anew.
@@ -83,6 +91,17 @@ enum Event {
     Tick,
     /// End, and leave everything enforced.
     Stop,
+}
+
+/// What `segd apply`, `confirm` and `rollback` ask for.
+#[derive(Debug)]
+enum Decision {
+    /// Put this policy in force.
+    Apply(Candidate),
+    /// Keep the one on trial.
+    Confirm,
+    /// Put the one before back.
+    Rollback,
 }
 
 /// Between two looks at the policy, the watch aside.
@@ -151,18 +170,27 @@ async fn live(mut running: Running) -> ExitCode {
         match event {
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong was counted and told; the policy in force stays.
-                let _ = shared.reload();
+                let _ = shared.reload(false);
                 if running.watch.follow(&shared.options().policy) {
-                    let _ = shared.reload();
+                    let _ = shared.reload(false);
                 }
             }
             Event::Reload(answer) => {
-                let result = shared.reload();
+                let result = shared.reload(true);
                 running.watch.follow(&shared.options().policy);
                 if let Some(answer) = answer {
                     // Whoever asked may have gone.
                     let _ = answer.send(result);
                 }
+            }
+            Event::Decide(decision, answer) => {
+                let result = match decision {
+                    Decision::Apply(candidate) => shared.apply(candidate),
+                    Decision::Confirm => shared.confirm(),
+                    Decision::Rollback => shared.rollback(),
+                };
+                // Whoever asked may have gone; an unconfirmed trial ends by itself.
+                let _ = answer.send(result);
             }
             Event::NamespacesMoved => list_namespaces(&shared, running.send.clone()),
             Event::NamespacesListed(list) => shared.set_namespaces(list),

@@ -19,6 +19,7 @@ pub mod pins;
 pub mod links;
 pub mod foreign;
 pub mod tables;
+pub mod texts;
 pub mod cgroups;
 pub mod census;
 pub mod places;

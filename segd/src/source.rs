@@ -44,6 +44,14 @@ pub struct Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContentHash(pub u128);
 
+impl ContentHash {
+    /// From what [`fmt::Display`] writes.
+    #[must_use]
+    pub fn of_text(text: &str) -> Option<ContentHash> {
+        u128::from_str_radix(text, 16).ok().map(ContentHash)
+    }
+}
+
 impl fmt::Display for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
@@ -179,7 +187,9 @@ fn read_once(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
 }
 
 impl Sources {
-    fn of(mut sources: Vec<Source>) -> Sources {
+    /// Sorts texts and hashes them.
+    #[must_use]
+    pub fn of(mut sources: Vec<Source>) -> Sources {
         sources.sort_by(|a, b| a.name.cmp(&b.name));
         let mut hash = Fnv::default();
         for source in &sources {

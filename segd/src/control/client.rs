@@ -80,6 +80,10 @@ impl ClientError {
                 ..
             }) => 2,
             ClientError::Refused(Refusal {
+                kind: RefusalKind::Conflict,
+                ..
+            }) => 1,
+            ClientError::Refused(Refusal {
                 kind: RefusalKind::Internal,
                 ..
             })

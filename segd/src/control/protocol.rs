@@ -2,12 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping, WorkloadRow};
+use super::types::{
+    Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping,
+    WorkloadRow,
+};
 
 /// The version of the protocol. A daemon refuses other versions in words.
 pub const VERSION: u32 = 1;
 /// The longest request line, its newline included.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// The longest line of [`Request::Apply`] by somebody who may: the largest policy fits, as JSON writes usual text.
+pub const MAX_APPLY_BYTES: usize = 2 * crate::source::MAX_BYTES as usize;
 
 /// A message with the protocol's version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +49,12 @@ pub enum Request {
     Explain(Question),
     /// Read the policy again now.
     Reload,
+    /// Put a policy in force.
+    Apply(Candidate),
+    /// Keep the policy that is on trial.
+    Confirm,
+    /// Put back the policy before the one in force.
+    Rollback,
     /// Stop the daemon; what is attached stays attached.
     Stop,
 }
@@ -52,7 +63,16 @@ impl Request {
     /// Whether it changes something: only root, or the user segd runs as, may ask.
     #[must_use]
     pub fn writes(&self) -> bool {
-        matches!(self, Request::Reload | Request::Stop)
+        match self {
+            Request::Reload | Request::Apply(_) | Request::Confirm | Request::Rollback | Request::Stop => {
+                true
+            }
+            Request::Status
+            | Request::Segments
+            | Request::Workloads
+            | Request::Flows(_)
+            | Request::Explain(_) => false,
+        }
     }
 }
 
@@ -109,6 +129,8 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// To [`Request::Reload`].
     Reloaded(Reloaded),
+    /// To [`Request::Apply`], [`Request::Confirm`] and [`Request::Rollback`].
+    Applied(Applied),
     /// To [`Request::Stop`]. The connection stays open until the daemon ends.
     Stopping(Stopping),
     /// It cannot be answered.
@@ -151,6 +173,8 @@ impl Refusal {
 pub enum RefusalKind {
     /// The request makes no sense (an unknown segment, a port that is none). Exit code 2.
     Invalid,
+    /// Not now: nothing is on trial, or something is. Exit code 1.
+    Conflict,
     /// This user may not ask. Exit code 3.
     Forbidden,
     /// Too many clients, or not ready yet. Exit code 3.

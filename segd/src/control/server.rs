@@ -4,6 +4,8 @@
 //! seconds; one beyond [`MAX_CLIENTS`] takes the place of the one that has been there longest, so no number of silent
 //! clients keeps anybody out. Deliberately absent: what is answered; that is the [`Handler`]'s.
 
+mod request;
+
 use std::{
     future::Future,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
@@ -13,18 +15,22 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::broadcast,
     time::timeout,
 };
 
+use self::request::receive;
 use super::{
     peer::{Access, Right},
     protocol::{
         Envelope, FlowFilter, FlowQuery, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, Response, VERSION,
     },
-    types::{Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping, WorkloadRow},
+    types::{
+        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping,
+        WorkloadRow,
+    },
 };
 use crate::crowd::Crowd;
 
@@ -55,6 +61,12 @@ pub trait Handler: Send + Sync + 'static {
     fn explain(&self, question: Question) -> impl Future<Output = Result<Explanation, Refusal>> + Send;
     /// Reads the policy again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, Refusal>> + Send;
+    /// Puts a policy in force, for good or on trial.
+    fn apply(&self, candidate: Candidate) -> impl Future<Output = Result<Applied, Refusal>> + Send;
+    /// Keeps what is on trial.
+    fn confirm(&self) -> impl Future<Output = Result<Applied, Refusal>> + Send;
+    /// Puts back what was in force before.
+    fn rollback(&self) -> impl Future<Output = Result<Applied, Refusal>> + Send;
     /// Makes the daemon end soon; returns at once.
     fn stop(&self);
 }
@@ -227,7 +239,7 @@ fn line(response: &Response) -> Vec<u8> {
 async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
     let (read, mut write) = stream.into_split();
     let mut reader = BufReader::with_capacity(4096, read.take(MAX_REQUEST_BYTES as u64));
-    let request = match timeout(REQUEST_DEADLINE, receive(&mut reader)).await {
+    let request = match timeout(REQUEST_DEADLINE, receive(&mut reader, right)).await {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None)) => return,
         Ok(Err(refusal)) => {
@@ -257,6 +269,9 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
             Ok(reloaded) => Response::Reloaded(reloaded),
             Err(refusal) => Response::Refused(refusal),
         },
+        Request::Apply(candidate) => applied(handler.apply(candidate).await),
+        Request::Confirm => applied(handler.confirm().await),
+        Request::Rollback => applied(handler.rollback().await),
         Request::Stop => Response::Stopping(Stopping {
             pid: std::process::id(),
         }),
@@ -274,34 +289,11 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
     }
 }
 
-/// One request, or `None` if the client left without a word.
-async fn receive<R: tokio::io::AsyncBufRead + Unpin>(reader: &mut R) -> Result<Option<Request>, Refusal> {
-    let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
-    let mut line = Vec::new();
-    if reader.read_until(b'\n', &mut line).await.is_err() || line.is_empty() {
-        return Ok(None);
+fn applied(result: Result<Applied, Refusal>) -> Response {
+    match result {
+        Ok(applied) => Response::Applied(applied),
+        Err(refusal) => Response::Refused(refusal),
     }
-    if line.last() != Some(&b'\n') {
-        return Err(invalid(if line.len() >= MAX_REQUEST_BYTES {
-            format!("the request is longer than {MAX_REQUEST_BYTES} bytes")
-        } else {
-            "the request has no end".to_string()
-        }));
-    }
-    let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&line)
-        .map_err(|error| invalid(format!("the request is not understood: {error}")))?;
-    if envelope.version != VERSION {
-        return Err(invalid(format!(
-            "protocol version {} is not spoken here",
-            envelope.version
-        ))
-        .help(format!(
-            "the daemon speaks version {VERSION}; use the segd that is running"
-        )));
-    }
-    serde_json::from_value(envelope.body)
-        .map(Some)
-        .map_err(|error| invalid(format!("the request is not understood: {error}")))
 }
 
 /// Sends recorded flows and, if asked, new ones until the client leaves.

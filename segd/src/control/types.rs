@@ -31,6 +31,10 @@ pub struct Status {
     pub policy_paths: Vec<String>,
     /// A hash of the policy's texts.
     pub policy_hash: String,
+    /// Where the policy in force came from: `files` (`policy_paths`) or `applied` (`segd apply`).
+    pub policy_source: Word,
+    /// The revision in force is on trial.
+    pub trial: Option<Trial>,
     /// The last time the policy was read.
     pub last_reload: Option<Reload>,
     /// The kernel programs.
@@ -45,6 +49,22 @@ pub struct Status {
     pub events_lost: u64,
     /// What is degraded, one sentence each.
     pub warnings: Vec<String>,
+}
+
+/// A policy that has to be confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trial {
+    /// The revision on trial.
+    pub revision: u32,
+    /// The revision that comes back if nobody confirms.
+    pub before: u32,
+    /// When it does, RFC 3339; a step of the calendar clock moves this, and not the deadline.
+    pub until: String,
+    /// How long that is from now.
+    pub seconds_left: u64,
+    /// The files that segd follows changed meanwhile, and wait for the end of the trial.
+    pub files_wait: bool,
 }
 
 /// One reading of the policy.
@@ -220,6 +240,56 @@ pub struct Reloaded {
     pub revision: u32,
     /// Whether that is a new one.
     pub changed: bool,
+}
+
+/// A text of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// The file it comes from; locations in the answers name it.
+    pub name: String,
+    /// What the file says.
+    pub text: String,
+}
+
+/// What `segd apply` sends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The policy, as the client read it.
+    pub texts: Vec<Text>,
+    /// Accept a policy without a document.
+    #[serde(default)]
+    pub allow_empty: bool,
+    /// For how long it is on trial; without, it is in force for good.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
+}
+
+/// The outcome of `segd apply`, `confirm` and `rollback`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Applied {
+    /// The revision in force now.
+    pub revision: u32,
+    /// The revision that was in force before.
+    pub before: u32,
+    /// If the new one has to be confirmed.
+    pub trial: Option<Trial>,
+    /// The files that segd follows do not say what is in force; they win when they change.
+    pub differs_from_files: bool,
+}
+
+/// What a daemon leaves for the next one beside a slot of the tables: what the slot was made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// The revision of the slot.
+    pub revision: u32,
+    /// It came by `segd apply`, and stays until the files that segd follows change.
+    pub applied: bool,
+    /// The hash of those files when it came.
+    pub files: String,
+    /// The policy.
+    pub texts: Vec<Text>,
 }
 
 /// The daemon ends.

@@ -8,7 +8,7 @@ use std::{
 
 use segd_common::{
     address::{NAMESPACE_PLAIN, is_link_local, is_loopback},
-    config::Active,
+    config::{Active, Trial},
     segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     workload::Identity,
 };
@@ -18,6 +18,7 @@ use super::{
     health::Repairs,
     probe::Probe,
     sequence::{self, Step},
+    trial::OnTrial,
 };
 use crate::{
     datapath::{
@@ -57,6 +58,9 @@ pub enum ApplyError {
     /// Two segments claim one workload with equal right.
     #[error("{0}")]
     Ambiguous(String),
+    /// Both slots are in use.
+    #[error("revision {0} is on trial")]
+    OnTrial(u32),
     /// The kernel refused.
     #[error(transparent)]
     Datapath(#[from] crate::datapath::Error),
@@ -75,6 +79,20 @@ pub struct InForce {
     pub selectors: SelectorTables,
     /// The hash of its texts.
     pub hash: ContentHash,
+    /// Where its texts came from.
+    pub origin: Origin,
+}
+
+/// Where a policy came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The files that segd follows.
+    Files,
+    /// `segd apply` or `segd rollback`: it stays until the followed files are others than these.
+    Applied {
+        /// Their hash when it came.
+        files: ContentHash,
+    },
 }
 
 /// Everything that changes the kernel's state.
@@ -92,6 +110,8 @@ pub struct Engine {
     pub(super) indexes: SegmentIndexes,
     pub(super) namespaces: Vec<NamespaceInfo>,
     pub(super) in_force: Option<InForce>,
+    /// What is in force is only on trial.
+    pub(super) trial: Option<OnTrial>,
     pub(super) hits: RuleHits,
     pub(super) flows: Arc<FlowLog>,
     pub(super) probe: Option<Probe>,
@@ -102,34 +122,64 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// What packets may be judged by: the policy in force and, if that is on trial, the one before it.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &InForce> {
+        let before = self.trial.as_ref().map(|trial| &trial.before);
+        self.in_force.iter().chain(before)
+    }
+
     /// The index and name of every segment that a living workload may bear.
     pub(super) fn name_of(&self, index: SegmentIndex) -> String {
         let found = self.indexes.by_name.iter().find(|(_, known)| **known == index);
         found.map_or_else(String::new, |(name, _)| name.clone())
     }
 
-    /// Puts a policy in force: everything beside, then one word.
+    /// Puts a policy in force: everything beside, then one word. Until a deadline on the boot clock, if there is one.
     ///
     /// # Errors
     ///
     /// Nothing has changed then.
-    pub fn apply(&mut self, loaded: &Loaded) -> Result<u32, ApplyError> {
+    pub fn apply(
+        &mut self,
+        loaded: &Loaded,
+        origin: Origin,
+        deadline_ns: Option<u64>,
+    ) -> Result<u32, ApplyError> {
         let active = self.tables.active()?;
+        if active.is_on_trial() {
+            return Err(ApplyError::OnTrial(active.revision()));
+        }
         let slot = if active.revision() == 0 {
             0
         } else {
             1 - active.slot()
         };
         // A number is given once: tags of an attempt that came to nothing must not pass for this one's.
-        let last = active.revision().max(self.tables.written(slot)?);
-        let revision = last.checked_add(1).unwrap_or(1);
+        let given = self.tables.written(slot)?.max(self.tables.trial()?.revision);
+        let last = active.revision().max(given);
+        let next = Active::new(last.checked_add(1).unwrap_or(1), slot);
         let before = self.indexes.clone();
-        let keep = self.borne(active)?;
+        let mut keep = self.borne(active)?;
+        if deadline_ns.is_some() {
+            // The other slot may be in force again: what its indexes mean must not change.
+            keep.extend(before.by_name.keys().cloned());
+        }
         self.indexes.allocate(&loaded.policy, &keep)?;
-        match self.prepare(loaded, active, slot, revision, &before) {
+        let prepared = self
+            .keep_text(next, loaded, origin)
+            .and_then(|()| self.prepare(loaded, active, next, &before));
+        match prepared {
             Ok((tables, selectors)) => {
-                self.flip(loaded, Active::new(revision, slot), tables, selectors)?;
-                Ok(revision)
+                let new = InForce {
+                    active: next,
+                    policy: loaded.policy.clone(),
+                    tables: Arc::new(tables),
+                    selectors,
+                    hash: loaded.hash,
+                    origin,
+                };
+                self.flip(new, deadline_ns)?;
+                Ok(next.revision())
             }
             Err(error) => {
                 self.indexes = before;
@@ -142,10 +192,10 @@ impl Engine {
         &mut self,
         loaded: &Loaded,
         active: Active,
-        slot: u32,
-        revision: u32,
+        next: Active,
         before: &SegmentIndexes,
     ) -> Result<(CompiledTables, SelectorTables), ApplyError> {
+        let (slot, revision) = (next.slot(), next.revision());
         let began = Instant::now();
         let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
         let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
@@ -187,26 +237,25 @@ impl Engine {
         Ok(())
     }
 
-    fn flip(
-        &mut self,
-        loaded: &Loaded,
-        active: Active,
-        tables: CompiledTables,
-        selectors: SelectorTables,
-    ) -> Result<(), ApplyError> {
-        let tables = Arc::new(tables);
-        self.flows.adopt(active.revision(), Arc::clone(&tables));
-        self.tables.flip(active)?;
-        for user in &selectors.unresolved_users {
+    fn flip(&mut self, new: InForce, deadline_ns: Option<u64>) -> Result<(), ApplyError> {
+        self.flows.adopt(new.active.revision(), Arc::clone(&new.tables));
+        match (deadline_ns, &self.in_force) {
+            (Some(deadline_ns), Some(before)) => {
+                let trial = Trial {
+                    deadline_ns,
+                    before: before.active,
+                    revision: new.active.revision(),
+                    reserved: 0,
+                };
+                self.tables.try_out(new.active, &trial)?;
+                self.trial = self.in_force.take().map(|before| OnTrial { before, deadline_ns });
+            }
+            _ => self.tables.flip(new.active)?,
+        }
+        for user in &new.selectors.unresolved_users {
             tracing::warn!("user `{user}` is not known on this host: its matcher matches nothing");
         }
-        self.in_force = Some(InForce {
-            active,
-            policy: loaded.policy.clone(),
-            tables,
-            selectors,
-            hash: loaded.hash,
-        });
+        self.in_force = Some(new);
         self.watch_births();
         Ok(())
     }
@@ -272,9 +321,9 @@ impl Engine {
     pub fn set_namespaces(&mut self, list: Vec<NamespaceInfo>) -> Result<(), ApplyError> {
         self.namespaces = list;
         // Owners go first: an address without an owner is judged by its receiver alone.
-        // The other slot gets its owners with its revision.
-        if let Some(in_force) = &self.in_force {
-            self.write_owners(in_force.active.slot(), &in_force.tables)?;
+        // A slot that packets cannot come to gets its owners with its revision.
+        for policy in self.policies() {
+            self.write_owners(policy.active.slot(), &policy.tables)?;
         }
         let places = self.namespaces.iter();
         self.places
@@ -286,13 +335,14 @@ impl Engine {
 
     /// Adds the kernel's rule hits to the totals.
     pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
-        if let Some(in_force) = &self.in_force {
-            let rules = in_force.tables.rules.len();
-            let hits = self.tables.hits(in_force.active.slot(), rules)?;
-            let labels = in_force.tables.rules.iter().map(|rule| rule.label.as_str());
+        let before = self.trial.as_ref().map(|trial| &trial.before);
+        for policy in self.in_force.iter().chain(before) {
+            let rules = policy.tables.rules.len();
+            let hits = self.tables.hits(policy.active.slot(), rules)?;
+            let labels = policy.tables.rules.iter().map(|rule| rule.label.as_str());
             self.hits.absorb(
-                in_force.active.slot(),
-                in_force.active.revision(),
+                policy.active.slot(),
+                policy.active.revision(),
                 labels,
                 hits.as_slice(),
             );

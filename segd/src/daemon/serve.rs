@@ -6,7 +6,8 @@ use segd_common::segment::PROBE;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Event,
+    Decision, Event,
+    engine::Origin,
     shared::{Shared, lock},
 };
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
         protocol::{FlowFilter, Refusal, RefusalKind},
         server::Handler,
         types::{
-            Explanation, FlowRecord, MapUse, Program, Question, Readiness, Reloaded, SegmentRow, Status,
-            WorkloadRow,
+            Applied, Candidate, Explanation, FlowRecord, MapUse, Program, Question, Readiness, Reloaded,
+            SegmentRow, Status, WorkloadRow,
         },
     },
     policy::{explain::explain, port},
@@ -29,7 +30,7 @@ pub(super) struct Front(pub(super) Arc<Shared>);
 impl http::Source for Front {
     async fn snapshot(&self) -> Snapshot {
         let shared = &self.0;
-        let mut engine = lock(&shared.engine);
+        let mut engine = shared.engine();
         let counts = engine.counters.read().unwrap_or_else(|error| {
             tracing::error!("reading counters: {}", chain(&error));
             crate::datapath::counters::Counts::default()
@@ -63,7 +64,9 @@ impl http::Source for Front {
     }
 
     async fn readiness(&self) -> Readiness {
-        let revision = lock(&self.0.engine)
+        let revision = self
+            .0
+            .engine()
             .in_force
             .as_ref()
             .map_or(0, |in_force| in_force.active.revision());
@@ -76,10 +79,22 @@ impl http::Source for Front {
     }
 }
 
+impl Front {
+    /// Lets the loop decide: it does one thing at a time.
+    async fn decide(&self, decision: Decision) -> Result<Applied, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Refusal::new(RefusalKind::Internal, "segd is ending");
+        let event = Event::Decide(decision, answer);
+        self.0.send.send(event).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
 impl Handler for Front {
     async fn status(&self) -> Status {
         let shared = &self.0;
-        let engine = lock(&shared.engine);
+        let engine = shared.engine();
+        let trial = shared.trial_now(&engine);
         let state = lock(&shared.state);
         let events_lost = engine.counters.read().map_or(0, |counts| counts.events_lost);
         let programs = state.health.hooks.iter().map(|hook| Program {
@@ -116,6 +131,11 @@ impl Handler for Front {
                 .in_force
                 .as_ref()
                 .map_or_else(String::new, |in_force| in_force.hash.to_string()),
+            policy_source: match engine.in_force.as_ref().map(|in_force| in_force.origin) {
+                Some(Origin::Applied { .. }) => "applied".into(),
+                _ => "files".into(),
+            },
+            trial,
             last_reload: Some(state.last.clone()),
             programs: programs.collect(),
             maps: maps
@@ -136,11 +156,11 @@ impl Handler for Front {
     }
 
     async fn segments(&self) -> Vec<SegmentRow> {
-        lock(&self.0.engine).segment_rows()
+        self.0.engine().segment_rows()
     }
 
     async fn workloads(&self) -> Vec<WorkloadRow> {
-        lock(&self.0.engine).workload_rows()
+        self.0.engine().workload_rows()
     }
 
     fn flows(
@@ -152,7 +172,7 @@ impl Handler for Front {
     }
 
     async fn explain(&self, question: Question) -> Result<Explanation, Refusal> {
-        let engine = lock(&self.0.engine);
+        let engine = self.0.engine();
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
         let service = port::parse_one(&question.port).map_err(|problem| invalid(problem.message))?;
         let Some(in_force) = &engine.in_force else {
@@ -187,6 +207,18 @@ impl Handler for Front {
             .await
             .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
+    }
+
+    async fn apply(&self, candidate: Candidate) -> Result<Applied, Refusal> {
+        self.decide(Decision::Apply(candidate)).await
+    }
+
+    async fn confirm(&self) -> Result<Applied, Refusal> {
+        self.decide(Decision::Confirm).await
+    }
+
+    async fn rollback(&self) -> Result<Applied, Refusal> {
+        self.decide(Decision::Rollback).await
     }
 
     fn stop(&self) {

@@ -10,7 +10,14 @@ use std::{
 use segd_common::event::FlowEvent;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
-use super::{Event, Options, engine::Engine, health::Health, lock::Lock, notify, serve::Front};
+use super::{
+    Event, Options,
+    engine::{Engine, Origin},
+    health::Health,
+    lock::Lock,
+    notify,
+    serve::Front,
+};
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
@@ -19,7 +26,7 @@ use crate::{
     },
     datapath::census::Census,
     report::chain,
-    source::{LoadError, Sources, read, resolve_read},
+    source::{ContentHash, LoadError, Sources, read, resolve_read},
     telemetry::{clock::rfc3339, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
@@ -46,6 +53,19 @@ pub(super) struct State {
     pub(super) failure: u64,
     /// The last mistake that was told, so that it is told once.
     told: Option<String>,
+    /// The followed files as they were last looked at.
+    pub(super) files: ContentHash,
+    /// They changed during a trial.
+    pub(super) files_wait: bool,
+    /// The last revision whose trial ended without a word.
+    pub(super) overdue: u32,
+}
+
+/// What to do while something is on trial.
+pub(super) const DECIDE: &str = "`segd confirm` keeps it, `segd rollback` puts the policy before back";
+
+pub(super) fn conflict(message: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::Conflict, message)
 }
 
 /// Takes a lock.
@@ -58,6 +78,7 @@ impl Shared {
     /// Takes the engine over.
     pub fn new(
         engine: Engine,
+        files: ContentHash,
         health: Health,
         held: Lock,
         send: mpsc::Sender<Event>,
@@ -81,6 +102,9 @@ impl Shared {
                 success: 1,
                 failure: 0,
                 told: None,
+                files,
+                files_wait: false,
+                overdue: 0,
             }),
             send,
             servers: Mutex::new(Some((control, metrics))),
@@ -117,8 +141,26 @@ impl Shared {
         self.flows.record(event, |id| engine.path_of(id));
     }
 
-    /// Reads the policy and puts it in force if it changed.
-    pub fn reload(&self) -> Result<Reloaded, Refusal> {
+    /// The engine, after a trial that is over has been ended.
+    pub(super) fn engine(&self) -> MutexGuard<'_, Engine> {
+        let mut engine = lock(&self.engine);
+        if let Some(tried) = engine.end_overdue_trial() {
+            lock(&self.state).overdue = tried;
+            self.files_may_go_on();
+        }
+        engine
+    }
+
+    /// What waited for the end of a trial is looked at.
+    pub(super) fn files_may_go_on(&self) {
+        if std::mem::take(&mut lock(&self.state).files_wait) {
+            // A full queue is no loss: the timer looks too.
+            let _ = self.send.try_send(Event::PolicyMoved);
+        }
+    }
+
+    /// Reads the policy and puts it in force if it changed; if `asked`, also over one that was applied.
+    pub fn reload(&self, asked: bool) -> Result<Reloaded, Refusal> {
         let began = Instant::now();
         let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
         let options = &self.options;
@@ -130,13 +172,13 @@ impl Shared {
                 None => refusal,
             }
         })?;
-        if let Some(unchanged) = self.unchanged(&texts) {
-            return Ok(unchanged);
+        if let Some(answer) = self.unchanged(&texts, asked) {
+            return answer;
         }
         let loaded = resolve_read(texts, options.allow_empty).map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
-        let mut engine = lock(&self.engine);
-        match engine.apply(&loaded) {
+        let mut engine = self.engine();
+        match engine.apply(&loaded, Origin::Files, None) {
             Ok(revision) => {
                 let mut state = lock(&self.state);
                 state.success += 1;
@@ -161,16 +203,40 @@ impl Shared {
         }
     }
 
-    /// Looks at the texts alone: whether they are those in force.
-    fn unchanged(&self, texts: &Sources) -> Option<Reloaded> {
+    /// Looks at the texts alone: whether they are those in force, or have to wait, or are not wanted.
+    fn unchanged(&self, texts: &Sources, asked: bool) -> Option<Result<Reloaded, Refusal>> {
         let hash = texts.hash;
-        let engine = lock(&self.engine);
-        let in_force = engine
-            .in_force
-            .as_ref()
-            .filter(|in_force| in_force.hash == hash)?;
+        let mut engine = self.engine();
+        let on_trial = engine.trial.is_some();
+        let in_force = engine.in_force.as_mut()?;
         let revision = in_force.active.revision();
+        let unchanged = Reloaded {
+            revision,
+            changed: false,
+        };
         let mut state = lock(&self.state);
+        let moved = state.files != hash;
+        if in_force.hash == hash {
+            // The files have caught up with what was applied.
+            in_force.origin = Origin::Files;
+        } else if on_trial {
+            if moved && !state.files_wait {
+                tracing::warn!("the policy files changed: they wait, revision {revision} is on trial");
+            }
+            state.files_wait = moved;
+            return Some(if asked {
+                Err(conflict(format!("revision {revision} is on trial")).help(DECIDE))
+            } else {
+                Ok(unchanged)
+            });
+        } else if !moved && !asked && in_force.origin != Origin::Files {
+            return Some(Ok(unchanged));
+        } else {
+            state.files = hash;
+            return None;
+        }
+        state.files = hash;
+        state.files_wait = false;
         // A mistake was taken back.
         if state.told.take().is_some() {
             tracing::info!("the policy is again what is enforced: revision {revision}");
@@ -180,10 +246,7 @@ impl Shared {
                 error: None,
             };
         }
-        Some(Reloaded {
-            revision,
-            changed: false,
-        })
+        Some(Ok(unchanged))
     }
 
     /// Counts and tells a policy that did not come into force; the same mistake only once.
@@ -219,7 +282,7 @@ impl Shared {
 
     /// Looks at the health, and ends what the log left out.
     pub fn tick(&self) {
-        let mut health = Health::look(&mut lock(&self.engine));
+        let mut health = Health::look(&mut self.engine());
         if let Err(error) = lock(&self.lock).follow() {
             health.enforcing = false;
             health.because.push(format!("the pin directory: {error}"));

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Event, Options, Running,
-    engine::{ApplyError, Engine},
+    engine::{ApplyError, Engine, InForce, Origin},
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
@@ -32,7 +32,7 @@ use crate::{
     doctor, output,
     policy::{compiled::SegmentIndexes, diagnostic::Style},
     report::chain,
-    source::{LoadError, Loaded, load},
+    source::{ContentHash, LoadError, Loaded, load},
     telemetry::{clock::EventClock, flows::FlowLog, hits::RuleHits, http},
     workload::{
         births::Births,
@@ -124,6 +124,7 @@ impl From<ApplyError> for Failure {
         match error {
             ApplyError::Datapath(error) => error.into(),
             ApplyError::Workload(error) => error.into(),
+            ApplyError::OnTrial(_) => Failure::internal(chain(&error)),
             ApplyError::Compile(_) | ApplyError::Ambiguous(_) => Failure {
                 code: INVALID,
                 text: chain(&error),
@@ -180,13 +181,21 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     if attached.is_err() && fresh {
         undo(&pin_dir);
     }
-    let (engine, events, queue, send, lock, health) = attached?;
+    let (engine, files, events, queue, send, lock, health) = attached?;
     let watch = PolicyWatch::start(&engine.options.policy, send.clone());
     let revision = engine
         .in_force
         .as_ref()
         .map_or(0, |in_force| in_force.active.revision());
-    let shared = Arc::new(Shared::new(engine, health, lock, send.clone(), control, metrics));
+    let shared = Arc::new(Shared::new(
+        engine,
+        files,
+        health,
+        lock,
+        send.clone(),
+        control,
+        metrics,
+    ));
     shared.tick();
     tracing::info!("enforcing revision {revision}");
     notify::ready(revision);
@@ -228,6 +237,7 @@ fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
 
 type Attached = (
     Engine,
+    ContentHash,
     Events,
     mpsc::Receiver<Event>,
     mpsc::Sender<Event>,
@@ -274,6 +284,7 @@ async fn attach(
         indexes,
         namespaces: Vec::new(),
         in_force: None,
+        trial: None,
         hits: RuleHits::default(),
         flows: Arc::new(FlowLog::new(EventClock::Boot)),
         probe: given.probe,
@@ -286,7 +297,14 @@ async fn attach(
     watch_namespaces(&engine.census, given.listener, &send)?;
     let list = namespaces::namespaces(&engine.census)?;
     engine.set_namespaces(list)?;
-    engine.apply(&loaded)?;
+    engine.take_over(&loaded)?;
+    let files = match &engine.in_force {
+        Some(InForce {
+            origin: Origin::Applied { files },
+            ..
+        }) => *files,
+        _ => loaded.hash,
+    };
     engine.links.attach(JUDGES)?;
     handover.finish(&mut engine.links, subtree).await?;
     for interface in engine.options.interfaces.clone() {
@@ -298,7 +316,7 @@ async fn attach(
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     give_back_memory();
-    Ok((engine, events, queue, send, lock, Health::new()))
+    Ok((engine, files, events, queue, send, lock, Health::new()))
 }
 
 /// Returns freed memory to the system, once, after loading.

@@ -3,6 +3,8 @@
 //! INVARIANT: a parent is tagged before its children are read. So a newborn either inherits from a parent that is
 //! tagged already, in the kernel, or is found by the walk.
 
+mod classify;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
@@ -20,7 +22,6 @@ use crate::{
     policy::compiled::CompiledTables,
     report::chain,
     workload::{
-        births::Birth,
         cgroupfs::Cgroup,
         orphan::keep_orphaned,
         selector::{Position, SelectorTables, rivals},
@@ -232,7 +233,7 @@ impl Engine {
     }
 
     /// Tags the probe's cgroup, whose directory is gone and whose birth nobody may have seen.
-    fn tag_probe(&self, slot: u32, revision: u32) -> Result<(), ApplyError> {
+    pub(super) fn tag_probe(&self, slot: u32, revision: u32) -> Result<(), ApplyError> {
         let Some(probe) = &self.probe else {
             return Ok(());
         };
@@ -250,72 +251,6 @@ impl Engine {
             ..CgroupSlot::default()
         };
         Ok(self.cgroups.tag(place, slot, tag)?)
-    }
-
-    /// Classifies what the kernel could not, under the revision in force.
-    pub(super) fn classify(&mut self, birth: &Birth) -> Result<(), ApplyError> {
-        let Some(in_force) = &self.in_force else {
-            return Ok(());
-        };
-        let names: BTreeMap<SegmentIndex, String> = self
-            .indexes
-            .by_name
-            .iter()
-            .map(|(name, index)| (*index, name.clone()))
-            .collect();
-        let mut walk = Walk {
-            slot: in_force.active.slot(),
-            active: in_force.active,
-            selectors: &in_force.selectors,
-            tables: &in_force.tables,
-            names: &names,
-            positions: BTreeMap::new(),
-            paths: BTreeMap::new(),
-            hidden: BTreeMap::new(),
-            ambiguous: Vec::new(),
-            changed: false,
-        };
-        let mut failed = None;
-        let mut visit = |cgroup: &Cgroup| {
-            if failed.is_none() {
-                failed = self.tag_one(&mut walk, cgroup).err();
-            }
-        };
-        match birth {
-            Birth::Below(path) => self.root.walk_at(path, &mut visit)?,
-            Birth::Anywhere => self.root.walk(&mut visit)?,
-        }
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        for line in &walk.ambiguous {
-            tracing::warn!("{line}: denied");
-        }
-        let paths = std::mem::take(&mut walk.paths);
-        let watched = watched(&walk.positions, &paths, walk.selectors);
-        if *birth == Birth::Anywhere {
-            self.paths.clear();
-            if let Some(births) = &mut self.births {
-                births.watch(&watched);
-            }
-        }
-        self.paths.extend(paths);
-        Ok(())
-    }
-
-    /// Watches the cgroups below which newborns can be pending.
-    pub(super) fn watch_births(&mut self) {
-        let pending = self
-            .in_force
-            .as_ref()
-            .is_some_and(|in_force| in_force.selectors.can_be_pending());
-        if !pending {
-            if let Some(births) = &mut self.births {
-                births.watch(&BTreeSet::new());
-            }
-        } else if let Err(error) = self.classify(&Birth::Anywhere) {
-            tracing::warn!("watching for newborn cgroups: {}", chain(&error));
-        }
     }
 
     /// The path of a cgroup that the last walk met.
@@ -348,18 +283,6 @@ fn ambiguity(cgroup: &Cgroup, tables: &CompiledTables, flags: u16) -> String {
         cgroup.path,
         sides.join(", ")
     )
-}
-
-fn watched(
-    positions: &BTreeMap<u64, (Position, u16)>,
-    paths: &BTreeMap<u64, String>,
-    selectors: &SelectorTables,
-) -> BTreeSet<String> {
-    positions
-        .iter()
-        .filter(|(_, (position, flags))| selectors.is_watched(position, *flags))
-        .filter_map(|(id, _)| paths.get(id).cloned())
-        .collect()
 }
 
 /// Who a cgroup is under the revision in force.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use segd_common::{
-    config::Active,
+    config::{Active, Trial},
     segment::MAX_SEGMENTS,
     workload::{CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, STATE_NONE},
 };
@@ -36,9 +36,19 @@ pub fn carry(from: &Pins, to: &Pins) -> Result<Option<usize>, Error> {
         return Ok(None);
     };
     let word = active.read(&0_u32.to_ne_bytes())?.and_then(|value| at(&value, 0));
-    let active = Active {
+    let mut active = Active {
         word: word.map_or(0, u64::from_ne_bytes),
     };
+    if active.is_on_trial() {
+        // Another layout cannot go on with it, so this ends it, by the policy before.
+        let trial = Raw::find(from, "TRIAL")?;
+        let before = trial
+            .map(|trial| trial.read(&0_u32.to_ne_bytes()))
+            .transpose()?
+            .flatten();
+        let before = before.and_then(|value| at(&value, std::mem::offset_of!(Trial, before)));
+        active.word = before.map_or(0, u64::from_ne_bytes);
+    }
     if active.revision() == 0 {
         return Ok(Some(0));
     }

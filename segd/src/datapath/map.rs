@@ -3,7 +3,7 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::Pod;
@@ -63,6 +63,11 @@ impl<K: Pod, V> Map<K, V> {
             fd,
             types: PhantomData,
         })
+    }
+
+    /// Its descriptor.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     fn failed(&self, operation: &str, error: io::Error) -> Error {

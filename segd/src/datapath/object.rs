@@ -21,6 +21,7 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
     "ACTIVE",
+    "TRIAL",
     "POLICY",
     "RULE_HITS",
     "PREFIXES",

@@ -6,8 +6,8 @@
 use std::thread::JoinHandle;
 
 use segd_common::{
-    address::{PrefixData, SLOT_BITS},
-    config::Active,
+    address::{Address, PrefixData, SLOT_BITS},
+    config::{Active, Trial},
     segment::MAX_SEGMENTS,
     tables::{MAX_RULES, PolicyTables},
     workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, UnitPattern, UnitPatterns},
@@ -18,7 +18,10 @@ use super::{
     map::{Map, Maps},
     sys,
 };
-use crate::{policy::compiled::CompiledTables, workload::selector::SelectorTables};
+use crate::{
+    policy::compiled::{CompiledTables, zeroed_tables},
+    workload::selector::SelectorTables,
+};
 
 /// A key of the prefix trie, as the kernel has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +36,23 @@ const _: () = assert!(size_of::<PrefixKey>() == 24);
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).
 unsafe impl aya::Pod for PrefixKey {}
 
+impl PrefixKey {
+    fn new(slot: u32, address: Address, bits: u32) -> PrefixKey {
+        let slot = slot.to_be_bytes();
+        PrefixKey {
+            bits: SLOT_BITS + bits,
+            data: PrefixData { slot, address },
+        }
+    }
+}
+
 /// The name of a segment index, zero-padded.
 type NameBytes = [u8; 64];
 
 /// The tables of both slots.
 pub struct Tables {
     active: Map<u32, Active>,
+    trial: Map<u32, Trial>,
     policy: Map<u32, PolicyTables>,
     hits: Map<u32, [u64; MAX_RULES]>,
     prefixes: Map<PrefixKey, u32>,
@@ -57,6 +71,7 @@ impl Tables {
     pub fn open(maps: &impl Maps) -> Result<Tables, Error> {
         Ok(Tables {
             active: Map::open(maps, "ACTIVE")?,
+            trial: Map::open(maps, "TRIAL")?,
             policy: Map::open(maps, "POLICY")?,
             hits: Map::open(maps, "RULE_HITS")?,
             prefixes: Map::open(maps, "PREFIXES")?,
@@ -67,7 +82,7 @@ impl Tables {
         })
     }
 
-    /// What is in force; revision 0 if nothing is.
+    /// The word that packets read first: what is in force, or on trial; revision 0 if nothing is.
     pub fn active(&self) -> Result<Active, Error> {
         Ok(self.active.read(&0)?.unwrap_or_default())
     }
@@ -82,6 +97,11 @@ impl Tables {
         self.policy.lend(slot, |tables| unsafe {
             (&raw const (*tables).revision).read_volatile()
         })
+    }
+
+    /// The trial that [`Tables::active`] is about, or the last there was.
+    pub fn trial(&self) -> Result<Trial, Error> {
+        Ok(self.trial.read(&0)?.unwrap_or_default())
     }
 
     /// Writes everything of a revision but the workloads into a slot that is not in force.
@@ -109,23 +129,13 @@ impl Tables {
     }
 
     fn write_prefixes(&self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
-        let slot = slot.to_be_bytes();
-        for key in self.prefixes.keys()?.iter().filter(|key| key.data.slot == slot) {
-            self.prefixes.remove(key)?;
+        let old = self.prefixes.keys()?.into_iter();
+        for key in old.filter(|key| key.data.slot == slot.to_be_bytes()) {
+            self.prefixes.remove(&key)?;
         }
         for (address, bits, segment) in &tables.prefixes {
-            let data = PrefixData {
-                slot,
-                address: *address,
-            };
-            self.prefixes.write(
-                &PrefixKey {
-                    bits: SLOT_BITS + bits,
-                    data,
-                },
-                &u32::from(*segment),
-                0,
-            )?;
+            let key = PrefixKey::new(slot, *address, *bits);
+            self.prefixes.write(&key, &u32::from(*segment), 0)?;
         }
         Ok(())
     }
@@ -154,6 +164,64 @@ impl Tables {
             patterns.len += 1;
         }
         self.patterns.write(&slot, &patterns, 0).map(drop)
+    }
+
+    /// Puts a complete slot in force until a trial is over: then the kernel itself puts back what was before.
+    /// [`Tables::settle`] was waited for, so nobody reads the record of a trial before this one.
+    ///
+    /// # Errors
+    ///
+    /// A write failed: the old policy stays.
+    pub fn try_out(&mut self, active: Active, trial: &Trial) -> Result<(), Error> {
+        self.trial.write(&0, trial, 0)?;
+        self.flip(active.on_trial())
+    }
+
+    /// Whether a slot holds just what a revision is made of, the workloads aside.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn holds(
+        &self,
+        slot: u32,
+        revision: u32,
+        tables: &CompiledTables,
+        selectors: &SelectorTables,
+    ) -> Result<bool, Error> {
+        let mut wanted = zeroed_tables();
+        tables.fill(revision, &mut wanted);
+        let same = self.policy.lend(slot, |held| {
+            // SAFETY: both are whole values of the type, which has no padding, and nobody writes a slot in use.
+            unsafe {
+                libc::memcmp(
+                    held.cast(),
+                    (&raw const *wanted).cast(),
+                    size_of::<PolicyTables>(),
+                ) == 0
+            }
+        })?;
+        let prefixes = self.prefixes.keys()?.into_iter();
+        let prefixes = prefixes.filter(|key| key.data.slot == slot.to_be_bytes()).count();
+        if !same || prefixes != tables.prefixes.len() {
+            return Ok(false);
+        }
+        for (address, bits, segment) in &tables.prefixes {
+            if self.prefixes.read(&PrefixKey::new(slot, *address, *bits))? != Some(u32::from(*segment)) {
+                return Ok(false);
+            }
+        }
+        let edges = self.edges.keys()?.into_iter();
+        if edges.filter(|key| key.slot == slot).count() != selectors.edges.len() {
+            return Ok(false);
+        }
+        for ((state, name), edge) in &selectors.edges {
+            let (state, name) = (*state, *name);
+            if self.edges.read(&EdgeKey { slot, state, name })? != Some(*edge) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Puts a complete slot in force, and begins to wait until nobody reads the other.

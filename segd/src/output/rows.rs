@@ -1,7 +1,9 @@
 //! What people see of each answer.
 
 use super::table::{clean, columns};
-use crate::control::types::{Explanation, FlowRecord, MapUse, SegmentRow, Status, WorkloadRow};
+use crate::control::types::{
+    Applied, Explanation, FlowRecord, MapUse, SegmentRow, Status, Trial, WorkloadRow,
+};
 
 /// Something that can be printed for people.
 pub trait Table: serde::Serialize {
@@ -28,7 +30,12 @@ impl Table for Status {
             ("Enforcing", enforcing),
             ("Mode", self.mode.to_string()),
             ("Revision", self.revision.to_string()),
+            (
+                "Trial",
+                self.trial.as_ref().map_or_else(|| "none".to_owned(), trial),
+            ),
             ("Policy", self.policy_paths.join(", ")),
+            ("Source", self.policy_source.to_string()),
             ("Policy hash", self.policy_hash.clone()),
             ("Last reload", reload),
             ("Segments", self.segments.to_string()),
@@ -66,6 +73,36 @@ impl Table for Status {
             let rows: Vec<_> = self.maps.iter().map(map_row).collect();
             text.push('\n');
             text.push_str(&columns(&["MAP", "ENTRIES", "CAPACITY", "USED"], &rows));
+        }
+        text
+    }
+}
+
+fn trial(trial: &Trial) -> String {
+    let mut text = format!(
+        "revision {} for another {} s, until {}; then revision {} is back unless it is confirmed",
+        trial.revision, trial.seconds_left, trial.until, trial.before
+    );
+    if trial.files_wait {
+        text.push_str("; the policy files changed and wait");
+    }
+    text
+}
+
+impl Table for Applied {
+    fn table(&self) -> String {
+        let mut text = match &self.trial {
+            Some(trial) => format!(
+                "revision {} is on trial for {} s: revision {} is back then unless `segd confirm` comes\n",
+                trial.revision, trial.seconds_left, trial.before
+            ),
+            None => format!(
+                "revision {} is in force; before it was revision {}\n",
+                self.revision, self.before
+            ),
+        };
+        if self.differs_from_files && self.trial.is_none() {
+            text.push_str("the files that segd follows say something else: when they change, they win\n");
         }
         text
     }

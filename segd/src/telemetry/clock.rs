@@ -1,6 +1,10 @@
 //! From the kernel's clock to the calendar.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fs,
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// The clock of the kernel programs' events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +29,15 @@ impl EventClock {
         };
         // SAFETY: `time` is a valid place for one timespec for the whole call.
         unsafe { libc::clock_gettime(clock, &raw mut time) };
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        seconds
-            .saturating_mul(1_000_000_000)
-            .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+        let here = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+        let offsets = OFFSETS.get_or_init(|| {
+            fs::read_to_string("/proc/self/timens_offsets").map_or((0, 0), |text| offsets(&text))
+        });
+        let offset = match self {
+            EventClock::Boot => offsets.1,
+            EventClock::Monotonic => offsets.0,
+        };
+        u64::try_from(here - offset).unwrap_or(0)
     }
 
     /// The calendar time of an event, by its age: a step of the calendar clock does not accumulate.
@@ -37,6 +46,23 @@ impl EventClock {
         let age = Duration::from_nanos(self.now_ns().saturating_sub(event_ns));
         SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)
     }
+}
+
+/// What a time namespace adds to the kernel's own clocks (time_namespaces(7)); the kernel programs see those.
+static OFFSETS: OnceLock<(i128, i128)> = OnceLock::new();
+
+/// The offsets of `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` in nanoseconds.
+fn offsets(text: &str) -> (i128, i128) {
+    let of = |clock: &str| {
+        text.lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            let named = fields.next()? == clock;
+            let seconds: i128 = fields.next()?.parse().ok()?;
+            let nanoseconds: i128 = fields.next()?.parse().ok()?;
+            named.then_some(seconds * 1_000_000_000 + nanoseconds)
+        })
+    };
+    (of("monotonic").unwrap_or(0), of("boottime").unwrap_or(0))
 }
 
 /// RFC 3339 in UTC with microseconds; the years 1970 to 9999.
@@ -57,6 +83,13 @@ mod tests {
         assert_eq!(rfc3339(UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
         let time = UNIX_EPOCH + Duration::new(1_795_339_445, 123_456_789);
         assert_eq!(rfc3339(time), "2026-11-22T09:24:05.123456Z");
+    }
+
+    #[test]
+    fn knows_what_a_time_namespace_adds() {
+        let text = "monotonic           0         0\nboottime      -864000  -5\n";
+        assert_eq!(offsets(text), (0, -864_000_000_000_005));
+        assert_eq!(offsets(""), (0, 0));
     }
 
     #[test]

@@ -66,6 +66,22 @@ impl Handler for Fixed {
         })
     }
 
+    async fn apply(&self, candidate: Candidate) -> Result<Applied, Refusal> {
+        Ok(Applied {
+            revision: u32::try_from(candidate.texts.iter().map(|text| text.text.len()).sum::<usize>())
+                .expect("short"),
+            ..Applied::default()
+        })
+    }
+
+    async fn confirm(&self) -> Result<Applied, Refusal> {
+        Err(Refusal::new(RefusalKind::Conflict, "nothing is on trial"))
+    }
+
+    async fn rollback(&self) -> Result<Applied, Refusal> {
+        Ok(Applied::default())
+    }
+
     fn stop(&self) {
         self.stopped.store(true, std::sync::atomic::Ordering::SeqCst);
     }
@@ -219,6 +235,30 @@ async fn refuses_nonsense_in_words() {
     }
     let deep = [vec![b'['; 60_000], vec![b'\n']].concat();
     assert!(running.raw(deep).await.contains("refused"));
+}
+
+#[tokio::test]
+async fn takes_a_policy_that_is_longer_than_any_other_request() {
+    let running = running().await;
+    let text = "# \"a line\"\n".repeat(400_000);
+    let len = u32::try_from(text.len()).expect("short");
+    let candidate = Candidate {
+        texts: vec![crate::control::types::Text {
+            name: "a.yaml".into(),
+            text,
+        }],
+        ..Candidate::default()
+    };
+    let answer = running.ask(Request::Apply(candidate)).await.expect("it is taken");
+    assert!(
+        matches!(&answer, Response::Applied(applied) if applied.revision == len),
+        "{answer:?}"
+    );
+    let error = running
+        .ask(Request::Confirm)
+        .await
+        .expect_err("nothing is on trial");
+    assert_eq!(error.exit_code(), 1, "{error}");
 }
 
 #[tokio::test]

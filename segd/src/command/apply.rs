@@ -1,0 +1,118 @@
+//! `segd apply`: puts a policy in force that this command reads, for good or until it is confirmed.
+
+use std::{path::PathBuf, process::ExitCode, str::FromStr};
+
+use super::{ClientArgs, INVALID, OutputArgs, YES, answer, decide::ask, no_answer};
+use crate::{
+    control::{
+        protocol::Request,
+        types::{Candidate, Text},
+    },
+    daemon::style,
+    source::{Loaded, Trust, load},
+};
+
+/// `--confirm`: a number of seconds, or with `s`, `m` or `h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub u64);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Seconds, String> {
+        let wrong = || "expected a time like 120s, 2m or 1h, from one second to 24 hours".to_owned();
+        let (number, unit) = match text.char_indices().last() {
+            Some((at, 's')) => (text.get(..at), 1),
+            Some((at, 'm')) => (text.get(..at), 60),
+            Some((at, 'h')) => (text.get(..at), 60 * 60),
+            _ => (Some(text), 1),
+        };
+        let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        let number: u64 = number.and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+        let seconds = number.checked_mul(unit).ok_or_else(wrong)?;
+        if (1..=24 * 60 * 60).contains(&seconds) {
+            Ok(Seconds(seconds))
+        } else {
+            Err(wrong())
+        }
+    }
+}
+
+/// Flags of `segd apply`.
+#[derive(Debug, clap::Args)]
+pub struct ApplyArgs {
+    /// Files and directories of the policy; a directory is read recursively (*.yaml, *.yml)
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Put the policy before back after this time unless `segd confirm` comes; the kernel does it, with
+    /// segd dead and the host unreachable too [without a time: 120s]
+    #[arg(long, num_args = 0..=1, default_missing_value = "120s", value_name = "TIME")]
+    confirm: Option<Seconds>,
+    /// Accept a policy without a document: every segment, rule and guardrail is gone then
+    #[arg(long)]
+    allow_empty: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl ApplyArgs {
+    /// Runs it.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let loaded = match load(&self.paths, self.allow_empty, &Trust::Everybody) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                eprint!("{}", error.render(style()));
+                return ExitCode::from(INVALID);
+            }
+        };
+        eprint!("{}", loaded.render_warnings(style()));
+        let candidate = Candidate {
+            texts: texts(loaded),
+            allow_empty: self.allow_empty,
+            confirm_seconds: self.confirm.map(|Seconds(seconds)| seconds),
+        };
+        match ask(&self.client, &Request::Apply(candidate)) {
+            Ok(applied) => answer(self.output.output, &applied, YES),
+            Err(error) => no_answer(&error),
+        }
+    }
+}
+
+/// The texts, under names that say the same in every directory.
+fn texts(loaded: Loaded) -> Vec<Text> {
+    let texts = loaded.sources.into_iter().map(|source| Text {
+        name: std::path::absolute(&source.name).map_or(source.name, |path| path.display().to_string()),
+        text: source.text,
+    });
+    texts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_times() {
+        for (text, seconds) in [("1", 1), ("120s", 120), ("2m", 120), ("24h", 86_400)] {
+            assert_eq!(text.parse(), Ok(Seconds(seconds)), "{text}");
+        }
+        for wrong in [
+            "",
+            "s",
+            "0",
+            "0s",
+            "-1s",
+            "1d",
+            "1.5m",
+            "25h",
+            "+3s",
+            "18446744073709551615h",
+            "é",
+        ] {
+            assert!(wrong.parse::<Seconds>().is_err(), "{wrong}");
+        }
+    }
+}

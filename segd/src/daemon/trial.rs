@@ -1,0 +1,293 @@
+//! A policy on trial: kept, put back, or over because nobody said anything.
+//!
+//! INVARIANT: the kernel puts the policy before back by itself when the time is over ([`segd_common::config`]). What is
+//! done here only takes note of it: whoever reads the engine ends a trial that is over first.
+//! INVARIANT: while a trial runs both slots are in use, and nothing but workloads and places is written to either.
+
+use std::{sync::Arc, time::Duration};
+
+use segd_common::config::{Active, Trial};
+
+use super::engine::{ApplyError, Engine, InForce, Origin};
+use crate::{
+    control::types::{Kept, Text},
+    datapath::{pins::Pins, texts},
+    policy::{compile::compile, model::Source},
+    report::chain,
+    source::{ContentHash, LoadError, Loaded, Sources, resolve_read},
+    telemetry::clock::EventClock,
+    workload::{births::Birth, selector::SelectorTables, users},
+};
+
+/// The other half of a policy on trial.
+#[derive(Debug)]
+pub struct OnTrial {
+    /// What comes back.
+    pub before: InForce,
+    /// When, on the boot clock.
+    pub deadline_ns: u64,
+}
+
+impl OnTrial {
+    /// How long that is from now.
+    pub fn left(&self) -> Duration {
+        Duration::from_nanos(self.deadline_ns.saturating_sub(now_ns()))
+    }
+}
+
+/// The clock that the kernel programs compare with the deadline.
+pub fn now_ns() -> u64 {
+    EventClock::Boot.now_ns()
+}
+
+/// Why the policy before cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NoWayBack {
+    /// There is none.
+    #[error("there is no policy to go back to")]
+    Nothing,
+    /// It could be read when it was in force, and cannot be now.
+    #[error("the policy before is not understood any more: {0}")]
+    NotUnderstood(LoadError),
+    /// It does not fit.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl Engine {
+    /// Keeps what a slot is made from beside it, for the next daemon and for a rollback.
+    pub(super) fn keep_text(&self, next: Active, loaded: &Loaded, origin: Origin) -> Result<(), ApplyError> {
+        let text = |source: &Source| Text {
+            name: source.name.clone(),
+            text: source.text.clone(),
+        };
+        let kept = Kept {
+            revision: next.revision(),
+            applied: origin != Origin::Files,
+            files: match origin {
+                Origin::Files => loaded.hash.to_string(),
+                Origin::Applied { files } => files.to_string(),
+            },
+            texts: loaded.sources.iter().map(text).collect(),
+        };
+        let bytes = serde_json::to_vec(&kept).unwrap_or_default();
+        Ok(texts::keep(&self.pins(), next.slot(), &bytes)?)
+    }
+
+    /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
+    fn text_of(&self, slot: u32) -> Option<(Kept, Sources)> {
+        let bytes = texts::kept(&self.pins(), slot).ok()??;
+        let mut kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        let texts = std::mem::take(&mut kept.texts).into_iter();
+        let sources = texts.map(|Text { name, text }| Source { name, text }).collect();
+        Some((kept, Sources::of(sources)))
+    }
+
+    fn pins(&self) -> Pins {
+        Pins::new(&self.options.pin_dir)
+    }
+
+    /// Takes note that the kernel has put the policy before back: nobody confirmed in time. Returns what was on trial.
+    pub(super) fn end_overdue_trial(&mut self) -> Option<u32> {
+        let trial = self.trial.as_ref()?;
+        if now_ns() < trial.deadline_ns {
+            return None;
+        }
+        match self.put_back() {
+            Ok(tried) => {
+                let now = self.in_force.as_ref().map_or(0, |now| now.active.revision());
+                tracing::warn!(
+                    "revision {tried} was not confirmed in time: revision {now} is in force again"
+                );
+                Some(tried)
+            }
+            Err(error) => {
+                // The kernel judges by the policy before all the same; the next look tries again.
+                tracing::error!("the end of the trial cannot be noted: {}", chain(&error));
+                None
+            }
+        }
+    }
+
+    /// Keeps what is on trial. `None` if nothing is.
+    ///
+    /// # Errors
+    ///
+    /// The write failed: the trial goes on.
+    pub(super) fn confirm(&mut self) -> Result<Option<u32>, ApplyError> {
+        let (Some(trial), Some(in_force)) = (&self.trial, &self.in_force) else {
+            return Ok(None);
+        };
+        let before = trial.before.active.revision();
+        let tried = in_force.active;
+        self.tables.flip(tried.for_good())?;
+        self.trial = None;
+        self.watch_births();
+        Ok(Some(before))
+    }
+
+    /// Puts back the policy before: at once if the present one is on trial, else as a new revision of its own.
+    /// Returns the revision that was given up.
+    ///
+    /// # Errors
+    ///
+    /// The policy before is not known. What is in force stays.
+    pub(super) fn roll_back(&mut self, files: ContentHash) -> Result<u32, NoWayBack> {
+        if self.trial.is_some() {
+            return Ok(self.put_back()?);
+        }
+        let now = self.in_force.as_ref().ok_or(NoWayBack::Nothing)?;
+        let given_up = now.active.revision();
+        // The other slot holds what was in force before this one, or what came to nothing: that has a higher number.
+        let (kept, sources) = self.text_of(1 - now.active.slot()).ok_or(NoWayBack::Nothing)?;
+        if kept.revision >= given_up || sources.hash == now.hash {
+            return Err(NoWayBack::Nothing);
+        }
+        let loaded = resolve_read(sources, true).map_err(NoWayBack::NotUnderstood)?;
+        self.apply(&loaded, Origin::of(&loaded, files), None)?;
+        Ok(given_up)
+    }
+
+    /// Puts back the policy that the one on trial replaced. Returns the revision that was on trial.
+    fn put_back(&mut self) -> Result<u32, ApplyError> {
+        self.collect_hits()?;
+        let Some(trial) = &self.trial else {
+            return Ok(0);
+        };
+        self.tables.flip(trial.before.active)?;
+        let before = self.trial.take().map(|trial| trial.before);
+        if let Some(now) = &before {
+            // The flow log forgets what is neither in force nor was so last.
+            self.flows.adopt(now.active.revision(), Arc::clone(&now.tables));
+        }
+        let tried = std::mem::replace(&mut self.in_force, before);
+        self.watch_births();
+        Ok(tried.map_or(0, |tried| tried.active.revision()))
+    }
+
+    /// What a daemon that starts makes of what it finds in force: a trial goes on; a policy that was applied stays, in a
+    /// revision of its own, if the followed files are still those it was applied over; else the files' policy
+    /// comes into force.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be put in force.
+    pub(super) fn take_over(&mut self, files: &Loaded) -> Result<(), ApplyError> {
+        let active = self.tables.active()?;
+        if active.is_on_trial() {
+            let trial = self.tables.trial()?;
+            if trial.is_over(now_ns()) {
+                let before = trial.before.revision();
+                tracing::warn!(
+                    "revision {} was not confirmed in time: revision {before} is in force again",
+                    active.revision()
+                );
+            } else {
+                match self.go_on(active, trial) {
+                    Ok(()) => {
+                        tracing::warn!(
+                            "revision {} is still on trial: revision {} is back in {} s unless it is confirmed",
+                            active.revision(),
+                            trial.before.revision(),
+                            trial.deadline_ns.saturating_sub(now_ns()).div_ceil(1_000_000_000)
+                        );
+                        return Ok(());
+                    }
+                    Err(why) => tracing::warn!(
+                        "the trial of revision {} cannot go on ({why}): revision {} is put back",
+                        active.revision(),
+                        trial.before.revision()
+                    ),
+                }
+            }
+            self.tables.flip(trial.before)?;
+        }
+        let active = self.tables.active()?;
+        if let Some(applied) = self.applied(active, files) {
+            let revision = self.apply(&applied, Origin::Applied { files: files.hash }, None)?;
+            tracing::info!(
+                "revision {revision} is what `segd apply` brought; it stays until the files change"
+            );
+            return Ok(());
+        }
+        self.apply(files, Origin::Files, None).map(drop)
+    }
+
+    /// The policy in force, if it was applied over just these files.
+    fn applied(&self, active: Active, files: &Loaded) -> Option<Loaded> {
+        let (kept, sources) = self.text_of(active.slot())?;
+        let same = kept.applied && kept.revision == active.revision() && kept.files == files.hash.to_string();
+        same.then(|| resolve_read(sources, true).ok()).flatten()
+    }
+
+    /// Takes a trial over that another daemon began.
+    fn go_on(&mut self, active: Active, trial: Trial) -> Result<(), String> {
+        let tried = self.understand(active.for_good())?;
+        let before = self.understand(trial.before)?;
+        let deadline_ns = trial.deadline_ns;
+        for policy in [&before, &tried] {
+            let (slot, revision) = (policy.active.slot(), policy.active.revision());
+            self.flows.adopt(revision, Arc::clone(&policy.tables));
+            // The probe is this daemon's own.
+            let probe = self.tag_probe(slot, revision).map_err(|error| chain(&error));
+            probe.and_then(|()| {
+                self.write_owners(slot, &policy.tables)
+                    .map_err(|error| chain(&error))
+            })?;
+        }
+        self.in_force = Some(tried);
+        self.trial = Some(OnTrial { before, deadline_ns });
+        let classified = self.classify(&Birth::Anywhere);
+        if let Err(error) = classified {
+            (self.in_force, self.trial) = (None, None);
+            return Err(chain(&error));
+        }
+        Ok(())
+    }
+
+    /// What another daemon put in force, if it is to the last byte what this one would make of the same text.
+    fn understand(&self, active: Active) -> Result<InForce, String> {
+        let unknown = || format!("the text of revision {} is not there", active.revision());
+        let (kept, sources) = self.text_of(active.slot()).ok_or_else(unknown)?;
+        if kept.revision != active.revision() {
+            return Err(unknown());
+        }
+        let loaded = resolve_read(sources, true).map_err(|error| error.to_string())?;
+        let failed = |error: &dyn std::error::Error| chain(error);
+        let tables =
+            compile(&loaded.policy, &self.indexes, self.options.mode).map_err(|error| failed(&error))?;
+        let selectors = SelectorTables::compile(&tables, active.revision(), &users::uid)
+            .map_err(|error| failed(&error))?;
+        let held = self
+            .tables
+            .holds(active.slot(), active.revision(), &tables, &selectors);
+        if !held.map_err(|error| failed(&error))? {
+            return Err("this segd would make other tables of it".to_owned());
+        }
+        Ok(InForce {
+            active,
+            policy: loaded.policy,
+            tables: Arc::new(tables),
+            selectors,
+            hash: loaded.hash,
+            origin: if kept.applied {
+                Origin::Applied {
+                    files: ContentHash::of_text(&kept.files).unwrap_or(loaded.hash),
+                }
+            } else {
+                Origin::Files
+            },
+        })
+    }
+}
+
+impl Origin {
+    /// Where a policy comes from that was not read from the followed files, whose hash is given: it may be theirs.
+    pub fn of(loaded: &Loaded, files: ContentHash) -> Origin {
+        if loaded.hash == files {
+            Origin::Files
+        } else {
+            Origin::Applied { files }
+        }
+    }
+}
