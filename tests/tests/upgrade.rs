@@ -68,6 +68,15 @@ fn exchange(client: &Worker, sockets: &[Handle], stop: &AtomicBool, rounds: &Ato
     }
 }
 
+/// Stops the exchanges whatever happens: a scope waits for its threads, after a panic too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_thousand_flows_live_through_an_upgrade_to_another_layout_and_the_way_back() {
     let Some(lab) = Lab::open() else { return };
@@ -115,6 +124,7 @@ fn a_thousand_flows_live_through_an_upgrade_to_another_layout_and_the_way_back()
     let (stop, rounds, lost) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| exchange(&asker, &sockets, &stop, &rounds, &lost));
+        let _stop = Stop(&stop);
         let more = |count: u64| {
             for (client, task) in &tasks {
                 let goal = client.task(*task).least + count;
@@ -145,7 +155,6 @@ fn a_thousand_flows_live_through_an_upgrade_to_another_layout_and_the_way_back()
         assert_eq!(sets(&segd), before, "back, and nothing left of the other");
         assert_eq!(segd.metric("segd_enforcing", &[]), Some(1.0), "{}", segd.log());
         more(2);
-        stop.store(true, Ordering::Relaxed);
     });
     for (client, task) in tasks {
         let tally = client.stop(task);
