@@ -104,6 +104,36 @@ pub struct Local {
 
 /// The address is in the initial network namespace.
 pub const LOCAL_HOST: u32 = 1 << 0;
+/// The host routes the address by the link of the one namespace that has it.
+pub const LOCAL_BY_LINK: u32 = 1 << 1;
+
+/// How many links of namespaces are known.
+pub const MAX_LINKS: u32 = 16 * 1024;
+/// How many addresses may send by links.
+pub const MAX_SOURCES: u32 = 128 * 1024;
+
+/// The host's end of a link, keyed by its index in the initial network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Link {
+    /// The cookie of the namespace at its other end.
+    pub namespace: u64,
+}
+
+/// A source address by which a frame may come out of a link. The value is `SOURCE_OWN` or `SOURCE_BEHIND`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Source {
+    /// The host's end of the link.
+    pub device: u32,
+    /// The address.
+    pub address: Address,
+}
+
+/// The address is in the namespace at the other end.
+pub const SOURCE_OWN: u32 = 1;
+/// The address is in a namespace that reaches the host through that one.
+pub const SOURCE_BEHIND: u32 = 2;
 
 /// A network namespace, keyed by its cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +152,11 @@ pub const NAMESPACE_SINGLE: u16 = 1 << 0;
 /// No segment claims any of the namespace's addresses: an unclaimed process in it is `host`.
 pub const NAMESPACE_PLAIN: u16 = 1 << 1;
 
+/// Somebody lives in the namespace whom a segment claims, or may claim.
+pub const NAMESPACE_MANAGED: u16 = 1 << 2;
+
 const _: () = assert!(size_of::<PrefixData>() == 20);
+const _: () = assert!(size_of::<Link>() == 8);
+const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<Local>() == 16);
 const _: () = assert!(size_of::<Namespace>() == 12);

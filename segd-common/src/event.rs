@@ -66,6 +66,8 @@ pub enum Hook {
     Send = 4,
     /// XDP.
     Xdp = 5,
+    /// tcx on a link.
+    Link = 6,
 }
 
 impl Hook {
@@ -78,6 +80,7 @@ impl Hook {
             3 => "connect",
             4 => "sendmsg",
             5 => "xdp",
+            6 => "link",
             _ => "unknown",
         }
     }

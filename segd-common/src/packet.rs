@@ -61,6 +61,8 @@ pub mod icmp {
     pub const ROUTER_ADVERTISEMENT: u8 = 134;
     /// ICMPv6 redirect.
     pub const REDIRECT: u8 = 137;
+    /// Neighbour advertisement.
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     /// ICMPv6 MLDv2 report.
     pub const MLD2_REPORT: u8 = 143;
 }

@@ -86,6 +86,8 @@ reasons! {
     IcmpError = 38, "icmp-error";
     /// A frame whose IP packet stands behind more than two VLAN tags, or in an LLC/SNAP frame.
     Framing = 39, "framing";
+    /// A frame that no socket hook has seen: from a packet socket, AF_XDP or a TUN device of a workload.
+    Unjudged = 40, "unjudged";
 }
 
 impl Reason {
@@ -107,6 +109,7 @@ impl Reason {
                 | Reason::Pending
                 | Reason::Ambiguous
                 | Reason::Orphaned
+                | Reason::Unjudged
         )
     }
 }

@@ -18,6 +18,8 @@ mod handover;
 mod identity;
 mod ingress;
 mod kernel;
+mod link;
+mod link_out;
 mod lookup;
 mod maps;
 mod nic;
@@ -31,8 +33,8 @@ mod toward;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
-    macros::{cgroup_skb, cgroup_sock_addr, raw_tracepoint, sock_ops, xdp},
-    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockOpsContext, XdpContext},
+    macros::{cgroup_skb, cgroup_sock_addr, classifier, raw_tracepoint, sock_ops, xdp},
+    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockOpsContext, TcContext, XdpContext},
 };
 use segd_common::event::Hook;
 
@@ -99,6 +101,39 @@ fn segd_accept(ctx: SockOpsContext) -> u32 {
 #[xdp]
 fn segd_nic(ctx: XdpContext) -> u32 {
     if nic::may_enter(&ctx) { XDP_PASS } else { XDP_DROP }
+}
+
+/// Passing means: whoever hangs behind segd on this hook goes on (`TCX_NEXT`).
+#[inline(always)]
+fn tcx(passes: bool) -> i32 {
+    const TCX_NEXT: i32 = -1;
+    const TCX_DROP: i32 = 2;
+    // What only learns denies nothing.
+    if passes || globals::learning() != 0 {
+        TCX_NEXT
+    } else {
+        TCX_DROP
+    }
+}
+
+#[classifier]
+fn segd_link_leave(ctx: TcContext) -> i32 {
+    tcx(link::may_leave(Skb { skb: ctx.skb.skb }))
+}
+
+#[classifier]
+fn segd_link_come_in(ctx: TcContext) -> i32 {
+    tcx(link::may_come_in(Skb { skb: ctx.skb.skb }))
+}
+
+#[classifier]
+fn segd_link_come_out(ctx: TcContext) -> i32 {
+    tcx(link_out::may_come_out(Skb { skb: ctx.skb.skb }))
+}
+
+#[classifier]
+fn segd_link_enter(ctx: TcContext) -> i32 {
+    tcx(link::may_enter(Skb { skb: ctx.skb.skb }))
 }
 
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]

@@ -6,7 +6,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use segd_common::{
-    address::{Local, MAX_LOCALS, MAX_NAMESPACES, MAX_PREFIXES, Namespace, PrefixData},
+    address::{
+        Link, Local, MAX_LINKS, MAX_LOCALS, MAX_NAMESPACES, MAX_PREFIXES, MAX_SOURCES, Namespace, PrefixData,
+        Source,
+    },
     config::{Active, Trial},
     counter::{Counter, CounterKey, MAX_COUNTERS, stat},
     event::RING_BYTES,
@@ -53,6 +56,16 @@ pub static LOCALS: HashMap<[u8; 16], Local> = HashMap::with_max_entries(MAX_LOCA
 /// Who lives in which network namespace, by cookie.
 #[map]
 pub static NAMESPACES: HashMap<u64, Namespace> = HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
+
+/// Links of other namespaces, by the index of the host's end.
+#[map]
+pub static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(MAX_LINKS, BPF_F_NO_PREALLOC);
+/// Which sources may come out of which link.
+#[map]
+pub static SOURCES: HashMap<Source, u32> = HashMap::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
+/// Not 0 once a frame came round loopback with its mark. Belongs to one load, not pinned.
+#[map]
+pub static LOOPBACK_SEEN: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Who sent what is on its way between two sockets of this host.
 #[map]

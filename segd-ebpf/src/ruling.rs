@@ -143,6 +143,15 @@ pub fn judge(policy: &Policy, ruling: &mut Ruling, from: Identity, to: Identity,
     ruling.outcome = (verdict >> 40) as u8;
 }
 
+/// Judges without a ruling: the reason, and whether that lets pass.
+// VERIFIER: for the sake of the stack.
+#[inline(always)]
+pub fn reason(policy: &Policy, from: Identity, to: Identity, service: Service) -> (u32, bool) {
+    let verdict = segd_judge(policy.slot, pack(from) | pack(to) << 32, service);
+    let outcome = (verdict >> 40) as u8;
+    ((verdict >> 32) as u8 as u32, outcome != Outcome::Denied as u8)
+}
+
 /// The decision: `rule | reason << 32 | outcome << 40`; 0 is a denial.
 // VERIFIER: a global function of scalars is verified once, whoever calls it. As a static one it is verified again on
 // every path that leads to it, and no program stays below a million instructions.

@@ -50,6 +50,13 @@ impl Skb {
         unsafe { core::ptr::read_volatile(&raw const (*self.skb).protocol) == ETH_P_IPV6 }
     }
 
+    /// What it carries, `ETH_P_…` in network order.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        // SAFETY: the hook's own context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb).protocol) as u16 }
+    }
+
     /// Its length from the IP header on.
     #[inline(always)]
     pub fn bytes(self) -> u32 {

@@ -93,6 +93,19 @@ pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bo
     Some(true)
 }
 
+/// Whether a connection's verdict was made under this very revision, and lets it pass.
+#[inline(always)]
+pub fn is_settled(policy: &Policy, socket: Socket) -> bool {
+    if !socket.is_tcp() || socket.state() == state::LISTEN || socket.state() == state::SYN_SENT {
+        return false;
+    }
+    remembered(socket, false).is_some_and(|memory| {
+        memory.revision == policy.revision
+            && memory.outcome != Outcome::Denied as u8
+            && memory.direction != DIRECTION_UNKNOWN
+    })
+}
+
 /// Finds out who opened the connection of a socket older than segd: a listener on its local port means it was accepted.
 // VERIFIER: before the judgement and not inside it, for the sake of the stack.
 #[inline(never)]

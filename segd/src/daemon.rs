@@ -12,6 +12,7 @@ mod engine;
 mod tagging;
 mod trial;
 mod decide;
+mod cover;
 mod rows;
 mod start;
 mod watch;

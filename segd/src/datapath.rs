@@ -17,6 +17,7 @@ pub mod carry;
 mod custody;
 pub mod pins;
 pub mod links;
+pub mod devices;
 pub mod foreign;
 pub mod tables;
 pub mod texts;

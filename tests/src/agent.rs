@@ -18,7 +18,7 @@ use std::{
 use crate::{
     exotic,
     protocol::{Answer, Command, Inbox, Kind, Outcome, Probe, Tally},
-    sys,
+    sys, wire,
 };
 
 /// The entry point of `segd-test-worker`.
@@ -113,6 +113,7 @@ struct Agent {
     kept: HashMap<u64, Kept>,
     listeners: HashMap<u64, Listener>,
     tasks: HashMap<u64, Arc<Task>>,
+    tuns: HashMap<u64, fs::File>,
 }
 
 fn failed(error: &io::Error, start: Instant) -> Answer {
@@ -220,6 +221,28 @@ impl Agent {
             } => {
                 let socket = self.listeners[&id].socket.as_ref().expect("a UDP listener");
                 sys::set_bytes(socket, level, name, &value)?;
+                Answer::Done
+            }
+            Command::SendFrame {
+                device,
+                frame,
+                bypass,
+            } => {
+                wire::send_frame(&device, &frame, bypass)?;
+                Answer::Done
+            }
+            Command::OpenTun { name } => {
+                let tun = sys::open_tun(&name, libc::IFF_TUN)?;
+                let id = self.id();
+                self.tuns.insert(id, tun);
+                Answer::Made {
+                    id,
+                    local: (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+                    micros: 0,
+                }
+            }
+            Command::WriteTun { id, packet } => {
+                (&self.tuns[&id]).write_all(&packet)?;
                 Answer::Done
             }
             Command::Close { id } => {

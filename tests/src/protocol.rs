@@ -163,6 +163,16 @@ pub enum Command {
         name: i32,
         value: Vec<u8>,
     },
+    /// Sends a frame on a device through a packet socket, past the queueing layer or not.
+    SendFrame {
+        device: String,
+        frame: Vec<u8>,
+        bypass: bool,
+    },
+    /// Makes a TUN device and keeps it.
+    OpenTun { name: String },
+    /// Writes a packet as if it came in by a kept TUN device.
+    WriteTun { id: u64, packet: Vec<u8> },
     /// Closes a kept socket or listener.
     Close { id: u64 },
     /// Moves the process to another cgroup.

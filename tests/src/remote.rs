@@ -3,10 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -30,7 +30,7 @@ use crate::{
     Bridge,
     netns::{v4, v6},
     protocol::Inbox,
-    wait,
+    sys, wait,
 };
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -411,21 +411,7 @@ struct Tap {
 impl Tap {
     #[track_caller]
     fn open(name: &str) -> Tap {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/net/tun")
-            .expect("/dev/net/tun");
-        // SAFETY: all zeroes is a valid ifreq.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from.cast_signed();
-        }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
-        // SAFETY: the request lives across the call.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-        assert_eq!(result, 0, "TUNSETIFF {name}: {}", std::io::Error::last_os_error());
+        let file = sys::open_tun(name, libc::IFF_TAP).unwrap_or_else(|error| panic!("TAP {name}: {error}"));
         Tap {
             file,
             waiting: VecDeque::new(),

@@ -481,6 +481,30 @@ pub fn raw_udp(to: SocketAddr, source_port: u16, token: &[u8]) -> io::Result<()>
     send_to(&fd, &packet, SocketAddr::new(to.ip(), 0))
 }
 
+/// Makes a TUN or TAP device (`IFF_TUN`, `IFF_TAP`); it lives as long as the file.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_tun(name: &str, kind: i32) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as i16;
+    // SAFETY: the request lives across the call.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
 /// RFC 1071.
 #[must_use]
 pub fn checksum(data: &[u8]) -> u16 {

@@ -184,12 +184,68 @@ pub fn udp(source_port: u16, port: u16, payload: &[u8]) -> Vec<u8> {
 pub fn mac(interface: &str) -> [u8; 6] {
     let path = Path::new("/sys/class/net").join(interface).join("address");
     let text = std::fs::read_to_string(path).expect("an interface has an address");
+    parse_mac(&text)
+}
+
+/// The hardware address of `eth0` of a namespace.
+#[track_caller]
+#[must_use]
+pub fn mac_in(netns: &Netns) -> [u8; 6] {
+    let output = std::process::Command::new("ip")
+        .args(["-n", netns.name(), "-br", "link", "show", "eth0"])
+        .output()
+        .expect("ip runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    parse_mac(text.split_whitespace().nth(2).expect("an address"))
+}
+
+#[track_caller]
+fn parse_mac(text: &str) -> [u8; 6] {
     let bytes: Vec<u8> = text
         .trim()
         .split(':')
         .map(|byte| u8::from_str_radix(byte, 16).expect("a hexadecimal byte"))
         .collect();
     bytes.try_into().expect("six bytes")
+}
+
+/// Sends a frame on a device of the namespace this thread is in, through a packet socket; `bypass` skips the queueing
+/// layer (`PACKET_QDISC_BYPASS`).
+///
+/// # Errors
+/// The kernel's.
+pub fn send_frame(device: &str, frame: &[u8], bypass: bool) -> io::Result<()> {
+    const PACKET_QDISC_BYPASS: i32 = 20;
+    let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+    if bypass {
+        sys::set_option(&socket, libc::SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
+    }
+    let name = std::ffi::CString::new(device)?;
+    // SAFETY: a C string that lives; the result is checked.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: plain integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = index as i32;
+    address.sll_halen = 6;
+    // SAFETY: the buffer and the address live over the call.
+    let result = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Sends frames on `eth0` of a namespace, through a packet socket.
@@ -202,34 +258,9 @@ pub fn inject(netns: &Netns, frames: &[Vec<u8>]) {
     let frames = frames.to_vec();
     let sent = std::thread::spawn(move || -> io::Result<()> {
         sys::enter_netns(&path)?;
-        let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
-        // SAFETY: a C string that lives; the result is checked.
-        let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
-        if index == 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: plain integers, for which zero is a value.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        address.sll_halen = 6;
-        for frame in frames {
-            // SAFETY: the buffer and the address live over the call.
-            let result = unsafe {
-                libc::sendto(
-                    socket.as_raw_fd(),
-                    frame.as_ptr().cast(),
-                    frame.len(),
-                    0,
-                    (&raw const address).cast(),
-                    size_of::<libc::sockaddr_ll>() as u32,
-                )
-            };
-            if result < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        frames
+            .iter()
+            .try_for_each(|frame| send_frame("eth0", frame, false))
     });
     sent.join()
         .expect("the sender ends")

@@ -380,6 +380,32 @@ impl Worker {
         .unwrap_or_else(|error| panic!("option {name}: {error:?}"));
     }
 
+    /// Sends a frame on a device through a packet socket, past the queueing layer or not.
+    #[track_caller]
+    pub fn send_frame(&self, device: &str, frame: &[u8], bypass: bool) -> Result<(), Refusal> {
+        self.perform(&Command::SendFrame {
+            device: device.into(),
+            frame: frame.to_vec(),
+            bypass,
+        })
+    }
+
+    /// Makes a TUN device in the worker's namespace; it lives as long as the worker.
+    #[track_caller]
+    pub fn open_tun(&self, name: &str) -> Handle {
+        self.make(&Command::OpenTun { name: name.into() })
+            .unwrap_or_else(|error| panic!("TUN {name}: {error:?}"))
+    }
+
+    /// Writes a packet as if it came in by a TUN device.
+    #[track_caller]
+    pub fn write_tun(&self, tun: Handle, packet: &[u8]) -> Result<(), Refusal> {
+        self.perform(&Command::WriteTun {
+            id: tun.id,
+            packet: packet.to_vec(),
+        })
+    }
+
     /// Closes a socket or listener.
     #[track_caller]
     pub fn close(&self, socket: Handle) {

@@ -7,14 +7,14 @@ use std::{
 };
 
 use segd_common::{
-    address::{NAMESPACE_PLAIN, is_link_local, is_loopback},
+    address::{NAMESPACE_MANAGED, NAMESPACE_PLAIN, is_link_local, is_loopback},
     config::{Active, Trial},
     segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     workload::Identity,
 };
 
 use super::{
-    Options,
+    Options, cover,
     health::Repairs,
     probe::Probe,
     sequence::{self, Step},
@@ -25,9 +25,11 @@ use crate::{
         census::Census,
         cgroups::Cgroups,
         counters::Counters,
+        devices::Devices,
         links::Links,
         pinned::PinnedMaps,
-        places::{Lives, Places},
+        pins::Pins,
+        places::{Addresses, Lives, Places},
         tables::Tables,
     },
     policy::{
@@ -40,7 +42,7 @@ use crate::{
     workload::{
         births::Births,
         cgroupfs::CgroupRoot,
-        namespaces::{NamespaceInfo, owner},
+        namespaces::{NamespaceInfo, is_managed, owner},
         selector::SelectorTables,
         users,
     },
@@ -104,6 +106,8 @@ pub struct Engine {
     pub(super) tables: Tables,
     pub(super) cgroups: Cgroups,
     pub(super) places: Places,
+    /// Once everything else is attached.
+    pub(super) cover: Option<cover::Cover>,
     pub(super) counters: Counters,
     pub(super) census: Arc<Census>,
     pub(super) root: Arc<CgroupRoot>,
@@ -303,6 +307,9 @@ impl Engine {
             } else if claims.len() == 1 {
                 claimed = claims.first().copied().unwrap_or(NONE);
             }
+            if is_managed(info, &identity) {
+                flags |= NAMESPACE_MANAGED;
+            }
             let lives = Lives {
                 owner,
                 flags,
@@ -325,11 +332,33 @@ impl Engine {
         for policy in self.policies() {
             self.write_owners(policy.active.slot(), &policy.tables)?;
         }
-        let places = self.namespaces.iter();
+        let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
         self.places
-            .set_addresses(places.map(|info| (info.cookie, info.is_host, info.addresses.as_slice())))?;
+            .set_addresses(self.namespaces.iter().map(|info| Addresses {
+                namespace: info.cookie,
+                is_host: info.is_host,
+                by_link: map.links.values().any(|link| link.namespace == info.cookie),
+                addresses: &info.addresses,
+            }))?;
+        self.places.set_links(&map.links, &map.sources)?;
+        if let Some(cover) = &mut self.cover {
+            cover.follow(&self.namespaces, map.seats);
+        }
         let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
         self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
+        Ok(())
+    }
+
+    /// Puts programs on the links of workloads and on NICs, and from now on keeps them there.
+    ///
+    /// # Errors
+    ///
+    /// The programs are not there. A kernel that cannot do it is told by status, and no error.
+    pub fn cover_links(&mut self, pins: &Pins) -> Result<(), ApplyError> {
+        let mut cover = cover::Cover::new(Devices::new(&self.links, pins)?);
+        let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
+        cover.follow(&self.namespaces, map.seats);
+        self.cover = Some(cover);
         Ok(())
     }
 

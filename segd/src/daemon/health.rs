@@ -66,7 +66,11 @@ impl Health {
     pub fn look(engine: &mut Engine) -> Health {
         let mut because = Vec::new();
         let mut repairs = engine.links.repair();
-        let hooks = engine.links.status();
+        let mut hooks = engine.links.status();
+        if let Some(cover) = &mut engine.cover {
+            repairs.extend(cover.repair(&engine.namespaces));
+            hooks.push(cover.status());
+        }
         let lost = hooks.iter().filter(|hook| !hook.attached);
         match kernel::check_bpffs(&engine.options.pin_dir) {
             Ok(()) => {

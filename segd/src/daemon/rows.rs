@@ -122,6 +122,19 @@ impl Engine {
             }
         }
         warnings.extend(self.repairs.line());
+        warnings.extend(self.cover.as_ref().and_then(super::cover::Cover::warning));
+        for info in self.namespaces.iter().filter(|info| info.more_addresses) {
+            warnings.push(format!(
+                "the network namespace {} has too many addresses: not all of them are known",
+                info.inode
+            ));
+        }
+        if self.places.left_out() > 0 {
+            warnings.push(format!(
+                "{} addresses did not fit into the table",
+                self.places.left_out()
+            ));
+        }
         if self.cgroups.overflowed().unwrap_or(false) {
             warnings.push(
                 "the cgroup table was full: unknown cgroups are denied until the next reload".to_owned(),

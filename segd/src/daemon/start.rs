@@ -274,6 +274,7 @@ async fn attach(
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
         places: Places::open(&pins)?,
+        cover: None,
         counters: Counters::open(&pins)?,
         census: Arc::new(datapath.census()?),
         tables,
@@ -312,6 +313,7 @@ async fn attach(
         tracing::info!("{note}");
     }
     engine.links.detach_other_interfaces();
+    engine.cover_links(&pins)?;
     handover.retire();
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);

@@ -151,6 +151,11 @@ impl Links {
         })
     }
 
+    /// A program, to be held by another.
+    pub fn program(&self, name: &str) -> io::Result<OwnedFd> {
+        self.programs.borrow(name)?.try_clone_to_owned()
+    }
+
     /// Puts programs that enforce in the place of those that learned, and pins them.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SockOps, Xdp},
+    programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
 };
 
 use super::{Error, btf, census::Census, kernel, manifest, numbering, pins::Pins, sys};
@@ -31,6 +31,8 @@ pub const PINNED: &[&str] = &[
     "UNIT_PATTERNS",
     "LOCALS",
     "NAMESPACES",
+    "LINKS",
+    "SOURCES",
     "HANDOVERS",
     "FLOWS",
     "EXCHANGES",
@@ -206,6 +208,7 @@ fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::P
         Program::CgroupSkb(_) => <&mut CgroupSkb>::try_from(program)?.load(),
         Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Program::SockOps(_) => <&mut SockOps>::try_from(program)?.load(),
+        Program::SchedClassifier(_) => <&mut SchedClassifier>::try_from(program)?.load(),
         Program::Xdp(_) => <&mut Xdp>::try_from(program)?.load(),
         Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
         Program::Iter(_) => <&mut Iter>::try_from(program)?.load("task", btf),

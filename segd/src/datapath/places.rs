@@ -2,12 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use segd_common::address::{Address, LOCAL_HOST, Local, Namespace};
+use aya::Pod;
+use segd_common::address::{
+    Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LINKS, MAX_LOCALS, MAX_SOURCES, Namespace, Source,
+};
 
 use super::{
     Error,
     map::{Map, Maps},
 };
+
+/// The addresses of a namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses<'a> {
+    /// Its cookie.
+    pub namespace: u64,
+    /// It is the initial one.
+    pub is_host: bool,
+    /// The host reaches it by a link of its own.
+    pub by_link: bool,
+    /// The addresses.
+    pub addresses: &'a [Address],
+}
 
 /// Who lives in a namespace under one revision.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +42,35 @@ pub struct Places {
     locals: Map<Address, Local>,
     namespaces: Map<u64, Namespace>,
     written: BTreeMap<Address, Local>,
+    left_out: usize,
+    links: Map<u32, Link>,
+    written_links: BTreeMap<u32, Link>,
+    sources: Map<Source, u32>,
+    written_sources: BTreeMap<Source, u32>,
+}
+
+/// What a table holds.
+fn all<K: Pod + Ord, V: Pod + Default>(map: &Map<K, V>) -> Result<BTreeMap<K, V>, Error> {
+    let mut written = BTreeMap::new();
+    for key in map.keys()? {
+        let value = map.read(&key)?.unwrap_or_default();
+        written.insert(key, value);
+    }
+    Ok(written)
+}
+
+/// Removes from a table what is no longer wanted.
+fn keep<K: Pod + Ord, V>(
+    map: &Map<K, V>,
+    written: &mut BTreeMap<K, V>,
+    wanted: impl Fn(&K) -> bool,
+) -> Result<(), Error> {
+    let gone: Vec<K> = written.keys().filter(|key| !wanted(key)).copied().collect();
+    for key in gone {
+        map.remove(&key)?;
+        written.remove(&key);
+    }
+    Ok(())
 }
 
 impl Places {
@@ -36,18 +81,21 @@ impl Places {
     /// A map that cannot be opened.
     pub fn open(maps: &impl Maps) -> Result<Places, Error> {
         let locals: Map<Address, Local> = Map::open(maps, "LOCALS")?;
-        let mut written = BTreeMap::new();
-        for address in locals.keys()? {
-            written.insert(address, locals.read(&address)?.unwrap_or_default());
-        }
+        let links: Map<u32, Link> = Map::open(maps, "LINKS")?;
+        let sources: Map<Source, u32> = Map::open(maps, "SOURCES")?;
         Ok(Places {
-            locals,
             namespaces: Map::open(maps, "NAMESPACES")?,
-            written,
+            written: all(&locals)?,
+            locals,
+            left_out: 0,
+            written_links: all(&links)?,
+            links,
+            written_sources: all(&sources)?,
+            sources,
         })
     }
 
-    /// Makes the address table say exactly this: `(cookie, is the initial namespace, addresses)` each.
+    /// Makes the address table say exactly this, the host's addresses first. What does not fit is left out.
     /// An address that several namespaces have belongs to none of them, except for the host's own, which nobody
     /// takes from it.
     ///
@@ -56,48 +104,83 @@ impl Places {
     /// A write that failed; the next call repeats it.
     pub fn set_addresses<'a>(
         &mut self,
-        namespaces: impl IntoIterator<Item = (u64, bool, &'a [Address])>,
+        namespaces: impl IntoIterator<Item = Addresses<'a>>,
     ) -> Result<(), Error> {
         let mut wanted: BTreeMap<Address, Local> = BTreeMap::new();
-        for (cookie, is_host, addresses) in namespaces {
+        let mut places: Vec<Addresses<'a>> = namespaces.into_iter().collect();
+        places.sort_by_key(|place| !place.is_host);
+        self.left_out = 0;
+        for place in places {
+            let by_link = if place.by_link { LOCAL_BY_LINK } else { 0 };
             let this = Local {
-                namespace: cookie,
-                flags: if is_host { LOCAL_HOST } else { 0 },
+                namespace: place.namespace,
+                flags: if place.is_host { LOCAL_HOST } else { by_link },
                 reserved: 0,
             };
-            for address in addresses {
+            for address in place.addresses {
                 if segd_common::address::is_loopback(address) {
                     continue;
                 }
-                wanted
-                    .entry(*address)
-                    .and_modify(|local| {
-                        if is_host {
-                            *local = this;
-                        } else if local.namespace != cookie && local.flags & LOCAL_HOST == 0 {
-                            *local = Local::default();
-                        }
-                    })
-                    .or_insert(this);
+                let full = wanted.len() >= MAX_LOCALS as usize;
+                match wanted.get_mut(address) {
+                    Some(local) if local.namespace != place.namespace && local.flags & LOCAL_HOST == 0 => {
+                        *local = Local::default();
+                    }
+                    Some(_) => {}
+                    None if full => self.left_out += 1,
+                    None => drop(wanted.insert(*address, this)),
+                }
             }
         }
+        // What is gone makes room for what is new.
+        keep(&self.locals, &mut self.written, |address| {
+            wanted.contains_key(address)
+        })?;
         for (address, local) in &wanted {
             if self.written.get(address) != Some(local) {
                 self.locals.write(address, local, 0)?;
                 self.written.insert(*address, *local);
             }
         }
-        let gone: Vec<Address> = self
-            .written
-            .keys()
-            .filter(|address| !wanted.contains_key(*address))
-            .copied()
-            .collect();
-        for address in gone {
-            self.locals.remove(&address)?;
-            self.written.remove(&address);
+        Ok(())
+    }
+
+    /// Says which links lead to which namespaces, and by which sources frames may come out of them.
+    ///
+    /// # Errors
+    ///
+    /// A write that failed; the next call repeats it.
+    pub fn set_links(
+        &mut self,
+        links: &BTreeMap<u32, Link>,
+        sources: &BTreeMap<Source, u32>,
+    ) -> Result<(), Error> {
+        keep(&self.links, &mut self.written_links, |device| {
+            links.contains_key(device)
+        })?;
+        keep(&self.sources, &mut self.written_sources, |source| {
+            sources.contains_key(source)
+        })?;
+        // Sources go first: a link that is known asks for them.
+        for (source, kind) in sources.iter().take(MAX_SOURCES as usize) {
+            if self.written_sources.get(source) != Some(kind) {
+                self.sources.write(source, kind, 0)?;
+                self.written_sources.insert(*source, *kind);
+            }
+        }
+        for (device, link) in links.iter().take(MAX_LINKS as usize) {
+            if self.written_links.get(device) != Some(link) {
+                self.links.write(device, link, 0)?;
+                self.written_links.insert(*device, *link);
+            }
         }
         Ok(())
+    }
+
+    /// How many addresses did not fit.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// How many addresses are known.

@@ -31,7 +31,7 @@ mod look;
 mod netlink;
 mod watch;
 
-pub use netlink::Listener;
+pub use netlink::{Device, Listener};
 pub use watch::watch;
 
 /// How often a namespace is asked again whose task left meanwhile.
@@ -46,8 +46,14 @@ pub struct NamespaceInfo {
     pub inode: u64,
     /// It is segd's own, which is the initial one unless segd was put into another.
     pub is_host: bool,
+    /// The host's number for it, where it is known.
+    pub number: Option<i32>,
     /// Its addresses, tentative ones included, sorted.
     pub addresses: Vec<Address>,
+    /// It has more addresses than are known of one namespace.
+    pub more_addresses: bool,
+    /// The host's devices; none of others.
+    pub devices: Vec<Device>,
     /// The cgroups that have tasks in it. Not told for the host's.
     pub cgroups: BTreeSet<u64>,
 }
@@ -66,33 +72,38 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     let host = host()?;
     let own = NamespaceInfo {
         is_host: true,
-        ..info(host, netlink.addresses(None).map_err(asking)?, &look)
+        devices: netlink.devices().map_err(asking)?,
+        addresses: netlink.addresses(None).map_err(asking)?,
+        ..info(host, None, Vec::new(), &look)
     };
     let mut infos = vec![own];
     let addresses = |by| {
         netlink
             .number(by)
-            .and_then(|number| netlink.addresses(Some(number)))
+            .and_then(|number| Ok((Some(number), netlink.addresses(Some(number))?)))
     };
     let mut by_task = BTreeMap::new();
     for namespace in look.namespaces() {
         // Anybody may make a user namespace and give its network any address, the host's or another machine's: what
         // it says of itself moves nobody else's traffic.
         if namespace.delegated != 0 {
-            infos.push(info(namespace, Vec::new(), &look));
+            let by_file = look.files.get(&namespace).map(|file| By::File(file.as_fd()));
+            let by = by_file.or(look.tasks.get(&namespace).map(|task| By::Task(task.number)));
+            let number = by.and_then(|by| netlink.number(by).ok());
+            infos.push(info(namespace, number, Vec::new(), &look));
         } else if let Some(file) = look.files.get(&namespace) {
-            if let Ok(addresses) = addresses(By::File(file.as_fd())) {
-                infos.push(info(namespace, addresses, &look));
+            if let Ok((number, addresses)) = addresses(By::File(file.as_fd())) {
+                infos.push(info(namespace, number, addresses, &look));
             }
         } else if let Some(task) = look.tasks.get(&namespace) {
             by_task.insert(namespace, *task);
         }
     }
     for _ in 0..ATTEMPTS {
-        let mut told: BTreeMap<Namespace, (Task, Vec<Address>)> = BTreeMap::new();
+        let mut told: BTreeMap<Namespace, (Task, Option<i32>, Vec<Address>)> = BTreeMap::new();
         for (namespace, task) in &by_task {
-            if let Ok(addresses) = addresses(By::Task(task.number)) {
-                told.insert(*namespace, (*task, addresses));
+            if let Ok((number, addresses)) = addresses(By::Task(task.number)) {
+                told.insert(*namespace, (*task, number, addresses));
             }
         }
         if by_task.is_empty() {
@@ -102,8 +113,8 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
         // told by way of a task that is still there is about its namespace.
         let after = Look::take(census)?;
         by_task.retain(|namespace, task| match told.remove(namespace) {
-            Some((by, addresses)) if after.is_there(&by) => {
-                infos.push(info(*namespace, addresses, &look));
+            Some((by, number, addresses)) if after.is_there(&by) => {
+                infos.push(info(*namespace, number, addresses, &look));
                 false
             }
             _ => after.tasks.get(namespace).is_some_and(|other| {
@@ -115,13 +126,26 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     Ok(infos)
 }
 
-fn info(namespace: Namespace, addresses: Vec<Address>, look: &Look) -> NamespaceInfo {
+/// How many addresses of one namespace are known, the host's aside: whoever may configure it must not fill the table.
+const MAX_OF_ONE: usize = 1024;
+
+fn info(
+    namespace: Namespace,
+    number: Option<i32>,
+    mut addresses: Vec<Address>,
+    look: &Look,
+) -> NamespaceInfo {
+    let more_addresses = addresses.len() > MAX_OF_ONE;
+    addresses.truncate(MAX_OF_ONE);
     let members = look.members.iter().filter(|(of, _)| *of == namespace);
     NamespaceInfo {
         cookie: namespace.cookie,
         inode: u64::from(namespace.inode),
         is_host: false,
+        number,
         addresses,
+        more_addresses,
+        devices: Vec::new(),
         cgroups: members.map(|(_, cgroup)| *cgroup).collect(),
     }
 }
@@ -139,6 +163,13 @@ fn host() -> Result<Namespace, WorkloadError> {
         inode: metadata.ino() as u32,
         delegated: 0,
     })
+}
+
+/// Whether somebody lives in it whom a segment claims, or may claim. `identity` as for [`owner`].
+#[must_use]
+pub fn is_managed(info: &NamespaceInfo, identity: &dyn Fn(u64) -> Option<Identity>) -> bool {
+    let mut cgroups = info.cgroups.iter();
+    info.is_host || cgroups.any(|cgroup| identity(*cgroup) != Some(Identity::of(HOST)))
 }
 
 /// Whose namespace it is: the one segment that lives in it, with `NAMESPACE_` flags.

@@ -11,6 +11,7 @@ use std::{
 use segd::{
     datapath::{
         places,
+        places::Addresses,
         rehearsal::{Carrier, Heard, Rehearsal, Stage, Vantage, Way},
     },
     policy::compiled::CompiledTables,
@@ -195,9 +196,12 @@ impl Theatre {
                 }
             }
         }
-        let tuples = list
-            .iter()
-            .map(|(cookie, host, _, addresses)| (*cookie, *host, addresses.as_slice()));
+        let tuples = list.iter().map(|(cookie, host, _, addresses)| Addresses {
+            namespace: *cookie,
+            is_host: *host,
+            by_link: false,
+            addresses,
+        });
         rehearsal.places().set_addresses(tuples).expect("addresses");
         let actor =
             |role: &str, port| Actor::start(rehearsal.stage(), scene.part(&format!("{name}-{role}")), port);

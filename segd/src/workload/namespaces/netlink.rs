@@ -11,6 +11,8 @@ use std::{
 use segd_common::address::{Address, mapped};
 
 /// include/uapi/linux/rtnetlink.h, net_namespace.h and if_addr.h.
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWNSID: u16 = 88;
@@ -30,6 +32,21 @@ const NLMSG_DONE: u16 = 3;
 const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 const NETLINK_GET_STRICT_CHK: libc::c_int = 12;
 const HEADER: usize = 16;
+
+/// A network device of this namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What made it (`veth`, `vxlan`, …); empty for hardware.
+    pub kind: String,
+    /// It is loopback.
+    pub is_loopback: bool,
+    /// The number of the namespace that its other end is in, where that is another one.
+    pub other_end: Option<i32>,
+}
 
 /// How a namespace is named to the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +158,17 @@ impl Netlink {
         Ok(found)
     }
 
+    /// The devices of this namespace.
+    pub fn devices(&self) -> io::Result<Vec<Device>> {
+        let mut found = Vec::new();
+        self.ask(RTM_GETLINK, REQUEST | DUMP, &[0; 16], &[], |kind, body| {
+            if kind == RTM_NEWLINK {
+                found.extend(device(body));
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Sends a request and hands every answer to `each`: its type and its body.
     fn ask(
         &self,
@@ -227,6 +255,36 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
     })
+}
+
+/// `struct ifinfomsg` and what follows it.
+fn device(body: &[u8]) -> Option<Device> {
+    const IFF_LOOPBACK: u32 = 8;
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_LINK_NETNSID: u16 = 37;
+    /// `NLA_F_NESTED` and its like.
+    const FLAGS: u16 = 0xc000;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+    let mut device = Device {
+        index: word(4)?,
+        is_loopback: word(8)? & IFF_LOOPBACK != 0,
+        ..Device::default()
+    };
+    for (kind, value) in attributes(body.get(16..)?) {
+        match kind & !FLAGS {
+            IFLA_IFNAME => device.name = text(value),
+            IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                device.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+            }
+            IFLA_LINK_NETNSID => device.other_end = value.try_into().ok().map(i32::from_ne_bytes),
+            _ => {}
+        }
+    }
+    Some(device)
 }
 
 /// The interface's own address: `IFA_ADDRESS` is the other side's on a point-to-point link.

@@ -1,0 +1,279 @@
+//! tcx: frames on the links of workloads and on NICs, where a packet socket, AF_XDP or a TUN device writes past every
+//! socket hook.
+//!
+//! A frame that a socket hook has judged passes at once; its sender's socket is still on it. What nobody accounts for is
+//! judged as its namespace's one segment would be, and never passes on the tuple that another socket uses.
+//! Deliberately absent: a second policy. What passes here is judged by the receiver as before.
+
+use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+use segd_common::{
+    address::{self, LOCAL_BY_LINK, LOCAL_HOST, mapped},
+    bytes::Bytes,
+    decide::outcome,
+    event::Hook,
+    packet::{Packet, walk},
+    reason::Reason,
+    segment,
+    verdict::Verdict,
+    workload::Identity,
+};
+
+use crate::{
+    identity::{self, UNKNOWN},
+    maps::LOOPBACK_SEEN,
+    policy::Policy,
+    ruling::{Ruling, count, emit},
+    skb::{LOOPBACK, Skb},
+    toward::place,
+};
+
+pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_ARP: u16 = 0x0806;
+pub const ETH_P_IPV6: u16 = 0x86dd;
+
+/// The packet behind whatever link header there is.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub skb: Skb,
+}
+
+impl Bytes for Frame {
+    /// With the link header: an upper bound. The receiver's hook knows the exact length.
+    #[inline(always)]
+    fn total(&self) -> u32 {
+        self.skb.bytes()
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        const BPF_HDR_START_NET: u32 = 1;
+        let mut bytes = [0; N];
+        // SAFETY: the helper checks offset and length against the packet and writes at most N bytes.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb.skb.cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                BPF_HDR_START_NET,
+            )
+        };
+        if failed == 0 { Some(bytes) } else { None }
+    }
+}
+
+/// Whose work a frame is, as the socket on it tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// No socket: forwarded, a tunnel's, or the kernel's own.
+    Nobody,
+    /// An inet socket. Its egress hook judged its own packets, but not what a tunnel wraps them in.
+    Inet,
+    /// A connection that is half open or closing: the kernel answers for it.
+    Kernel,
+    /// A packet socket, AF_XDP, a TUN device: no hook has seen this frame.
+    Device,
+}
+
+#[inline(always)]
+pub fn sender(skb: Skb) -> Sender {
+    const AF_INET: u32 = 2;
+    const AF_INET6: u32 = 10;
+    const TIME_WAIT: u32 = 6;
+    const NEW_SYN_RECV: u32 = 12;
+    // SAFETY: the hook's own context; the pointer is checked before use, as the verifier wants it.
+    let sk = unsafe { (*skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return Sender::Nobody;
+    }
+    // SAFETY: not null; these two fields may be read of any socket. Volatile: fused loads are refused.
+    let (family, state) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*sk).family),
+            core::ptr::read_volatile(&raw const (*sk).state),
+        )
+    };
+    if family != AF_INET && family != AF_INET6 {
+        Sender::Device
+    } else if state == TIME_WAIT || state == NEW_SYN_RECV {
+        Sender::Kernel
+    } else {
+        Sender::Inet
+    }
+}
+
+/// A frame on its way, and what is known of it.
+// VERIFIER: in one piece, because a function takes five arguments at most.
+pub struct Way {
+    pub policy: Policy,
+    pub skb: Skb,
+    pub by: Sender,
+    /// Where it comes from; 0 if that does not matter.
+    pub namespace: u64,
+    /// Somebody lives there whom a segment claims.
+    pub managed: bool,
+    /// Who sent it, if that is known.
+    pub from: Identity,
+    /// The sender's cgroup, if that is known.
+    pub cgroup: u64,
+}
+
+impl Way {
+    #[inline(always)]
+    pub fn new(policy: Policy, skb: Skb, by: Sender) -> Way {
+        Way {
+            policy,
+            skb,
+            by,
+            namespace: 0,
+            managed: false,
+            from: UNKNOWN,
+            cgroup: 0,
+        }
+    }
+}
+
+/// Set on what went out through loopback's egress hook, read when it comes in: `tc_index` survives the way and no
+/// socket option reaches it. What lacks it went past the queueing layer (PACKET_QDISC_BYPASS, AF_XDP).
+const PASSED: u32 = 0x5e9d;
+
+/// tcx egress: whether a frame may leave by a device.
+#[inline(always)]
+pub fn may_leave(skb: Skb) -> bool {
+    if skb.device() == LOOPBACK {
+        // SAFETY: the hook's own context; this field may be written.
+        unsafe { core::ptr::write_volatile(&raw mut (*skb.skb).tc_index, PASSED) };
+    }
+    sender(skb) != Sender::Device || may_write_frames(skb)
+}
+
+/// tcx ingress inside a namespace: whether a frame may come in by a device.
+#[inline(always)]
+pub fn may_come_in(skb: Skb) -> bool {
+    if skb.device() == LOOPBACK {
+        return came_round(skb);
+    }
+    sender(skb) != Sender::Device || may_write_frames(skb)
+}
+
+/// Whether what arrives by loopback left by it.
+#[inline(always)]
+fn came_round(skb: Skb) -> bool {
+    let Some(seen) = LOOPBACK_SEEN.get_ptr_mut(0) else {
+        return true;
+    };
+    // SAFETY: the hook's own context.
+    if unsafe { core::ptr::read_volatile(&raw const (*skb.skb).tc_index) } == PASSED {
+        // SAFETY: a slot of an array map.
+        unsafe { core::ptr::write_volatile(seen, 1) };
+        return true;
+    }
+    // Until a marked frame came round, nobody knows whether this kernel keeps the mark.
+    // SAFETY: a slot of an array map.
+    if unsafe { core::ptr::read_volatile(seen) } == 0 {
+        return true;
+    }
+    let Some(policy) = Policy::active() else {
+        return true;
+    };
+    refuse(&Way::new(policy, skb, Sender::Nobody), Reason::Unjudged as u32)
+}
+
+/// Who may write frames past the socket hooks: processes that no segment claims.
+#[inline(never)]
+fn may_write_frames(skb: Skb) -> bool {
+    let Some(policy) = Policy::active() else {
+        return true;
+    };
+    let mut way = Way::new(policy, skb, Sender::Device);
+    identify(&mut way);
+    is_plain_host(way.from) || refuse(&way, Reason::Unjudged as u32)
+}
+
+/// Who wrote a frame: the socket on it has a cgroup like any other.
+#[inline(always)]
+pub fn identify(way: &mut Way) {
+    way.cgroup = way.skb.cgroup();
+    way.from = identity::of_socket(&way.policy, way.skb, way.cgroup);
+}
+
+#[inline(always)]
+pub fn is_plain_host(identity: Identity) -> bool {
+    identity.segment == segment::HOST && identity.flags == 0
+}
+
+/// Denies a frame, unless audit mode lets it pass. Whether it passes.
+#[inline(never)]
+pub fn refuse(way: &Way, reason: u32) -> bool {
+    let mut packet = Packet::default();
+    let unparsed = read(way.skb, &mut packet);
+    if unparsed != 0 {
+        packet.bytes = way.skb.bytes();
+    }
+    record(way, &packet, unparsed, reason)
+}
+
+/// Counts and tells what was denied. `unparsed`: why the packet could not be read; what is not a packet has none.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn record(way: &Way, packet: &Packet, unparsed: u32, reason: u32) -> bool {
+    let mut ruling = Ruling {
+        hook: Hook::Link as u8,
+        cgroup: way.cgroup,
+        from: way.from,
+        to: Identity::of(segment::WORLD),
+        ..Ruling::default()
+    };
+    if way.namespace != 0 && way.from.segment == segment::NONE {
+        ruling.from = identity::owner(&way.policy, way.namespace, UNKNOWN).0;
+    }
+    if unparsed == 0 {
+        ruling.service = packet.service;
+        ruling.to = place(&way.policy, &packet.destination, 0, false).1;
+    }
+    let reason = Reason::from_number(reason as u8).unwrap_or(Reason::Unjudged);
+    ruling.fixed(reason);
+    ruling.outcome = outcome(&way.policy, Verdict::of(reason), ruling.from, ruling.to) as u8;
+    count(&ruling, packet.bytes);
+    emit(&way.policy, &ruling, packet);
+    ruling.passes()
+}
+
+/// Walks the packet in a frame. Returns a `Reason` as a number, or 0.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn read(skb: Skb, packet: &mut Packet) -> u32 {
+    match walk(&Frame { skb }, skb.is_v6(), packet) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// tcx ingress on a NIC or at a tunnel's end: whether a frame may enter.
+#[inline(always)]
+pub fn may_enter(skb: Skb) -> bool {
+    if sender(skb) == Sender::Device && !may_write_frames(skb) {
+        return false;
+    }
+    let address = if skb.is_v6() {
+        Frame { skb }.read::<16>(8)
+    } else if u16::from_be(skb.protocol()) == ETH_P_IP {
+        Frame { skb }.read::<4>(12).map(mapped)
+    } else {
+        return true;
+    };
+    let Some(address) = address else {
+        return true;
+    };
+    // A namespace that hangs on the host by a link sends by that link and by no other.
+    let here = identity::local(&address).is_some_and(|local| local.flags & (LOCAL_HOST | LOCAL_BY_LINK) != 0);
+    if !here || address::is_link_local(&address) {
+        return true;
+    }
+    let Some(policy) = Policy::active() else {
+        return true;
+    };
+    let mut way = Way::new(policy, skb, Sender::Nobody);
+    way.from = Identity::of(segment::WORLD);
+    refuse(&way, Reason::Spoofed as u32)
+}

@@ -1,0 +1,264 @@
+//! What comes out of a workload's link: whose address it bears, and who accounts for it.
+//!
+//! INVARIANT: a frame that no socket hook has seen never passes on the tuple that a socket uses.
+
+use segd_common::{
+    address::{self, Address, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
+    bytes::Bytes as _,
+    flow::HandoverKey,
+    packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, icmp, tcp},
+    reason::Reason,
+    segment,
+    service::{ICMP, ICMPV6, IGMP, TCP, UDP},
+    workload::Identity,
+};
+
+use crate::{
+    egress::is_dhcp,
+    handover::{Side, fill_key},
+    identity::{self, UNKNOWN},
+    link::{
+        ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse, sender,
+    },
+    maps::{HANDOVERS, LINKS, NAMESPACES, SOURCES},
+    policy::Policy,
+    ruling::reason,
+    skb::Skb,
+    tcp as stream,
+    toward::place,
+};
+
+const UNSPECIFIED_V4: Address = mapped([0; 4]);
+const UNSPECIFIED_V6: Address = [0; 16];
+
+/// tcx ingress on the host's end of a workload's link: whether a frame may come out.
+#[inline(always)]
+pub fn may_come_out(skb: Skb) -> bool {
+    let Some(policy) = Policy::active() else {
+        // The socket hooks deny; here ARP and the like must live.
+        return true;
+    };
+    let by = sender(skb);
+    if by == Sender::Inet && is_known_stream(&policy, skb) {
+        return true;
+    }
+    let Some(link) = LINKS.get_ptr(skb.device()) else {
+        return true;
+    };
+    let mut way = Way::new(policy, skb, by);
+    // SAFETY: copied out.
+    way.namespace = unsafe { (*link).namespace };
+    way.managed = holds_workloads(&policy, way.namespace);
+    if by == Sender::Device {
+        identify(&mut way);
+        if way.managed || !is_plain_host(way.from) {
+            return refuse(&way, Reason::Unjudged as u32);
+        }
+    }
+    match u16::from_be(skb.protocol()) {
+        // VERIFIER: what is denied is counted from here, for the sake of the stack.
+        ETH_P_IP | ETH_P_IPV6 => match packet_comes_out(&way) {
+            PASSES => true,
+            reason => refuse(&way, reason),
+        },
+        ETH_P_ARP => arp_comes_out(&way),
+        // Neither IP nor what IP needs: between workloads there is no policy that could allow it.
+        _ => !way.managed || refuse(&way, Reason::Unjudged as u32),
+    }
+}
+
+/// The early way out: a connection whose verdict was made under this revision.
+#[inline(always)]
+fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
+    let plain = if skb.is_v6() {
+        Frame { skb }.read::<1>(6) == Some([TCP])
+    } else {
+        Frame { skb }.read::<1>(9) == Some([TCP])
+    };
+    plain
+        && skb
+            .socket()
+            .is_some_and(|socket| stream::is_settled(policy, socket))
+}
+
+/// Whether somebody lives in a namespace whom a segment claims, or may claim. A namespace nobody has looked at may.
+#[inline(always)]
+fn holds_workloads(policy: &Policy, namespace: u64) -> bool {
+    // SAFETY: an element of the map.
+    NAMESPACES
+        .get_ptr(namespace)
+        .is_none_or(|known| unsafe { (*known).flags[(policy.slot & 1) as usize] & NAMESPACE_MANAGED != 0 })
+}
+
+/// Whose address it is, as far as this link is concerned: `SOURCE_` or 0.
+#[inline(always)]
+fn source(skb: Skb, address: &Address) -> u32 {
+    let key = Source {
+        device: skb.device(),
+        address: *address,
+    };
+    SOURCES.get_ptr(key).map_or(0, |kind| {
+        // SAFETY: an element of the map.
+        unsafe { *kind }
+    })
+}
+
+/// Whether nobody else is known to have an address: a namespace may have been given it a moment ago.
+#[inline(always)]
+fn is_nobodys(policy: &Policy, address: &Address) -> bool {
+    !address::is_multicast(address)
+        && !identity::is_local(address)
+        && identity::of_address(policy, address) == segment::WORLD
+}
+
+#[inline(never)]
+fn arp_comes_out(way: &Way) -> bool {
+    // RFC 826, for Ethernet and IPv4: the sender's protocol address.
+    let Some(bytes) = (Frame { skb: way.skb }).read::<4>(14) else {
+        return refuse(way, Reason::Malformed as u32);
+    };
+    let address = mapped(bytes);
+    address == UNSPECIFIED_V4
+        || source(way.skb, &address) != 0
+        || is_nobodys(&way.policy, &address)
+        || refuse(way, Reason::Spoofed as u32)
+}
+
+#[inline(never)]
+fn packet_comes_out(way: &Way) -> u32 {
+    let mut packet = Packet::default();
+    let unparsed = read(way.skb, &mut packet);
+    if unparsed != 0 {
+        return unparsed;
+    }
+    let whose = source(way.skb, &packet.source);
+    if whose == 0 && !may_have_source(way, &packet) || is_false_neighbour(way, &packet) {
+        return Reason::Spoofed as u32;
+    }
+    // What a namespace behind this one sent, its own sockets' hooks have judged.
+    if !way.managed || way.by == Sender::Device || (whose != 0 && whose != SOURCE_OWN) {
+        return PASSES;
+    }
+    let owner_of_tuple = owner_of_tuple(&packet);
+    if is_accounted_for(way, &packet, owner_of_tuple) {
+        return PASSES;
+    }
+    // Where it is known by its content (a translated destination), nobody but its sender can have sent it.
+    if owner_of_tuple != 0 {
+        return Reason::Unjudged as u32;
+    }
+    as_owner(way, &packet)
+}
+
+/// The cgroup that last sent on a packet's tuple, by its egress hook; 0 if none did.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn owner_of_tuple(packet: &Packet) -> u64 {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, 0, Side::Source);
+    // SAFETY: copied out.
+    HANDOVERS
+        .get_ptr(&key)
+        .map_or(0, |entry| unsafe { (*entry).cgroup })
+}
+
+/// The answer that is no reason.
+const PASSES: u32 = 0;
+
+/// Sources that are not in the list of the namespace's addresses and right all the same.
+#[inline(always)]
+fn may_have_source(way: &Way, packet: &Packet) -> bool {
+    let from = &packet.source;
+    if packet.is_link_control() && (*from == UNSPECIFIED_V6 || address::is_link_local(from)) {
+        return true;
+    }
+    if *from == UNSPECIFIED_V4 {
+        return packet.protocol == IGMP
+            || packet.protocol == UDP && is_dhcp(packet.source_port, packet.destination_port);
+    }
+    // Its own socket's hook has judged it, whatever it calls itself; but not by another's name.
+    way.by == Sender::Inet && is_nobodys(&way.policy, from)
+}
+
+/// A neighbour advertisement for somebody else's address; a router's message, which no workload is here.
+#[inline(always)]
+fn is_false_neighbour(way: &Way, packet: &Packet) -> bool {
+    if !packet.is_link_control() {
+        return false;
+    }
+    match packet.kind {
+        icmp::ROUTER_ADVERTISEMENT | icmp::REDIRECT => true,
+        icmp::NEIGHBOUR_ADVERTISEMENT => {
+            // RFC 4861 4.4: behind the IPv6 header and eight bytes. Neighbour discovery has no extension headers.
+            match (Frame { skb: way.skb }).read::<16>(48) {
+                Some(target) => {
+                    !address::is_link_local(&target)
+                        && source(way.skb, &target) == 0
+                        && !is_nobodys(&way.policy, &target)
+                }
+                None => true,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Whether a socket hook has seen this very packet, or the kernel made it on its own.
+#[inline(always)]
+fn is_accounted_for(way: &Way, packet: &Packet, owner_of_tuple: u64) -> bool {
+    let skb = way.skb;
+    if packet.protocol == IGMP {
+        return packet.hop_limit == 1;
+    }
+    match way.by {
+        Sender::Kernel => packet.protocol == TCP,
+        Sender::Inet => {
+            // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
+            // socket, and only the tuple tells them apart.
+            match packet.protocol {
+                TCP => skb.socket().is_some_and(|socket| socket.is_tcp()),
+                ICMP | ICMPV6 => true,
+                _ if packet.flags & PACKET_LATER_FRAGMENT != 0 => true,
+                UDP if is_dhcp(packet.source_port, packet.destination_port) => true,
+                _ => owner_of_tuple != 0 && owner_of_tuple == skb.cgroup(),
+            }
+        }
+        // A reset or an acknowledgement without data, for a connection that has no socket any more.
+        Sender::Nobody => packet.protocol == TCP && is_bare(skb, packet),
+        Sender::Device => false,
+    }
+}
+
+/// Whether a TCP segment carries nothing and opens nothing.
+#[inline(always)]
+fn is_bare(skb: Skb, packet: &Packet) -> bool {
+    let v6 = skb.is_v6();
+    let header = if v6 { 40 } else { 20 };
+    let first = Frame { skb }.read::<1>(0);
+    let next = Frame { skb }.read::<1>(6);
+    let plain = if v6 {
+        next == Some([TCP])
+    } else {
+        first == Some([0x45])
+    };
+    let Some([offset]) = (Frame { skb }).read::<1>(header + 12) else {
+        return false;
+    };
+    plain && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
+}
+
+/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from.
+#[inline(never)]
+fn as_owner(way: &Way, packet: &Packet) -> u32 {
+    let (own, single) = identity::owner(&way.policy, way.namespace, UNKNOWN);
+    if !single {
+        return Reason::Unjudged as u32;
+    }
+    if packet.flags & PACKET_FRAGMENT != 0 {
+        return Reason::Fragment as u32;
+    }
+    let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
+    let (reason, passes) = reason(&way.policy, own, to, packet.service);
+    // What passes is counted where a socket of this host receives it, if one does.
+    if passes { PASSES } else { reason }
+}

@@ -1,0 +1,234 @@
+//! Which programs belong on which devices of the host, and seeing that they are there.
+//!
+//! What a container sends comes out of its link's end on the host, whatever made it; what a packet socket of the host
+//! sends goes in there. Deliberately absent: devices of other namespaces, which only CAP_SYS_ADMIN could reach, and
+//! links between containers that the host has no end of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use segd_common::address::{Address, Link, SOURCE_BEHIND, SOURCE_OWN, Source, is_loopback};
+
+use crate::{
+    datapath::{
+        devices::{Devices, Hook, Seat},
+        links::{Attached, Repair},
+    },
+    workload::namespaces::{Device, NamespaceInfo},
+};
+
+/// Devices by which packets come in from elsewhere; hardware says no kind.
+const OUTSIDE: &[&str] = &[
+    "",
+    "amt",
+    "bareudp",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "gtp",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "sit",
+    "tun",
+    "vti",
+    "vti6",
+    "vxlan",
+    "wireguard",
+    "xfrm",
+];
+
+/// What follows from who is linked with whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// The host's ends of links, by index.
+    pub links: BTreeMap<u32, Link>,
+    /// Who may send by them.
+    pub sources: BTreeMap<Source, u32>,
+    /// Where programs belong.
+    pub seats: BTreeSet<Seat>,
+}
+
+impl Topology {
+    /// Works it out. `wires`: devices of the host that the operator calls wires to the network.
+    #[must_use]
+    pub fn of(all: &[NamespaceInfo], wires: &[String]) -> Topology {
+        let mut map = Topology::default();
+        let Some(host) = all.iter().find(|info| info.is_host) else {
+            return map;
+        };
+        let is_end = |device: &Device, info: &NamespaceInfo| {
+            let pair = matches!(device.kind.as_str(), "veth" | "netkit");
+            pair && !info.is_host && info.number.is_some() && device.other_end == info.number
+        };
+        let linked = |info: &NamespaceInfo| host.devices.iter().any(|device| is_end(device, info));
+        // Containers in containers come out by some link of those that hold them.
+        let behind: BTreeSet<Address> = all
+            .iter()
+            .filter(|info| !info.is_host && !linked(info))
+            .flat_map(|info| info.addresses.iter().copied())
+            .collect();
+        for device in &host.devices {
+            let wire = wires.contains(&device.name);
+            let mut seat = |hook| {
+                map.seats.insert(Seat {
+                    namespace: host.cookie,
+                    hook,
+                    device: device.index,
+                });
+            };
+            let end = all.iter().find(|info| is_end(device, info));
+            if device.is_loopback {
+                seat(Hook::Leave);
+                seat(Hook::ComeIn);
+            } else if let Some(end) = end.filter(|_| !wire) {
+                seat(Hook::Leave);
+                seat(Hook::ComeOut);
+                let namespace = end.cookie;
+                map.links.insert(device.index, Link { namespace });
+                let own = end.addresses.iter().map(|address| (*address, SOURCE_OWN));
+                let behind = behind.iter().map(|address| (*address, SOURCE_BEHIND));
+                for (address, kind) in own.chain(behind).filter(|(address, _)| !is_loopback(address)) {
+                    let source = Source {
+                        device: device.index,
+                        address,
+                    };
+                    map.sources.entry(source).or_insert(kind);
+                }
+            } else if OUTSIDE.contains(&device.kind.as_str()) {
+                seat(Hook::Leave);
+                if !wire {
+                    seat(Hook::Enter);
+                }
+            }
+        }
+        map
+    }
+}
+
+/// The programs on devices.
+#[derive(Debug)]
+pub struct Cover {
+    devices: Devices,
+    wanted: BTreeSet<Seat>,
+    /// The kernel cannot do it.
+    unsupported: bool,
+    trouble: Option<String>,
+}
+
+impl Cover {
+    /// None yet.
+    #[must_use]
+    pub fn new(devices: Devices) -> Cover {
+        Cover {
+            devices,
+            wanted: BTreeSet::new(),
+            unsupported: false,
+            trouble: None,
+        }
+    }
+
+    /// Makes what is attached what is wanted.
+    pub fn follow(&mut self, all: &[NamespaceInfo], wanted: BTreeSet<Seat>) {
+        self.wanted = wanted;
+        let looked_at = all.iter().map(|info| info.cookie).collect();
+        self.devices.keep(&self.wanted, &looked_at);
+        self.sit(all);
+    }
+
+    /// Puts back what was taken away. A device that is gone since the last list is not missed.
+    pub fn repair(&mut self, all: &[NamespaceInfo]) -> Option<Repair> {
+        let before = self.missing();
+        if before.is_empty() {
+            return None;
+        }
+        let had = self.trouble.is_some();
+        self.sit(all);
+        let now = self.devices.seated();
+        let back = before.iter().filter(|seat| now.contains(*seat)).count();
+        (back > 0 && !had).then(|| Repair {
+            lost: "detached",
+            what: format!("tcx: {back} programs on links were detached; attached again"),
+        })
+    }
+
+    fn missing(&self) -> BTreeSet<Seat> {
+        if self.unsupported {
+            return BTreeSet::new();
+        }
+        let seated = self.devices.seated();
+        self.wanted.difference(&seated).copied().collect()
+    }
+
+    fn sit(&mut self, all: &[NamespaceInfo]) {
+        self.trouble = None;
+        let missing = self.missing();
+        let host = all.iter().find(|info| info.is_host);
+        for (seat, host) in missing.into_iter().zip(host.into_iter().cycle()) {
+            if let Err(error) = self.devices.seat(seat) {
+                self.failed(host, seat, &error);
+            }
+            if self.unsupported {
+                return;
+            }
+        }
+    }
+
+    fn failed(&mut self, info: &NamespaceInfo, seat: Seat, error: &io::Error) {
+        match error.raw_os_error() {
+            Some(libc::ENODEV) => {
+                self.wanted.remove(&seat);
+            }
+            // An attach type that this kernel does not know.
+            Some(libc::EINVAL | libc::EOPNOTSUPP) if self.devices.seated().is_empty() => {
+                if !self.unsupported {
+                    tracing::warn!("{}", NO_TCX);
+                }
+                self.unsupported = true;
+            }
+            _ => {
+                let name = info.devices.iter().find(|device| device.index == seat.device);
+                let name = name.map_or("?", |device| device.name.as_str());
+                let line = format!("{name}: {error}");
+                tracing::error!("tcx: {line}");
+                self.trouble = Some(line);
+            }
+        }
+    }
+
+    /// One line for status.
+    #[must_use]
+    pub fn status(&self) -> Attached {
+        let seated = self.wanted.len() - self.missing().len();
+        let attached = self.trouble.is_none() && (self.unsupported || seated == self.wanted.len());
+        let note = if self.unsupported {
+            NO_TCX.to_owned()
+        } else {
+            let found = format!("{seated} of {} programs on links", self.wanted.len());
+            match &self.trouble {
+                Some(trouble) => format!("{found}; {trouble}"),
+                None => found,
+            }
+        };
+        Attached {
+            hook: "tcx".to_owned(),
+            attached,
+            link: 0,
+            note,
+        }
+    }
+
+    /// What is not covered on this kernel.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        self.unsupported.then(|| NO_TCX.to_owned())
+    }
+}
+
+const NO_TCX: &str = "this kernel has no tcx (Linux 6.6): frames of packet sockets and TUN devices, and false source \
+                      addresses of containers, are not judged on their way";

@@ -1,0 +1,278 @@
+//! Ways around the socket hooks: frames from packet sockets, TUN devices and tunnels, and false source addresses.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use segd_tests::{
+    Bridge, Cgroup, Lab, Netns, Segd, Worker,
+    netns::{Sysctl, cable, ip, v4},
+    wait, wire,
+    worker::Handle,
+};
+
+/// How long segd may take to cover a new link, and to learn of an address.
+const COVERED: Duration = Duration::from_secs(1);
+
+fn policy(web: &Cgroup, rogue: &Cgroup, db: &Cgroup) -> String {
+    format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: links}}
+spec:
+  segments:
+    web: {{match: [{{cgroup: {}}}]}}
+    rogue: {{match: [{{cgroup: {}}}]}}
+    db: {{match: [{{cgroup: {}}}]}}
+    partner: {{match: [{{cidr: 198.51.100.0/24}}]}}
+  allow:
+    - {{from: [web, partner], to: db, ports: [udp/5432, tcp/5432]}}
+",
+        web.path(),
+        rogue.path(),
+        db.path()
+    )
+}
+
+fn denied(segd: &Segd, reason: &str) -> f64 {
+    segd.metric("segd_packets_total", &[("verdict", "denied"), ("reason", reason)])
+        .unwrap_or(0.0)
+}
+
+/// A datagram as bytes from the IP header on.
+fn datagram(from: SocketAddr, to: SocketAddr, token: &str) -> Vec<u8> {
+    wire::packet(
+        from.ip(),
+        to.ip(),
+        17,
+        &wire::udp(from.port(), to.port(), token.as_bytes()),
+    )
+}
+
+/// A live exchange of `web` with the database.
+#[track_caller]
+fn flow(client: &Worker, from: IpAddr, server: &Worker, service: Handle) -> Handle {
+    let flow = client.open_udp((from, 0), Some(service.local)).unwrap();
+    client.send(flow, "first;").unwrap();
+    server.wait_for_message(service, "first;");
+    flow
+}
+
+/// `near` with `web` and `rogue`, `far` with `db`, both on one bridge.
+struct Shared {
+    bridge: Bridge,
+    near: Netns,
+    far: Netns,
+    client: Worker,
+    enemy: Worker,
+    server: Worker,
+    service: Handle,
+    cgroups: [Cgroup; 3],
+}
+
+impl Shared {
+    fn build(lab: &Lab) -> Shared {
+        let bridge = lab.bridge();
+        let (near, far) = (lab.netns("near"), lab.netns("far"));
+        bridge.plug(&near, 10);
+        bridge.plug(&far, 11);
+        let cgroups = [lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db")];
+        let client = lab.worker_in(&cgroups[0], &near);
+        let enemy = lab.worker_in(&cgroups[1], &near);
+        let server = lab.worker_in(&cgroups[2], &far);
+        let service = server.listen_udp((v4(11), 5432));
+        Shared {
+            bridge,
+            near,
+            far,
+            client,
+            enemy,
+            server,
+            service,
+            cgroups,
+        }
+    }
+
+    fn policy(&self) -> String {
+        let [web, rogue, db] = &self.cgroups;
+        policy(web, rogue, db)
+    }
+}
+
+#[test]
+fn a_containers_packet_socket_does_not_ride_on_a_live_exchange() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let segd = lab.enforce(&place.policy());
+    let flow = flow(&place.client, v4(10).into(), &place.server, place.service);
+    let to = place.service.local;
+    let mac = wire::mac_in(&place.far);
+    let before = denied(&segd, "unjudged");
+    for bypass in [false, true] {
+        for (from, token) in [
+            (flow.local, "ridden;"),
+            ((v4(10), 40_001).into(), "own;"),
+            ((Ipv4Addr::new(198, 51, 100, 7), 40_002).into(), "partner;"),
+        ] {
+            let frame = wire::frame(mac, &datagram(from, to, token));
+            place.enemy.send_frame("eth0", &frame, bypass).ok();
+        }
+    }
+    place.client.send(flow, "last;").unwrap();
+    place.server.wait_for_message(place.service, "last;");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(place.server.inbox(place.service).messages, ["first;", "last;"]);
+    assert_eq!(denied(&segd, "unjudged") - before, 6.0, "each is counted once");
+}
+
+#[test]
+fn what_comes_out_of_a_container_bears_no_other_address() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let other = lab.netns("other");
+    place.bridge.plug(&other, 12);
+    // Nobody claims it: its packet socket is a tool like any other, but its addresses are its own.
+    let stranger = lab.worker_in(&lab.cgroup("unclaimed"), &other);
+    let rogue = lab.worker_in(&place.cgroups[1], &other);
+    let segd = lab.enforce(&place.policy());
+    let flow = flow(&place.client, v4(10).into(), &place.server, place.service);
+    let to = place.service.local;
+    let mac = wire::mac_in(&place.far);
+    let partner: SocketAddr = (Ipv4Addr::new(198, 51, 100, 7), 40_002).into();
+    for sender in [&stranger, &rogue] {
+        for from in [flow.local, partner] {
+            let frame = wire::frame(mac, &datagram(from, to, "forged;"));
+            sender.send_frame("eth0", &frame, false).ok();
+            // Its own hook knows who sends this; the next machine would not.
+            sender.send_raw(to.ip(), &datagram(from, to, "raw;")).ok();
+        }
+    }
+    wait::quiet(wait::SILENCE);
+    assert_eq!(place.server.inbox(place.service).messages, ["first;"]);
+    drop(rogue);
+    wait::quiet(COVERED * 2);
+    let before = denied(&segd, "spoofed");
+    for from in [flow.local, partner] {
+        let frame = wire::frame(mac, &datagram(from, to, "again;"));
+        stranger.send_frame("eth0", &frame, false).unwrap();
+    }
+    wait::quiet(wait::SILENCE);
+    assert_eq!(place.server.inbox(place.service).messages, ["first;"]);
+    assert_eq!(denied(&segd, "spoofed") - before, 2.0);
+}
+
+#[test]
+fn a_packet_socket_of_the_hosts_namespace_does_not_ride_on_a_live_exchange() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 33);
+    let port = format!("sgt{}c33", std::process::id() % 100_000);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
+    let server = lab.worker_in(&db, &far);
+    let service = server.listen_udp((far_ip, 5432));
+    let segd = lab.enforce(&policy(&web, &rogue, &db));
+    let here = Ipv4Addr::new(10, 213, 33, 1).into();
+    let flow = flow(&client, here, &server, service);
+    for bypass in [false, true] {
+        let frame = wire::frame(
+            wire::mac_in(&far),
+            &datagram(flow.local, service.local, "ridden;"),
+        );
+        enemy.send_frame(&port, &frame, bypass).ok();
+    }
+    client.send(flow, "last;").unwrap();
+    server.wait_for_message(service, "last;");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, ["first;", "last;"]);
+    assert!(denied(&segd, "unjudged") >= 1.0);
+}
+
+#[test]
+fn a_packet_socket_on_loopback_does_not_ride_on_a_live_exchange() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy, server) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&db));
+    let service = server.listen_udp((Ipv4Addr::LOCALHOST, 5432));
+    let segd = lab.enforce(&policy(&web, &rogue, &db));
+    let flow = flow(&client, Ipv4Addr::LOCALHOST.into(), &server, service);
+    for bypass in [false, true] {
+        let frame = wire::frame([0; 6], &datagram(flow.local, service.local, "ridden;"));
+        enemy.send_frame("lo", &frame, bypass).ok();
+    }
+    client.send(flow, "last;").unwrap();
+    server.wait_for_message(service, "last;");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, ["first;", "last;"]);
+    assert!(denied(&segd, "unjudged") >= 2.0);
+}
+
+/// Lets a namespace forward what has its own addresses as a source.
+fn forward_anything(netns: &Netns) {
+    netns.sysctl("net/ipv4/ip_forward", "1");
+    for device in ["all", "default", "eth0", "lo"] {
+        netns.sysctl(&format!("net/ipv4/conf/{device}/rp_filter"), "0");
+        netns.sysctl(&format!("net/ipv4/conf/{device}/accept_local"), "1");
+    }
+}
+
+#[test]
+fn what_a_tun_device_lets_into_a_container_does_not_get_out_as_another() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    forward_anything(&place.near);
+    let segd = lab.enforce(&place.policy());
+    let flow = flow(&place.client, v4(10).into(), &place.server, place.service);
+    let tun = place.enemy.open_tun("tun9");
+    place.near.ip("addr add 10.99.0.1/24 dev tun9");
+    place.near.ip("link set tun9 up");
+    place.near.sysctl("net/ipv4/conf/tun9/accept_local", "1");
+    place.near.sysctl("net/ipv4/conf/tun9/rp_filter", "0");
+    let to = place.service.local;
+    let before = denied(&segd, "unjudged") + denied(&segd, "spoofed");
+    for (from, token) in [
+        (flow.local, "ridden;"),
+        ((Ipv4Addr::new(198, 51, 100, 7), 40_002).into(), "partner;"),
+        ((v4(11), 40_003).into(), "itself;"),
+    ] {
+        place.enemy.write_tun(tun, &datagram(from, to, token)).unwrap();
+    }
+    wait::quiet(wait::SILENCE);
+    assert_eq!(place.server.inbox(place.service).messages, ["first;"]);
+    let after = denied(&segd, "unjudged") + denied(&segd, "spoofed");
+    assert_eq!(
+        after - before,
+        3.0,
+        "each left the container's forwarding and was counted"
+    );
+}
+
+#[test]
+fn a_tun_device_of_a_workload_on_the_host_brings_nothing_in() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (enemy, server) = (lab.worker(&rogue), lab.worker(&db));
+    let bridge = lab.bridge();
+    let service = server.listen_udp((v4(1), 5432));
+    let segd = lab.enforce(&policy(&web, &rogue, &db));
+    let _all = Sysctl::set("net/ipv4/conf/all/rp_filter", "0");
+    let name = format!("sgt{}n", std::process::id() % 100_000);
+    let tun = enemy.open_tun(&name);
+    ip(&format!("addr add 10.99.0.1/24 dev {name}"));
+    ip(&format!("link set {name} up"));
+    wait::quiet(COVERED);
+    let partner: SocketAddr = (Ipv4Addr::new(198, 51, 100, 7), 40_002).into();
+    enemy
+        .write_tun(tun, &datagram(partner, service.local, "partner;"))
+        .unwrap();
+    wait::quiet(wait::SILENCE);
+    assert_eq!(
+        server.inbox(service).messages,
+        Vec::<String>::new(),
+        "{}",
+        bridge.name()
+    );
+    assert!(denied(&segd, "unjudged") >= 1.0);
+}
