@@ -10,7 +10,6 @@ use segd_common::{
     reason::Reason,
     segment,
     service::{ICMP, ICMPV6, IGMP, TCP, UDP},
-    workload::Identity,
 };
 
 use crate::{

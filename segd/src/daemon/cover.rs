@@ -125,10 +125,14 @@ impl Cover {
     /// None yet.
     #[must_use]
     pub fn new(devices: Devices) -> Cover {
+        let unsupported = !devices.can_sit();
+        if unsupported {
+            tracing::warn!("{NO_TCX}");
+        }
         Cover {
             devices,
             wanted: BTreeSet::new(),
-            unsupported: false,
+            unsupported,
             trouble: None,
         }
     }
@@ -173,32 +177,20 @@ impl Cover {
             if let Err(error) = self.devices.seat(seat) {
                 self.failed(host, seat, &error);
             }
-            if self.unsupported {
-                return;
-            }
         }
     }
 
     fn failed(&mut self, info: &NamespaceInfo, seat: Seat, error: &io::Error) {
-        match error.raw_os_error() {
-            Some(libc::ENODEV) => {
-                self.wanted.remove(&seat);
-            }
-            // An attach type that this kernel does not know.
-            Some(libc::EINVAL | libc::EOPNOTSUPP) if self.devices.seated().is_empty() => {
-                if !self.unsupported {
-                    tracing::warn!("{}", NO_TCX);
-                }
-                self.unsupported = true;
-            }
-            _ => {
-                let name = info.devices.iter().find(|device| device.index == seat.device);
-                let name = name.map_or("?", |device| device.name.as_str());
-                let line = format!("{name}: {error}");
-                tracing::error!("tcx: {line}");
-                self.trouble = Some(line);
-            }
+        // The device is gone since the last look.
+        if error.raw_os_error() == Some(libc::ENODEV) {
+            self.wanted.remove(&seat);
+            return;
         }
+        let device = info.devices.iter().find(|device| device.index == seat.device);
+        let name = device.map_or("?", |device| device.name.as_str());
+        let line = format!("{name}: {error}");
+        tracing::error!("tcx: {line}");
+        self.trouble = Some(line);
     }
 
     /// One line for status.

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, links::Links, pins::Pins, sys};
+use super::{Error, feature, links::Links, pins::Pins, sys};
 
 /// What a program does on a device. The order is the order of attachment: loopback marks before it asks for the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,14 +98,16 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Takes the programs that enforce, and puts them behind the links that an earlier daemon left.
+    /// Takes the programs that enforce, and puts them behind the links that an earlier daemon left. Where the kernel has
+    /// no tcx there are none.
     ///
     /// # Errors
     ///
     /// A program has no descriptor.
     pub fn new(links: &Links, pins: &Pins) -> Result<Devices, Error> {
         let mut programs = BTreeMap::new();
-        for hook in Hook::ALL {
+        let hooks: &[Hook] = if feature::takes_tcx()? { &Hook::ALL } else { &[] };
+        for &hook in hooks {
             let program = links.program(hook.program()).map_err(|error| {
                 Error::system(format!("holding the kernel program `{}`", hook.program()), error)
             })?;
@@ -122,6 +124,12 @@ impl Devices {
             }
         }
         Ok(devices)
+    }
+
+    /// Whether the kernel has tcx.
+    #[must_use]
+    pub fn can_sit(&self) -> bool {
+        !self.programs.is_empty()
     }
 
     fn pinned(&self) -> Vec<(Seat, PathBuf)> {

@@ -12,7 +12,7 @@ use aya::{
     programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
 };
 
-use super::{Error, btf, census::Census, kernel, manifest, numbering, pins::Pins, sys};
+use super::{Error, btf, census::Census, feature, kernel, manifest, numbering, pins::Pins, sys};
 use crate::report::chain;
 
 /// The object that `build.rs` built.
@@ -91,9 +91,13 @@ impl Datapath {
     /// All programs, to be held when the loader is gone.
     pub fn programs(&self) -> Result<Programs, Error> {
         let mut all = BTreeMap::new();
-        for (name, _) in self.ebpf.programs() {
+        for (name, program) in self.ebpf.programs() {
+            // What this kernel has no hook for was not loaded.
+            let Ok(program) = program.fd() else {
+                continue;
+            };
             let failed = |error| Error::system(format!("holding the kernel program `{name}`"), error);
-            let program = self.program(name)?.try_clone_to_owned().map_err(failed)?;
+            let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
             let id = sys::info::program_id(program.as_fd()).map_err(failed)?;
             all.insert(name.to_owned(), (program, id));
         }
@@ -145,7 +149,7 @@ pub(super) fn program_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a
         .map_err(|error| missing(chain(&error)))
 }
 
-/// Loads every program of the object, over pinned maps or over maps of its own. `globals`: what is known beside the
+/// Loads every program of the object that the kernel has a hook for, over pinned maps or over maps of its own. `globals`: what is known beside the
 /// running kernel's offsets.
 pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) -> Result<Ebpf, Error> {
     let refused = |operation: &str, error: &dyn std::error::Error| Error::Refused {
@@ -175,7 +179,12 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
         .map_err(|error| refused("loading the kernel programs", &error))?;
     let btf =
         Btf::from_sys_fs().map_err(|error| refused("reading the kernel's description of itself", &error))?;
+    let tcx = feature::takes_tcx()?;
     for (name, program) in ebpf.programs_mut() {
+        // They could hang nowhere else, and an older kernel need not take what they do.
+        if matches!(program, Program::SchedClassifier(_)) && !tcx {
+            continue;
+        }
         load_program(program, &btf)
             .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
     }
@@ -189,7 +198,7 @@ pub struct Programs(BTreeMap<String, (OwnedFd, u32)>);
 impl Programs {
     /// A program, to attach it.
     pub fn borrow(&self, name: &str) -> io::Result<BorrowedFd<'_>> {
-        let missing = || io::Error::other(format!("the kernel program `{name}` is not in the object"));
+        let missing = || io::Error::other(format!("the kernel program `{name}` is not loaded"));
         self.0
             .get(name)
             .map(|(program, _)| program.as_fd())
