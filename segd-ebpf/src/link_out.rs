@@ -215,7 +215,8 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner_of_tuple: u64) -> bool {
             // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
             // socket, and only the tuple tells them apart.
             match packet.protocol {
-                TCP => skb.socket().is_some_and(|socket| socket.is_tcp()),
+                // The kernel's own control socket resets what nobody listens for: it is no stream.
+                TCP if is_bare(skb, packet) || skb.socket().is_some_and(|socket| socket.is_tcp()) => true,
                 ICMP | ICMPV6 => true,
                 _ if packet.flags & PACKET_LATER_FRAGMENT != 0 => true,
                 UDP if is_dhcp(packet.source_port, packet.destination_port) => true,
