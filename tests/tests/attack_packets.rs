@@ -4,7 +4,10 @@
 //! Each attempt is judged by what arrived, and every packet that did not arrive is counted once, under a named reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use segd_tests::{
     Cgroup, Craft, Kind, Lab, Netns, Segd, Worker,
@@ -537,7 +540,7 @@ fn a_group_and_a_broadcast_reach_only_whom_a_rule_lets_them() {
         }
     }
     let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
-    let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", cable_name())).unwrap();
+    let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", cable_name(NET))).unwrap();
     let index: i32 = index.trim().parse().unwrap();
     let craft =
         Craft::udp((all_nodes, OPEN), "nodes;").flag(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, index);
@@ -556,8 +559,8 @@ fn a_group_and_a_broadcast_reach_only_whom_a_rule_lets_them() {
     );
 }
 
-fn cable_name() -> String {
-    format!("sgt{}c{NET}", std::process::id() % 100_000)
+fn cable_name(net: u8) -> String {
+    format!("sgt{}c{net}", std::process::id() % 100_000)
 }
 
 /// B12, row 12. `route_localnet` lets a neighbour's frames reach 127.0.0.0/8 (CVE-2020-8558).
@@ -573,35 +576,51 @@ fn loopback_is_ordinary_traffic_and_no_frame_gets_there() {
             assert_eq!(field.count(&token), 0);
         }
     }
-    let cable = cable_name();
-    let open = ["route_localnet", "accept_local"].map(|name| {
-        ["all", cable.as_str()].map(|place| Sysctl::set(&format!("net/ipv4/conf/{place}/{name}"), "1"))
-    });
-    let loose =
-        ["all", cable.as_str()].map(|place| Sysctl::set(&format!("net/ipv4/conf/{place}/rp_filter"), "0"));
+    // Where a workload lives, packet sockets are denied on the link (with tcx); a namespace of nobody's gets further.
+    let other = field._lab.netns("other");
+    let (other4, _) = cable(&other, NET + 1);
+    let all =
+        ["route_localnet", "accept_local"].map(|name| Sysctl::set(&format!("net/ipv4/conf/all/{name}"), "1"));
+    let loose = Sysctl::set("net/ipv4/conf/all/rp_filter", "0");
+    // SLEEP: segd looks for new namespaces once a second, and nothing tells when it has.
+    wait::quiet(Duration::from_secs(2));
     // A live exchange over loopback, whose very tuple is forged.
     let asker = field.web.open_udp((Ipv4Addr::LOCALHOST, 0), None).unwrap();
     let server = SocketAddr::from((Ipv4Addr::LOCALHOST, OPEN));
     field.web.send_to(asker, server, "live;").unwrap();
     wait::wait_until("the live one", wait::PATIENCE, || field.count("live;") == 1);
-    let mac = wire::mac(&cable);
-    let forged = |source: SocketAddr, token: &str| {
-        let payload = wire::udp_between(source, server, token.as_bytes());
-        wire::frame(mac, &wire::packet(source.ip(), server.ip(), 17, &payload))
-    };
-    let stranger = SocketAddr::from((field.far4, 40_000));
-    field.segd.denies(3, &["spoofed", "unknown"], || {
-        wire::inject(
+    let sides: [(&Netns, u8, IpAddr, &[&str]); 2] = [
+        (
             &field.netns,
-            &[
-                forged(asker.local, "forged;"),
-                forged((Ipv4Addr::new(127, 0, 0, 9), 40_000).into(), "forged;"),
-                forged(stranger, "forged;"),
-            ],
-        );
-    });
+            NET,
+            field.far4.into(),
+            &["unjudged", "spoofed", "unknown"],
+        ),
+        (&other, NET + 1, other4, &["spoofed", "unknown"]),
+    ];
+    for (netns, net, own, reasons) in sides {
+        let cable = cable_name(net);
+        let _open = ["route_localnet", "accept_local"]
+            .map(|name| Sysctl::set(&format!("net/ipv4/conf/{cable}/{name}"), "1"));
+        let _loose = Sysctl::set(&format!("net/ipv4/conf/{cable}/rp_filter"), "0");
+        let mac = wire::mac(&cable);
+        let forged = |source: SocketAddr| {
+            let payload = wire::udp_between(source, server, b"forged;");
+            wire::frame(mac, &wire::packet(source.ip(), server.ip(), 17, &payload))
+        };
+        field.segd.denies(3, reasons, || {
+            wire::inject(
+                netns,
+                &[
+                    forged(asker.local),
+                    forged((Ipv4Addr::new(127, 0, 0, 9), 40_000).into()),
+                    forged(SocketAddr::new(own, 40_000)),
+                ],
+            );
+        });
+    }
     assert_eq!(field.count("forged;"), 0, "a frame reached a loopback address");
-    drop((open, loose));
+    drop((all, loose));
 }
 
 /// B13, row 13: which of the local addresses a process sends from says nothing about who it is.
