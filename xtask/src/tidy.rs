@@ -5,6 +5,7 @@ mod kernel;
 mod layers;
 mod source;
 mod unit;
+mod claims;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ pub fn run() -> Result<ExitCode> {
     findings.extend(kernel::check(&tree)?);
     findings.extend(house::check(&tree)?);
     findings.extend(unit::check()?);
+    findings.extend(claims::check(&tree)?);
     findings.sort();
     for Finding { path, line, what } in &findings {
         println!("{path}:{line}: {what}");
