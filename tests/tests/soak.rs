@@ -161,7 +161,7 @@ impl Soak {
                 if chance.below(2) == 0 || foreign::detach(link).is_err() {
                     fs::remove_file(link).unwrap();
                 }
-                wait::wait_until("it is put back", PATIENCE, || {
+                wait::wait_until(format!("{} is put back", link.display()), PATIENCE, || {
                     self.segd.metric("segd_repairs_total", &[]).unwrap_or(0.0) > before
                 });
                 "link taken"

@@ -137,12 +137,14 @@ impl Cover {
         }
     }
 
-    /// Makes what is attached what is wanted.
-    pub fn follow(&mut self, all: &[NamespaceInfo], wanted: BTreeSet<Seat>) {
+    /// Makes what is attached what is wanted. What was taken away since the last look is put back, and told.
+    pub fn follow(&mut self, all: &[NamespaceInfo], wanted: BTreeSet<Seat>) -> Option<Repair> {
+        let repair = self.repair(all);
         self.wanted = wanted;
         let looked_at = all.iter().map(|info| info.cookie).collect();
         self.devices.keep(&self.wanted, &looked_at);
         self.sit(all);
+        repair
     }
 
     /// Puts back what was taken away. A device that is gone since the last list is not missed.

@@ -342,7 +342,8 @@ impl Engine {
             }))?;
         self.places.set_links(&map.links, &map.sources)?;
         if let Some(cover) = &mut self.cover {
-            cover.follow(&self.namespaces, map.seats);
+            let repair = cover.follow(&self.namespaces, map.seats);
+            self.repairs.note(repair.into_iter().collect());
         }
         let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
         self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
