@@ -129,12 +129,14 @@ impl Tracer {
             .spawn()
             .expect("strace is installed");
         let stderr = child.stderr.take().unwrap();
-        // -qq keeps it from telling that it attached; the kernel tells who traces.
+        // -qq keeps it from telling that it attached; the kernel tells who traces. A daemon that made the call in question as
+        // soon as it was traced is dead already.
         wait::wait_until(format!("strace is attached to {pid}"), PATIENCE, || {
             std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+                let traced = format!("TracerPid:\t{}", child.id());
                 status
                     .lines()
-                    .any(|line| line == format!("TracerPid:\t{}", child.id()))
+                    .any(|line| line == traced || line.starts_with("State:\tZ"))
             })
         });
         std::thread::spawn(move || {
