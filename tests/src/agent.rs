@@ -284,6 +284,7 @@ impl Agent {
         let local = match &kept {
             Kept::Stream(stream) => {
                 stream.set_nodelay(true)?;
+                sys::leave_nothing_behind(stream)?;
                 stream.local_addr()?
             }
             Kept::Datagram(socket) => socket.local_addr()?,
@@ -324,6 +325,7 @@ impl Agent {
                 };
                 stream.set_nonblocking(false).expect("a fresh socket");
                 stream.set_nodelay(true).ok();
+                sys::leave_nothing_behind(&stream).ok();
                 {
                     let mut inbox = inbox.lock().unwrap();
                     inbox.accepts += 1;

@@ -387,6 +387,17 @@ pub fn dial(from: SocketAddr, to: SocketAddr, timeout: Duration) -> io::Result<T
     Ok(stream)
 }
 
+/// Ends a connection with its process: without this, what a killed worker's peer never acknowledged is sent again by
+/// nobody's socket, for minutes, and counted in the test that runs then.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave_nothing_behind(stream: &TcpStream) -> io::Result<()> {
+    // `struct linger`: on, for no second.
+    let bytes = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
+    set_bytes(stream, libc::SOL_SOCKET, libc::SO_LINGER, &bytes)
+}
+
 /// Sets a segment routing header (RFC 8754) with one waypoint on a socket. Needs no privilege.
 ///
 /// # Errors
