@@ -145,9 +145,7 @@ fn pins(segd: &Segd, folder: &str) -> Vec<PathBuf> {
                 fs::read_dir(entry.path())
                     .unwrap()
                     .flatten()
-                    .map(|pin| pin.path())
-                    // The texts are for a restart alone: one that is lost is not made again (docs/architecture.md).
-                    .filter(|pin| !pin.to_string_lossy().contains("/TEXT_")),
+                    .map(|pin| pin.path()),
             );
         }
     }

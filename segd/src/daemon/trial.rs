@@ -11,7 +11,6 @@ use segd_common::config::{Active, Trial};
 use super::engine::{ApplyError, Engine, InForce, Origin};
 use crate::{
     control::types::{Kept, Text},
-    datapath::{pins::Pins, texts},
     policy::{compile::compile, model::Source},
     report::chain,
     source::{ContentHash, LoadError, Loaded, Sources, resolve_read},
@@ -56,7 +55,12 @@ pub enum NoWayBack {
 
 impl Engine {
     /// Keeps what a slot is made from beside it, for the next daemon and for a rollback.
-    pub(super) fn keep_text(&self, next: Active, loaded: &Loaded, origin: Origin) -> Result<(), ApplyError> {
+    pub(super) fn keep_text(
+        &mut self,
+        next: Active,
+        loaded: &Loaded,
+        origin: Origin,
+    ) -> Result<(), ApplyError> {
         let text = |source: &Source| Text {
             name: source.name.clone(),
             text: source.text.clone(),
@@ -71,20 +75,16 @@ impl Engine {
             texts: loaded.sources.iter().map(text).collect(),
         };
         let bytes = serde_json::to_vec(&kept).unwrap_or_default();
-        Ok(texts::keep(&self.pins(), next.slot(), &bytes)?)
+        Ok(self.maps.keep_text(next.slot(), &bytes)?)
     }
 
     /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
     fn text_of(&self, slot: u32) -> Option<(Kept, Sources)> {
-        let bytes = texts::kept(&self.pins(), slot).ok()??;
+        let bytes = self.maps.text(slot).ok()??;
         let mut kept: Kept = serde_json::from_slice(&bytes).ok()?;
         let texts = std::mem::take(&mut kept.texts).into_iter();
         let sources = texts.map(|Text { name, text }| Source { name, text }).collect();
         Some((kept, Sources::of(sources)))
-    }
-
-    fn pins(&self) -> Pins {
-        Pins::new(&self.options.pin_dir)
     }
 
     /// Takes note that the kernel has put the policy before back: nobody confirmed in time. Returns what was on trial.

@@ -3,7 +3,7 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use aya::Pod;
@@ -65,9 +65,9 @@ impl<K: Pod, V> Map<K, V> {
         })
     }
 
-    /// Its descriptor.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// Its descriptor, for whoever holds it from now on.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     fn failed(&self, operation: &str, error: io::Error) -> Error {

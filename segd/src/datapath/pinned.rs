@@ -6,13 +6,15 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Error, links::Repair, manifest, object::PINNED, pins::Pins, sys};
+use super::{Error, links::Repair, manifest, object::PINNED, pins::Pins, sys, texts};
 
-/// Every map that outlives the daemon, and the manifest.
+/// Every map that outlives the daemon, the manifest, and the text of each slot's policy.
 #[derive(Debug)]
 pub struct PinnedMaps {
     pins: Pins,
     maps: Vec<Pinned>,
+    /// `None`: nothing was kept of what is in the slot.
+    texts: [Option<Pinned>; 2],
 }
 
 #[derive(Debug)]
@@ -30,26 +32,76 @@ impl PinnedMaps {
     ///
     /// A pin that cannot be opened, or is no map's.
     pub fn open(pins: &Pins) -> Result<PinnedMaps, Error> {
+        let open = |name| {
+            let pin = pins.maps.join(name);
+            let map = sys::open_pin(&pin).and_then(|map| Pinned::hold(name, pin.clone(), map));
+            (pin, map)
+        };
+        let failed =
+            |pin: PathBuf, error| Error::system(format!("opening the pinned map `{}`", pin.display()), error);
         let mut maps = Vec::new();
         for &name in PINNED.iter().chain([&manifest::NAME]) {
-            let pin = pins.maps.join(name);
-            let failed = |error| Error::system(format!("opening the pinned map `{}`", pin.display()), error);
-            let map = sys::open_pin(&pin).map_err(failed)?;
-            let id = sys::info::map_info(map.as_fd()).map_err(failed)?.id;
-            maps.push(Pinned { name, pin, map, id });
+            let (pin, map) = open(name);
+            maps.push(map.map_err(|error| failed(pin, error))?);
+        }
+        let mut texts = [None, None];
+        for (text, name) in texts.iter_mut().zip(texts::NAMES) {
+            *text = match open(name) {
+                (_, Ok(map)) => Some(map),
+                (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
+                // Nothing is judged by a text: what lies there instead is replaced by the next one.
+                (pin, Err(error)) => {
+                    tracing::warn!("{}", crate::report::chain(&failed(pin, error)));
+                    None
+                }
+            };
         }
         Ok(PinnedMaps {
             pins: pins.clone(),
             maps,
+            texts,
         })
+    }
+
+    /// Keeps a slot's text in place of what was kept there, all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or the pin could not be made.
+    pub fn keep_text(&mut self, slot: u32, text: &[u8]) -> Result<(), Error> {
+        let slot = slot as usize & 1;
+        let (Some(name), Some(kept)) = (texts::NAMES.get(slot), self.texts.get_mut(slot)) else {
+            return Ok(());
+        };
+        let map = texts::write(text)?;
+        let pin = self.pins.maps.join(name);
+        let failed = |error| Error::system(format!("pinning `{}`", pin.display()), error);
+        sys::pin_over(map.as_fd(), &pin).map_err(failed)?;
+        *kept = Some(Pinned::hold(name, pin.clone(), map).map_err(failed)?);
+        Ok(())
+    }
+
+    /// A slot's text, if one is kept, whatever became of its pin.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn text(&self, slot: u32) -> Result<Option<Vec<u8>>, Error> {
+        match self.texts.get(slot as usize & 1) {
+            Some(Some(kept)) => texts::read(&kept.map),
+            _ => Ok(None),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Pinned> {
+        self.maps.iter().chain(self.texts.iter().flatten())
     }
 
     /// The maps whose pins are gone, a sentence each: they would end with the programs, and the next daemon would
     /// not find them.
     #[must_use]
     pub fn lost(&self) -> Vec<String> {
-        self.maps
-            .iter()
+        self.all()
             .filter_map(|pinned| pinned.lost().map(|why| format!("map {}: {why}", pinned.name)))
             .collect()
     }
@@ -57,7 +109,7 @@ impl PinnedMaps {
     /// Pins again what lost its pin. What cannot be is told by [`PinnedMaps::lost`].
     pub fn repair(&self) -> Vec<Repair> {
         let mut repairs = Vec::new();
-        for pinned in &self.maps {
+        for pinned in self.all() {
             let Some(why) = pinned.lost() else { continue };
             let pin = || -> Result<(), Error> {
                 self.pins.create()?;
@@ -77,6 +129,11 @@ impl PinnedMaps {
 }
 
 impl Pinned {
+    fn hold(name: &'static str, pin: PathBuf, map: OwnedFd) -> io::Result<Pinned> {
+        let id = sys::info::map_info(map.as_fd())?.id;
+        Ok(Pinned { name, pin, map, id })
+    }
+
     fn lost(&self) -> Option<String> {
         let found = sys::open_pin(&self.pin).and_then(|pin| sys::info::map_info(pin.as_fd()));
         match found {

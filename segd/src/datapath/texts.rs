@@ -1,40 +1,31 @@
 //! What a slot was made from, kept beside it: the next daemon finds out what is enforced from the kernel alone.
 //!
-//! A text lies in an array of its own, pinned under a name of its slot. It goes with the other pins.
+//! A text lies in an array of its own. Where it is pinned, and that it stays pinned, is [`super::pinned`]'s.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::os::fd::OwnedFd;
 
-use super::{Error, map::Map, pins::Pins, sys};
+use super::{Error, map::Map, sys};
+
+/// The pin of each slot's text.
+pub const NAMES: [&str; 2] = ["TEXT_0", "TEXT_1"];
 
 /// The bytes of one element.
 const CHUNK: usize = 32 * 1024;
 
 type Chunk = [u8; CHUNK];
 
-fn pin(pins: &Pins, slot: u32) -> PathBuf {
-    pins.maps.join(format!("TEXT_{}", slot & 1))
-}
-
-fn failed(operation: &str, path: &Path, error: io::Error) -> Error {
-    Error::system(format!("{operation} `{}`", path.display()), error)
-}
-
-/// Keeps a slot's text in place of what was kept there, all of it or nothing.
+/// Puts a text into a map of its own.
 ///
 /// # Errors
 ///
-/// No memory, or the pin could not be made.
-pub fn keep(pins: &Pins, slot: u32, text: &[u8]) -> Result<(), Error> {
-    let path = pin(pins, slot);
+/// No memory.
+pub fn write(text: &[u8]) -> Result<OwnedFd, Error> {
     // The length goes first; zeroes fill up the end.
     let mut bytes = (text.len() as u64).to_ne_bytes().to_vec();
     bytes.extend_from_slice(text);
     let chunks = bytes.len().div_ceil(CHUNK) as u32;
-    let fd =
-        sys::create_array(CHUNK as u32, chunks).map_err(|error| failed("making room for", &path, error))?;
+    let fd = sys::create_array(CHUNK as u32, chunks)
+        .map_err(|error| Error::system("making room for the policy's text", error))?;
     let map: Map<u32, Chunk> = Map::over("TEXT", fd)?;
     let mut room: Box<Chunk> = Box::new([0; CHUNK]);
     for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
@@ -44,26 +35,18 @@ pub fn keep(pins: &Pins, slot: u32, text: &[u8]) -> Result<(), Error> {
         }
         map.write(&(index as u32), &room, 0)?;
     }
-    let mut beside = path.clone().into_os_string();
-    beside.push("_new");
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    sys::pin(map.as_fd(), &beside).map_err(|error| failed("pinning", &beside, error))?;
-    fs::rename(&beside, &path).map_err(|error| failed("pinning", &path, error))
+    Ok(map.into_fd())
 }
 
-/// A slot's text, if one is kept.
+/// The text in a map, if all of it is there.
 ///
 /// # Errors
 ///
 /// It cannot be read.
-pub fn kept(pins: &Pins, slot: u32) -> Result<Option<Vec<u8>>, Error> {
-    let path = pin(pins, slot);
-    let fd = match sys::open_pin(&path) {
-        Ok(fd) => fd,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("opening", &path, error)),
-    };
+pub fn read(map: &OwnedFd) -> Result<Option<Vec<u8>>, Error> {
+    let fd = map
+        .try_clone()
+        .map_err(|error| Error::system("opening the policy's text", error))?;
     let map: Map<u32, Chunk> = Map::over("TEXT", fd)?;
     let mut bytes = Vec::new();
     let mut len = size_of::<u64>();
@@ -91,28 +74,15 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_back_whole() {
-        let pins = Pins::new(&PathBuf::from(format!(
-            "/sys/fs/bpf/segd-unit-text-{}",
-            std::process::id()
-        )));
-        if let Err(error) = crate::datapath::kernel::check_privilege().and_then(|()| pins.create()) {
+        if let Err(error) = crate::datapath::kernel::check_privilege() {
             assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "{error}");
             eprintln!("skipped: {error}");
             return;
         }
-        let nothing = kept(&pins, 0);
-        let mut read = Vec::new();
         for len in [0, 1, CHUNK - 8, CHUNK - 7, 3 * CHUNK] {
             let text: Vec<u8> = (0..len).map(|at| at as u8 | 1).collect();
-            let kept = keep(&pins, 0, &text).and_then(|()| kept(&pins, 0));
-            read.push((kept, text));
-        }
-        let other = kept(&pins, 1);
-        crate::datapath::unload(&pins.root).unwrap();
-        assert_eq!(nothing.unwrap(), None);
-        assert_eq!(other.unwrap(), None);
-        for (kept, text) in read {
-            assert!(kept.unwrap() == Some(text.clone()), "{} bytes", text.len());
+            let map = write(&text).unwrap();
+            assert!(read(&map).unwrap() == Some(text), "{len} bytes");
         }
     }
 }
