@@ -1,37 +1,41 @@
-//! Broken policies and what segd says about them, word for word.
+//! Broken and doubtful policies and what segd says about them, word for word.
 //!
-//! `tests/broken/NAME.yaml` (or a directory `NAME`) is checked against `NAME.stderr`.
+//! `tests/broken/NAME.yaml` (or a directory `NAME`) is checked against `NAME.stderr`; so is `tests/doubtful`, which is taken
+//! with warnings.
 //! `SEGD_UPDATE_EXPECT=1` writes what is said now; read the difference before you commit it.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what must hold")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use segd::{
     policy::{
-        diagnostic::{Severity, Style, render},
+        diagnostic::{Code, Diagnostic, Severity, Style, render},
         model::Source,
         resolve::resolve,
     },
     source,
 };
 
-fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/broken")
+fn corpus(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests")
+        .join(folder)
 }
 
-/// Every case: its name and its sources, named relative to the corpus.
-fn cases() -> Vec<(String, Vec<Source>)> {
+/// Every case of a folder: its name and its sources, named relative to the folder.
+fn cases(folder: &str) -> Vec<(String, Vec<Source>)> {
     let mut cases = Vec::new();
-    for entry in fs::read_dir(corpus()).expect("the corpus can be listed") {
+    for entry in fs::read_dir(corpus(folder)).expect("the corpus can be listed") {
         let path = entry.expect("the corpus can be listed").path();
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         if path.extension().is_some_and(|extension| extension == "stderr") {
             continue;
         }
-        let root = corpus().display().to_string();
+        let root = corpus(folder).display().to_string();
         let mut sources = source::read(&[path], &source::Trust::Everybody)
             .expect("a case can be read")
             .sources;
@@ -48,24 +52,14 @@ fn cases() -> Vec<(String, Vec<Source>)> {
     cases
 }
 
-#[test]
-fn every_broken_policy_is_refused_in_the_documented_words() {
+/// Compares what is said about every case of a folder with what is expected.
+#[track_caller]
+fn in_the_documented_words(folder: &str, said: impl Fn(&str, &[Source]) -> Vec<Diagnostic>) {
     let update = std::env::var_os("SEGD_UPDATE_EXPECT").is_some();
     let mut differences = Vec::new();
-    let cases = cases();
-    assert!(cases.len() >= 40, "the corpus has {} cases", cases.len());
-    for (name, sources) in cases {
-        let said = match resolve(&sources, false) {
-            Ok(_) => panic!("{name} must be refused"),
-            Err(diagnostics) => {
-                assert!(
-                    diagnostics.iter().all(|d| d.severity == Severity::Error),
-                    "{name}: only errors"
-                );
-                render(&diagnostics, &sources, Style::Plain)
-            }
-        };
-        let path = corpus().join(format!("{name}.stderr"));
+    for (name, sources) in cases(folder) {
+        let said = render(&said(&name, &sources), &sources, Style::Plain);
+        let path = corpus(folder).join(format!("{name}.stderr"));
         if update {
             fs::write(&path, &said).expect("the expectation can be written");
         } else if fs::read_to_string(&path).unwrap_or_default() != said {
@@ -80,19 +74,58 @@ fn every_broken_policy_is_refused_in_the_documented_words() {
 }
 
 #[test]
+fn every_broken_policy_is_refused_in_the_documented_words() {
+    let count = cases("broken").len();
+    assert!(count >= 80, "the corpus has {count} cases");
+    in_the_documented_words("broken", |name, sources| match resolve(sources, false) {
+        Ok(_) => panic!("{name} must be refused"),
+        Err(diagnostics) => {
+            let errors = diagnostics.iter().all(|d| d.severity == Severity::Error);
+            assert!(errors, "{name}: only errors");
+            diagnostics
+        }
+    });
+}
+
+#[test]
+fn every_doubtful_policy_is_taken_with_the_documented_warnings() {
+    in_the_documented_words("doubtful", |name, sources| match resolve(sources, false) {
+        Ok((_, warnings)) => {
+            assert!(!warnings.is_empty(), "{name} must be doubted");
+            warnings
+        }
+        Err(errors) => panic!("{name}: {}", render(&errors, sources, Style::Plain)),
+    });
+}
+
+#[test]
+fn every_warning_has_a_case() {
+    let mut told: BTreeSet<Code> = BTreeSet::new();
+    for (_, sources) in cases("doubtful") {
+        let (_, warnings) = resolve(&sources, false).expect("the policy is right");
+        told.extend(warnings.iter().map(|warning| warning.code));
+    }
+    let untold = |code: &&Code| !told.contains(code) && !code.is_of_the_host();
+    let untold: Vec<&Code> = Code::WARNINGS.iter().filter(untold).collect();
+    assert!(untold.is_empty(), "no case in tests/doubtful: {untold:?}");
+}
+
+#[test]
 fn every_expectation_has_its_case() {
-    for entry in fs::read_dir(corpus()).expect("the corpus can be listed") {
-        let path = entry.expect("the corpus can be listed").path();
-        if path.extension().is_some_and(|extension| extension == "stderr") {
-            let case = path.with_extension("yaml").exists() || path.with_extension("").is_dir();
-            assert!(case, "{} belongs to no case", path.display());
+    for folder in ["broken", "doubtful"] {
+        for entry in fs::read_dir(corpus(folder)).expect("the corpus can be listed") {
+            let path = entry.expect("the corpus can be listed").path();
+            if path.extension().is_some_and(|extension| extension == "stderr") {
+                let case = path.with_extension("yaml").exists() || path.with_extension("").is_dir();
+                assert!(case, "{} belongs to no case", path.display());
+            }
         }
     }
 }
 
 #[test]
 fn every_error_names_its_place() {
-    for (name, sources) in cases() {
+    for (name, sources) in cases("broken") {
         for diagnostic in resolve(&sources, false).expect_err("refused") {
             let general = ["empty", "capacity"].contains(&diagnostic.code.label());
             assert!(
@@ -143,7 +176,7 @@ proptest::proptest! {
         cuts in proptest::collection::vec((0..4000_usize, 0..12_usize, proptest::prelude::any::<u8>()), 0..6),
     ) {
         thread_local! {
-            static CASES: Vec<(String, Vec<Source>)> = cases();
+            static CASES: Vec<(String, Vec<Source>)> = cases("broken").into_iter().chain(cases("doubtful")).collect();
         }
         let mut sources = CASES.with(|cases| cases[case % cases.len()].1.clone());
         for source in &mut sources {

@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod live;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -37,6 +38,8 @@ const YES: u8 = 0;
 const NO: u8 = 1;
 /// An invalid policy or question.
 const INVALID: u8 = 2;
+/// The host cannot do it.
+const CANNOT: u8 = 3;
 /// segd's own fault.
 const INTERNAL: u8 = 4;
 
@@ -82,6 +85,15 @@ impl Reply {
         let _ = std::io::stderr().lock().write_all(self.complaint.as_bytes());
         let _ = std::io::stdout().lock().write_all(self.answer.as_bytes());
         ExitCode::from(self.code)
+    }
+}
+
+/// `1 rule`, `2 rules`.
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
     }
 }
 
@@ -184,12 +196,57 @@ mod tests {
             );
             if !valid {
                 assert_eq!(answer["diagnostics"][0]["code"], "undeclared-peer");
-                assert_eq!(answer["diagnostics"][0]["place"]["line"], 10);
+                let place = serde_json::json!({
+                    "file": "p.yaml", "line": 10, "column": 23, "end": {"line": 10, "column": 25}
+                });
+                assert_eq!(answer["diagnostics"][0]["place"], place);
             }
             let yaml = ask(&text, &["check", "PATH", "-o", "yaml"]).answer;
             let same: serde_json::Value = serde_yaml::from_str(&yaml).expect("YAML");
             assert_eq!(same, answer, "YAML has the shape of JSON");
         }
+    }
+
+    #[test]
+    fn check_tells_doubts_on_stderr_and_lets_ci_insist() {
+        let doubtful = RIGHT.replace("{from: ops, to: web", "{from: [], to: web");
+        let reply = ask(&doubtful, &["check", "PATH"]);
+        assert!(
+            reply.answer.ends_with(", 1 file, 2 warnings\n"),
+            "{}",
+            reply.answer
+        );
+        assert!(
+            reply.complaint.contains("warning[matches-nothing]"),
+            "{}",
+            reply.complaint
+        );
+        assert_eq!(reply.code, YES);
+        assert_eq!(ask(&doubtful, &["check", "PATH", "--deny-warnings"]).code, NO);
+        let allowed = format!("# segd: allow(matches-nothing, unused-segment)\n{doubtful}");
+        let reply = ask(&allowed, &["check", "PATH", "--deny-warnings"]);
+        assert_eq!((reply.complaint.as_str(), reply.code), ("", YES));
+    }
+
+    #[test]
+    fn check_live_tells_which_matchers_fit_nothing_here() {
+        if crate::workload::cgroupfs::CgroupRoot::find().is_err() {
+            let reply = ask(RIGHT, &["check", "PATH", "--live"]);
+            assert_eq!(reply.code, CANNOT, "a host without cgroup2 says so");
+            return;
+        }
+        let absent = RIGHT.replace("/web", "/no-such-cgroup-anywhere");
+        let reply = ask(&absent, &["check", "PATH", "--live"]);
+        let said = "`cgroup: /no-such-cgroup-anywhere` of segment `web` matches nothing on this host now";
+        assert!(reply.complaint.contains(said), "{}", reply.complaint);
+        let allowed = absent.replace("    web:", "    # segd: allow(no-member)\n    web:");
+        let reply = ask(&allowed, &["check", "PATH", "--live"]);
+        assert!(!reply.complaint.contains(said), "{}", reply.complaint);
+        assert!(
+            !reply.complaint.contains("unneeded-allowance"),
+            "{}",
+            reply.complaint
+        );
     }
 
     #[test]

@@ -86,6 +86,17 @@ pub struct Place {
     pub line: u32,
     /// From 1, in characters.
     pub column: u32,
+    /// The first character after it.
+    pub end: End,
+}
+
+/// Where a place ends.
+#[derive(Clone, Debug, Serialize)]
+pub struct End {
+    /// From 1.
+    pub line: u32,
+    /// From 1, in characters.
+    pub column: u32,
 }
 
 /// Another place.
@@ -164,10 +175,18 @@ pub fn findings(diagnostics: &[Diagnostic], sources: &[Source]) -> Vec<Finding> 
     let places = Places::new(sources);
     let place = |span: Span| {
         let location = places.locate(span);
+        let end = places.locate(Span {
+            start: span.end.max(span.start),
+            ..span
+        });
         Place {
             file: location.file,
             line: location.line,
             column: location.column,
+            end: End {
+                line: end.line,
+                column: end.column,
+            },
         }
     };
     let related = |label: &Label| Related {

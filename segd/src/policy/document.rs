@@ -3,6 +3,7 @@
 //! INVARIANT: a field that is accepted here is enforced; what is not supported yet is refused by name.
 //! Deliberately absent: knowledge of other documents.
 
+pub mod allowance;
 mod decode;
 pub mod tree;
 

@@ -2,24 +2,41 @@
 //!
 //! Deliberately absent: anything that would refuse a policy.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod bits;
+mod broad;
+mod implied;
+mod overlap;
+mod unreachable;
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use self::{
+    bits::{Bits, Numbering},
+    implied::Implied,
+};
 use super::{
     diagnostic::{Code, Diagnostic, Span},
-    model::{Action, Peer, Policy, Rule},
+    model::{Action, Peer, Policy, Rule, SelectorKind},
     port::Interval,
 };
 
-/// Adds warnings about a resolved policy. `segments` and `rules` say where they stand.
-pub fn lint(policy: &Policy, segments: &BTreeMap<String, Span>, rules: &[Span], out: &mut Vec<Diagnostic>) {
+/// Where what a resolved policy consists of stands.
+pub struct Standing<'p> {
+    /// The names of segments.
+    pub segments: &'p BTreeMap<String, Span>,
+    /// Rules, by their index.
+    pub rules: &'p [Span],
+    /// Matchers, with their segment.
+    pub matchers: Vec<(&'p str, &'p SelectorKind, Span)>,
+}
+
+/// Adds warnings about a resolved policy.
+pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>) {
     let mut peers = Numbering::new(policy);
     let looked_at: Vec<Looked> = policy
         .rules
         .iter()
-        .zip(rules)
+        .zip(standing.rules)
         .map(|(rule, span)| Looked {
             rule,
             span: *span,
@@ -31,15 +48,29 @@ pub fn lint(policy: &Policy, segments: &BTreeMap<String, Span>, rules: &[Span], 
         .iter()
         .filter(|looked| looked.rule.action == Action::Deny)
         .collect();
-    for looked in &looked_at {
-        out.extend(
-            looked
-                .nothing()
-                .or_else(|| looked.not_enforced(policy))
-                .or_else(|| looked.forbidden(&denies)),
-        );
+    let implied = Implied::new(&looked_at);
+    let everybody = peers.everybody();
+    let mut shadowed = Vec::with_capacity(looked_at.len());
+    for (number, looked) in looked_at.iter().enumerate() {
+        let weak = looked.nothing().or_else(|| looked.not_enforced(policy));
+        if weak.is_none() {
+            out.extend(looked.broad(&everybody));
+        }
+        let found = weak.or_else(|| looked.forbidden(&denies));
+        shadowed.push(found.as_ref().is_some_and(|found| found.code == Code::Shadowed));
+        out.extend(found.or_else(|| implied.of(number, policy)));
     }
-    unused(policy, segments, &peers, &looked_at, out);
+    unused(policy, standing.segments, &peers, &looked_at, out);
+    let alive: Vec<&Looked> = looked_at
+        .iter()
+        .zip(shadowed)
+        .filter(|(_, shadowed)| !shadowed)
+        .map(|(looked, _)| looked)
+        .collect();
+    unreachable::segments(policy, standing.segments, &alive, &denies, out);
+    broad::matchers(&standing.matchers, out);
+    overlap::addresses(&standing.matchers, out);
+    overlap::workloads(&standing.matchers, out);
 }
 
 /// A rule with its ends as sets of numbers.
@@ -136,7 +167,7 @@ fn unused(
     rules: &[Looked<'_>],
     out: &mut Vec<Diagnostic>,
 ) {
-    let mut named = Bits(vec![0; peers.numbers.len().div_ceil(64)]);
+    let mut named = peers.nobody();
     for looked in rules {
         named.add(&looked.from);
         named.add(&looked.to);
@@ -174,81 +205,6 @@ fn within(a: &[Interval], b: &[Interval]) -> bool {
         let at = b.partition_point(|(_, other_high)| other_high < high);
         b.get(at).is_some_and(|(other_low, _)| other_low <= low)
     })
-}
-
-/// Peers by number, so that comparing ends is comparing words.
-struct Numbering<'p> {
-    numbers: BTreeMap<&'p str, usize>,
-    /// Most rules share their sets. Never iterated over.
-    known: BTreeMap<*const BTreeSet<Peer>, Arc<Bits>>,
-}
-
-impl<'p> Numbering<'p> {
-    fn new(policy: &'p Policy) -> Numbering<'p> {
-        let names = ["host", "world"]
-            .into_iter()
-            .chain(policy.segments.keys().map(String::as_str));
-        let numbers = names.enumerate().map(|(number, name)| (name, number)).collect();
-        Numbering {
-            numbers,
-            known: BTreeMap::new(),
-        }
-    }
-
-    fn set(&mut self, peers: &Arc<BTreeSet<Peer>>) -> Arc<Bits> {
-        let numbers = &self.numbers;
-        let bits = self
-            .known
-            .entry(Arc::as_ptr(peers))
-            .or_insert_with(|| Arc::new(Bits::of(peers, numbers)));
-        Arc::clone(bits)
-    }
-}
-
-/// A set of numbers.
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn of(peers: &BTreeSet<Peer>, numbers: &BTreeMap<&str, usize>) -> Bits {
-        let mut bits = Bits(vec![0; numbers.len().div_ceil(64)]);
-        for peer in peers {
-            let name = match peer {
-                Peer::Host => "host",
-                Peer::World => "world",
-                Peer::Segment(name) => name,
-            };
-            if let Some(number) = numbers.get(name)
-                && let Some(word) = bits.0.get_mut(number / 64)
-            {
-                *word |= 1 << (number % 64);
-            }
-        }
-        bits
-    }
-
-    fn add(&mut self, other: &Bits) {
-        for (word, other) in self.0.iter_mut().zip(&other.0) {
-            *word |= other;
-        }
-    }
-
-    fn has(&self, number: usize) -> bool {
-        self.0
-            .get(number / 64)
-            .is_some_and(|word| word & (1 << (number % 64)) != 0)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
-    }
-
-    fn meets(&self, other: &Bits) -> bool {
-        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
-    }
-
-    fn within(&self, other: &Bits) -> bool {
-        self.0.iter().zip(&other.0).all(|(a, b)| a & !b == 0)
-    }
 }
 
 #[cfg(test)]
@@ -295,7 +251,11 @@ mod tests {
     #[test]
     fn sees_segments_nobody_is_in_or_speaks_of() {
         let segments = "{a: {match: []}, b: {match: [{cgroup: /b}]}}";
-        let found = warnings(source_of(segments, "[{from: a, to: world, ports: [any]}]", "[]"));
+        let found = warnings(source_of(
+            segments,
+            "[{from: a, to: world, ports: [tcp/443]}]",
+            "[]",
+        ));
         assert_eq!(found, ["empty-segment", "unused-segment"]);
     }
 

@@ -17,10 +17,26 @@ use std::{
 
 use super::{
     diagnostic::{Code, Diagnostic, Places, Severity, Span},
-    document::{self, Document, Text},
-    lint,
-    model::{Mode, Peer, Policy, Selector, Source},
+    document::{
+        self, Document, Text,
+        allowance::{self, Allowance},
+    },
+    lint::{self, Standing},
+    model::{Mode, Peer, Policy, Selector, SelectorKind, Source},
 };
+
+/// A policy that is right, and what its texts say beside it.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// The policy.
+    pub policy: Policy,
+    /// What it probably does not mean, without what its author allows.
+    pub warnings: Vec<Diagnostic>,
+    /// What its author allows.
+    pub allowances: Vec<Allowance>,
+    /// Every matcher: its segment, what it says, where.
+    pub matchers: Vec<(String, SelectorKind, Span)>,
+}
 
 /// Resolves all sources into one policy, with warnings; or says everything that is wrong with them.
 ///
@@ -28,6 +44,15 @@ use super::{
 ///
 /// Every problem of every source at once. A source that is not YAML has one.
 pub fn resolve(sources: &[Source], allow_empty: bool) -> Result<(Policy, Vec<Diagnostic>), Vec<Diagnostic>> {
+    resolve_whole(sources, allow_empty).map(|resolved| (resolved.policy, resolved.warnings))
+}
+
+/// As [`resolve`], with what it takes to look at a host as well.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_whole(sources: &[Source], allow_empty: bool) -> Result<Resolved, Vec<Diagnostic>> {
     let mut resolver = Resolver::new(sources);
     let documents = resolver.read();
     if documents.is_empty() && resolver.complete && !allow_empty {
@@ -58,6 +83,8 @@ struct Resolver<'s> {
     rule_spans: Vec<Span>,
     /// Every selector with its segment.
     claims: Vec<Claim>,
+    /// Comments that allow warnings.
+    allowances: Vec<Allowance>,
     /// Peers that were looked up before, by labels; `any` has none.
     looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
 }
@@ -80,6 +107,7 @@ impl<'s> Resolver<'s> {
             segment_spans: BTreeMap::new(),
             rule_spans: Vec::new(),
             claims: Vec::new(),
+            allowances: Vec::new(),
             looked_up: BTreeMap::new(),
         }
     }
@@ -102,6 +130,8 @@ impl<'s> Resolver<'s> {
                     let read = document::documents(&nodes, &mut self.out);
                     self.complete &= read.len() == nodes.len();
                     documents.extend(read);
+                    let allowances = allowance::allowances(file, source, &nodes, &mut self.out);
+                    self.allowances.extend(allowances);
                 }
                 Err(diagnostic) => {
                     self.complete = false;
@@ -161,24 +191,44 @@ impl<'s> Resolver<'s> {
         }
     }
 
-    fn finish(mut self) -> Result<(Policy, Vec<Diagnostic>), Vec<Diagnostic>> {
+    fn finish(mut self) -> Result<Resolved, Vec<Diagnostic>> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         if self.out.iter().any(is_error) {
             self.out.retain(is_error);
-        } else {
-            lint::lint(&self.policy, &self.segment_spans, &self.rule_spans, &mut self.out);
+            sort(self.sources, &mut self.out);
+            return Err(self.out);
         }
-        // By the name of the file: the order in which sources were given does not matter here either.
-        let name = |file: usize| self.sources.get(file).map(|source| source.name.as_str());
-        self.out.sort_by_key(|diagnostic| {
-            diagnostic
-                .span
-                .map(|span| (name(span.file), span.start, diagnostic.code))
-        });
-        if self.out.iter().any(is_error) {
-            Err(self.out)
-        } else {
-            Ok((self.policy, self.out))
-        }
+        let matchers = self
+            .claims
+            .iter()
+            .map(|claim| (claim.segment.as_str(), &claim.selector.kind, claim.span));
+        let standing = Standing {
+            segments: &self.segment_spans,
+            rules: &self.rule_spans,
+            matchers: matchers.collect(),
+        };
+        lint::lint(&self.policy, &standing, &mut self.out);
+        allowance::apply(&self.allowances, false, &mut self.out);
+        sort(self.sources, &mut self.out);
+        let matchers = self
+            .claims
+            .into_iter()
+            .map(|claim| (claim.segment, claim.selector.kind, claim.span));
+        Ok(Resolved {
+            policy: self.policy,
+            warnings: self.out,
+            allowances: self.allowances,
+            matchers: matchers.collect(),
+        })
     }
+}
+
+/// By the name of the file, then the place: the order in which sources were given does not matter here either.
+pub fn sort(sources: &[Source], diagnostics: &mut [Diagnostic]) {
+    let name = |file: usize| sources.get(file).map(|source| source.name.as_str());
+    diagnostics.sort_by_key(|diagnostic| {
+        diagnostic
+            .span
+            .map(|span| (name(span.file), span.start, diagnostic.code))
+    });
 }

@@ -4,9 +4,10 @@ use std::{fmt, path::PathBuf};
 
 use super::{ContentHash, SourceError, Sources, Trust, read};
 use crate::policy::{
-    diagnostic::{Diagnostic, Style, render},
-    model::{Policy, Source},
-    resolve::resolve,
+    diagnostic::{Diagnostic, Span, Style, render},
+    document::allowance::Allowance,
+    model::{Policy, SelectorKind, Source},
+    resolve::{Resolved, resolve_whole},
 };
 
 /// A policy that is right, with its texts.
@@ -16,6 +17,10 @@ pub struct Loaded {
     pub policy: Policy,
     /// What it probably does not mean.
     pub warnings: Vec<Diagnostic>,
+    /// Warnings that its author allows.
+    pub allowances: Vec<Allowance>,
+    /// Every matcher: its segment, what it says, where.
+    pub matchers: Vec<(String, SelectorKind, Span)>,
     /// Its texts.
     pub sources: Vec<Source>,
     /// Changes with any name or text.
@@ -114,10 +119,17 @@ pub fn load(paths: &[PathBuf], allow_empty: bool, trust: &Trust) -> Result<Loade
 /// Everything that is wrong with it.
 pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadError> {
     let Sources { sources, hash } = read;
-    match resolve(&sources, allow_empty) {
-        Ok((policy, warnings)) => Ok(Loaded {
+    match resolve_whole(&sources, allow_empty) {
+        Ok(Resolved {
             policy,
             warnings,
+            allowances,
+            matchers,
+        }) => Ok(Loaded {
+            policy,
+            warnings,
+            allowances,
+            matchers,
             sources,
             hash,
         }),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{INVALID, Reply, YES};
+use super::{CANNOT, INVALID, NO, Reply, YES, counted, live};
 use crate::{
     output::{
         Format,
@@ -12,8 +12,11 @@ use crate::{
         compile::{CompileError, compile},
         compiled::SegmentIndexes,
         diagnostic::Style,
+        document::allowance,
+        resolve,
     },
     source::{self, LoadError, Loaded, Trust},
+    workload::{cgroupfs::CgroupRoot, error::WorkloadError},
 };
 
 /// Validate a policy.
@@ -28,14 +31,30 @@ pub struct Check {
     /// Take a policy without any document
     #[arg(long)]
     allow_empty: bool,
+    /// Look at this host as well: warn of matchers that none of its cgroups fits now
+    #[arg(long)]
+    live: bool,
+    /// The root of the cgroup v2 tree that `--live` looks at [default: where cgroup2 is mounted]
+    #[arg(long, requires = "live", value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Exit with 1 if there is any warning: for CI
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
 impl Check {
     /// The answer. Errors are complaints for people and part of the answer for machines.
     pub(super) fn reply(&self, style: Style) -> Reply {
         match source::load(&self.paths, self.allow_empty, &Trust::Everybody) {
-            Ok(loaded) => match fits(&loaded) {
-                Ok(()) => self.valid(&loaded, style),
+            Ok(mut loaded) => match fits(&loaded) {
+                Ok(()) => match self.look_at_the_host(&mut loaded) {
+                    Ok(()) => self.valid(&loaded, style),
+                    Err(error) => Reply {
+                        complaint: format!("error: {}\n", crate::report::chain(&error)),
+                        code: CANNOT,
+                        ..Reply::default()
+                    },
+                },
                 Err(error) => self.invalid(Some(error.to_string()), Vec::new(), format!("error: {error}\n")),
             },
             Err(error @ LoadError::Unreadable(_)) => {
@@ -67,7 +86,31 @@ impl Check {
             Format::Table => loaded.render_warnings(style),
             Format::Json | Format::Yaml => String::new(),
         };
-        Reply::of(print(self.output, &answer, table), complaint, YES)
+        let code = if self.deny_warnings && !loaded.warnings.is_empty() {
+            NO
+        } else {
+            YES
+        };
+        Reply::of(print(self.output, &answer, table), complaint, code)
+    }
+
+    /// `--live`: adds what only the host can tell.
+    fn look_at_the_host(&self, loaded: &mut Loaded) -> Result<(), WorkloadError> {
+        if !self.live {
+            return Ok(());
+        }
+        let root = CgroupRoot::of(self.cgroup_root.as_deref())?;
+        let mut found = live::matchers_without_members(&loaded.matchers, &root)?;
+        let of_the_host: Vec<_> = loaded
+            .allowances
+            .iter()
+            .filter(|allowance| allowance.code.is_of_the_host())
+            .cloned()
+            .collect();
+        allowance::apply(&of_the_host, true, &mut found);
+        loaded.warnings.extend(found);
+        resolve::sort(&loaded.sources, &mut loaded.warnings);
+        Ok(())
     }
 
     fn invalid(
@@ -115,13 +158,4 @@ fn table(answer: &Answer) -> String {
     }
     line.push('\n');
     line
-}
-
-/// `1 rule`, `2 rules`.
-fn counted(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
 }

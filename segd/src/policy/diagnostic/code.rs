@@ -1,84 +1,126 @@
-//! The closed list of what can be wrong with a policy. docs/policy.md has a line for each.
+//! The closed list of what can be wrong with a policy. docs/diagnostics.md has a line for each.
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $label:literal;)*) => {
+    (
+        errors { $($(#[$edoc:meta])* $error:ident = $elabel:literal;)* }
+        warnings { $($(#[$wdoc:meta])* $warning:ident = $wlabel:literal;)* }
+    ) => {
         /// The class of a diagnostic. Labels are stable: people search for them and tools match on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Code { $($(#[$doc])* $name,)* }
+        pub enum Code { $($(#[$edoc])* $error,)* $($(#[$wdoc])* $warning,)* }
 
         impl Code {
             /// Every code.
-            pub const ALL: &'static [Code] = &[$(Code::$name),*];
+            pub const ALL: &'static [Code] = &[$(Code::$error,)* $(Code::$warning),*];
+            /// Those that do not refuse a policy.
+            pub const WARNINGS: &'static [Code] = &[$(Code::$warning),*];
 
             /// The word in brackets.
             #[must_use]
             pub const fn label(self) -> &'static str {
-                match self { $(Code::$name => $label,)* }
+                match self { $(Code::$error => $elabel,)* $(Code::$warning => $wlabel,)* }
             }
         }
     };
 }
 
 codes! {
-    /// Not YAML, or YAML beyond the limits (depth, size, aliases, merge keys, tags).
-    Syntax = "syntax";
-    /// There is no document at all.
-    Empty = "empty";
-    /// `apiVersion` or `kind` is not this one.
-    Kind = "kind";
-    /// A field that does not exist.
-    UnknownField = "unknown-field";
-    /// A field that a later version will have.
-    Unsupported = "unsupported";
-    /// A key stands twice in one mapping.
-    DuplicateKey = "duplicate-key";
-    /// A required field is not there.
-    MissingField = "missing-field";
-    /// A list where a name belongs, or the like.
-    WrongType = "wrong-type";
-    /// A scalar that YAML readers disagree about, unquoted.
-    AmbiguousScalar = "ambiguous-scalar";
-    /// A word that is none of the choices.
-    InvalidValue = "invalid-value";
-    /// A name of a segment, document or label that cannot be one.
-    InvalidName = "invalid-name";
-    /// `host`, `world` or `any` as a segment.
-    ReservedName = "reserved-name";
-    /// A segment or document defined twice.
-    DuplicateName = "duplicate-name";
-    /// Two segment names have one identifier.
-    IdentifierCollision = "identifier-collision";
-    /// A peer that no document declares.
-    UndeclaredPeer = "undeclared-peer";
-    /// Not a port, range, ICMP type or protocol.
-    InvalidPort = "invalid-port";
-    /// Not an address prefix.
-    InvalidPrefix = "invalid-prefix";
-    /// Not a cgroup path.
-    InvalidCgroup = "invalid-cgroup";
-    /// Not a systemd unit with a cgroup.
-    InvalidUnit = "invalid-unit";
-    /// Not a user.
-    InvalidUser = "invalid-user";
-    /// Two segments claim the same with equal right.
-    Conflict = "conflict";
-    /// More than the kernel tables hold.
-    Capacity = "capacity";
+    errors {
+        /// Not YAML, or YAML beyond the limits (depth, size, aliases, merge keys, tags).
+        Syntax = "syntax";
+        /// There is no document at all.
+        Empty = "empty";
+        /// `apiVersion` or `kind` is not this one.
+        Kind = "kind";
+        /// A field that does not exist.
+        UnknownField = "unknown-field";
+        /// A field that a later version will have.
+        Unsupported = "unsupported";
+        /// A key stands twice in one mapping.
+        DuplicateKey = "duplicate-key";
+        /// A required field is not there.
+        MissingField = "missing-field";
+        /// A list where a name belongs, or the like.
+        WrongType = "wrong-type";
+        /// A scalar that YAML readers disagree about, unquoted.
+        AmbiguousScalar = "ambiguous-scalar";
+        /// A word that is none of the choices.
+        InvalidValue = "invalid-value";
+        /// A name of a segment, document or label that cannot be one.
+        InvalidName = "invalid-name";
+        /// `host`, `world` or `any` as a segment.
+        ReservedName = "reserved-name";
+        /// A segment or document defined twice.
+        DuplicateName = "duplicate-name";
+        /// Two segment names have one identifier.
+        IdentifierCollision = "identifier-collision";
+        /// A peer that no document declares.
+        UndeclaredPeer = "undeclared-peer";
+        /// Not a port, range, ICMP type or protocol.
+        InvalidPort = "invalid-port";
+        /// Not an address prefix.
+        InvalidPrefix = "invalid-prefix";
+        /// Not a cgroup path.
+        InvalidCgroup = "invalid-cgroup";
+        /// Not a systemd unit with a cgroup.
+        InvalidUnit = "invalid-unit";
+        /// Not a user.
+        InvalidUser = "invalid-user";
+        /// Two segments claim the same with equal right.
+        Conflict = "conflict";
+        /// More than the kernel tables hold.
+        Capacity = "capacity";
+    }
+    warnings {
+        /// A rule that matches nothing.
+        MatchesNothing = "matches-nothing";
+        /// An `allow` rule that guardrails forbid entirely.
+        Shadowed = "shadowed";
+        /// An `allow` rule that a guardrail forbids in part.
+        Contradicted = "contradicted";
+        /// A rule only about `host` and `world`, which this policy does not enforce.
+        NotEnforced = "not-enforced";
+        /// A segment that no rule names.
+        UnusedSegment = "unused-segment";
+        /// A segment without members.
+        EmptySegment = "empty-segment";
+        /// The same thing said twice in one place.
+        Redundant = "redundant";
+        /// A selector the kernel cannot match at birth.
+        SlowSelector = "slow-selector";
+        /// A rule that another rule makes superfluous.
+        Implied = "implied";
+        /// A rule or matcher that means nearly everybody or nearly everything.
+        Broad = "broad";
+        /// Two segments claim the same addresses or could claim the same workload.
+        Overlap = "overlap";
+        /// A segment that rules lead to and guardrails close again.
+        UnreachableSegment = "unreachable-segment";
+        /// A matcher that nothing on this host fits now (`check --live`).
+        NoMember = "no-member";
+        /// A `# segd: allow(…)` that names no warning.
+        UnknownAllowance = "unknown-allowance";
+        /// A `# segd: allow(…)` of a warning that there is not.
+        UnneededAllowance = "unneeded-allowance";
+    }
+}
 
-    /// A rule that matches nothing.
-    MatchesNothing = "matches-nothing";
-    /// An `allow` rule that guardrails forbid entirely.
-    Shadowed = "shadowed";
-    /// An `allow` rule that a guardrail forbids in part.
-    Contradicted = "contradicted";
-    /// A rule only about `host` and `world`, which this policy does not enforce.
-    NotEnforced = "not-enforced";
-    /// A segment that no rule names.
-    UnusedSegment = "unused-segment";
-    /// A segment without members.
-    EmptySegment = "empty-segment";
-    /// The same thing said twice in one place.
-    Redundant = "redundant";
-    /// A selector the kernel cannot match at birth.
-    SlowSelector = "slow-selector";
+impl Code {
+    /// The code of a word in brackets.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Code> {
+        Code::ALL.iter().copied().find(|code| code.label() == label)
+    }
+
+    /// Whether a comment in the file can allow it: every warning but those about such comments.
+    #[must_use]
+    pub fn can_be_allowed(self) -> bool {
+        Code::WARNINGS.contains(&self) && !matches!(self, Code::UnknownAllowance | Code::UnneededAllowance)
+    }
+
+    /// Whether it is told only where the host is looked at: its allowance may be needed elsewhere.
+    #[must_use]
+    pub fn is_of_the_host(self) -> bool {
+        self == Code::NoMember
+    }
 }

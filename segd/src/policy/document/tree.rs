@@ -163,6 +163,17 @@ fn syntax(file: usize, text: &str, error: &serde_yaml::Error) -> Diagnostic {
         }
     });
     let diagnostic = Diagnostic::error(Code::Syntax, Span { file, start, end }, plain(message));
+    let line = text
+        .get(..start)
+        .and_then(|before| before.rfind('\n'))
+        .map_or(0, |at| at + 1);
+    let rest = text.get(line..).unwrap_or_default();
+    if ["<<<<<<< ", "=======\n", ">>>>>>> "]
+        .iter()
+        .any(|marker| rest.starts_with(marker))
+    {
+        return diagnostic.help("finish the merge: this is git's marker of a conflict");
+    }
     match remedy(message) {
         Some(help) => diagnostic.help(help),
         None => diagnostic,

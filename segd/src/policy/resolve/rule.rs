@@ -139,6 +139,13 @@ impl Resolver<'_> {
                 }
             }
         }
+        if let (true, Some(of_all)) = (any && !unknown, names.iter().find(|name| name.value == "any")) {
+            for name in names.iter().filter(|name| name.value != "any") {
+                let message = format!("`{}` is already in `any`", name.value);
+                let diagnostic = Diagnostic::warning(Code::Redundant, name.span, message);
+                self.report(diagnostic.related(of_all.span, "here"));
+            }
+        }
         match (unknown, any) {
             (true, _) => None,
             (false, true) => Some(self.everyone()),
@@ -203,6 +210,11 @@ impl Resolver<'_> {
                 "*" | "all" => "write `any`: every segment, `world` and `host`",
                 "localhost" | "self" | "node" => "write `host`: this host's processes that no segment claims",
                 "internet" | "external" | "outside" => "write `world`: addresses in no segment",
+                address
+                    if address.starts_with(|first: char| first.is_ascii_digit()) || address.contains(':') =>
+                {
+                    "a peer is a segment: define one with `match: [{cidr: …}]` and name it here"
+                }
                 _ => "define it under `segments`, or use `host`, `world` or `any`",
             };
             diagnostic = diagnostic.help(help);

@@ -39,6 +39,56 @@ const LATER: [(&str, &str); 3] = [
     ("when", "a rule holds always; take the condition out"),
 ];
 
+/// What other tools call it, and what it is called here.
+const ELSEWHERE: [(&str, &str); 17] = [
+    ("source", "`from` says who starts to talk"),
+    ("src", "`from` says who starts to talk"),
+    ("destination", "`to` says towards whom"),
+    ("dest", "`to` says towards whom"),
+    ("dst", "`to` says towards whom"),
+    ("port", "`ports` is a list, as in `ports: [tcp/443]`"),
+    (
+        "protocol",
+        "the protocol stands before the port, as in `ports: [tcp/443]`",
+    ),
+    ("services", "`ports` is a list, as in `ports: [tcp/443]`"),
+    ("action", "rules under `allow` open, rules under `deny` forbid"),
+    (
+        "rules",
+        "rules that open stand under `allow`, guardrails under `deny`",
+    ),
+    (
+        "ingress",
+        "rules stand under `allow` and `deny`; `to` is the side that is started towards",
+    ),
+    (
+        "egress",
+        "rules stand under `allow` and `deny`; `from` is the side that starts",
+    ),
+    ("description", "`reason` is the text for people"),
+    ("comment", "`reason` is the text for people"),
+    (
+        "priority",
+        "there are no priorities: a `deny` beats every `allow`",
+    ),
+    ("selector", "`match` is the list of who belongs to a segment"),
+    ("groups", "`segments` are the groups"),
+];
+
+/// What to do about a field that does not exist.
+fn remedy(name: &str, known: &[&'static str]) -> Option<String> {
+    if let Some((field, value)) = name.split_once(':')
+        && known.contains(&field)
+    {
+        return Some(format!(
+            "put a space after the colon: `{field}: {}`",
+            shortened(value)
+        ));
+    }
+    let elsewhere = ELSEWHERE.iter().find(|(word, _)| *word == name);
+    elsewhere.map(|(_, help)| (*help).to_owned())
+}
+
 impl Decoder<'_> {
     /// The text of a scalar that every YAML reader takes for the same text.
     pub(super) fn text(&mut self, node: &Node, what: &str) -> Option<Text> {
@@ -125,7 +175,12 @@ impl Decoder<'_> {
                 self.wrong_type(node, what, Some("write `[]` or take the field out".to_owned()));
                 None
             }
-            _ => {
+            Value::Map(_) => {
+                let help = "begin each entry with `- `, or put it in `[ ]`";
+                self.wrong_type(node, what, Some(help.to_owned()));
+                None
+            }
+            Value::Bool => {
                 self.wrong_type(node, what, None);
                 None
             }
@@ -136,12 +191,12 @@ impl Decoder<'_> {
         match &node.value {
             Value::Map(entries) => Some(entries),
             other => {
-                let nothing = matches!(other, Value::Null);
-                self.wrong_type(
-                    node,
-                    what,
-                    nothing.then(|| "write `{}` or take the field out".to_owned()),
-                );
+                let help = match other {
+                    Value::Null => Some("write `{}` or take the field out"),
+                    Value::List(_) => Some("each stands under its name, as in `NAME: …`, without `- `"),
+                    _ => None,
+                };
+                self.wrong_type(node, what, help.map(str::to_owned));
                 None
             }
         }
@@ -209,13 +264,16 @@ impl Decoder<'_> {
                 self.report(Diagnostic::error(Code::Unsupported, key.span, message).help(*help));
             } else {
                 let message = format!("{what} has no field `{name}`");
-                let mut diagnostic = Diagnostic::error(Code::UnknownField, key.span, message)
-                    .suggest(name, known.iter().copied());
-                if diagnostic.help.is_empty() {
-                    let quoted: Vec<String> = known.iter().map(|field| format!("`{field}`")).collect();
-                    diagnostic = diagnostic.help(format!("it has {}", quoted.join(", ")));
-                }
-                self.report(diagnostic);
+                let diagnostic = Diagnostic::error(Code::UnknownField, key.span, message);
+                let diagnostic = match remedy(name, known) {
+                    Some(help) => diagnostic.help(help),
+                    None => diagnostic.suggest(name, known.iter().copied()),
+                };
+                let quoted = || known.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>();
+                self.report(match diagnostic.help.is_empty() {
+                    true => diagnostic.help(format!("it has {}", quoted().join(", "))),
+                    false => diagnostic,
+                });
             }
         }
         Some(fields)

@@ -1,0 +1,89 @@
+//! What only a host can tell about a policy: which of its matchers fit nothing there now.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    policy::{
+        compiled::{CompiledTables, SelectorInfo},
+        diagnostic::{Code, Diagnostic, Span},
+        model::{Location, SelectorKind},
+    },
+    workload::{
+        cgroupfs::{Cgroup, CgroupRoot},
+        error::WorkloadError,
+        selector::{Position, SelectorTables},
+        users,
+    },
+};
+
+/// Warns of each workload matcher that fits no cgroup, also those that lose to a longer one excluded.
+pub fn matchers_without_members(
+    matchers: &[(String, SelectorKind, Span)],
+    root: &CgroupRoot,
+) -> Result<Vec<Diagnostic>, WorkloadError> {
+    let mut cgroups: Vec<Cgroup> = Vec::new();
+    root.walk(&mut |cgroup| cgroups.push(cgroup.clone()))?;
+    let mut out = Vec::new();
+    for (segment, kind, span) in matchers {
+        if matches!(kind, SelectorKind::Cidr { .. }) || fits_one(kind, &cgroups)? {
+            continue;
+        }
+        let message = format!("`{kind}` of segment `{segment}` matches nothing on this host now");
+        out.push(help(
+            kind,
+            &cgroups,
+            Diagnostic::warning(Code::NoMember, *span, message),
+        ));
+    }
+    Ok(out)
+}
+
+/// Whether a matcher, alone, claims a cgroup.
+fn fits_one(kind: &SelectorKind, cgroups: &[Cgroup]) -> Result<bool, WorkloadError> {
+    let alone = CompiledTables {
+        selectors: vec![SelectorInfo {
+            segment: segd_common::segment::FIRST_SEGMENT,
+            kind: kind.clone(),
+            location: Location {
+                file: String::new(),
+                line: 0,
+                column: 0,
+            },
+        }],
+        ..CompiledTables::default()
+    };
+    let tables = SelectorTables::compile(&alone, 1, &users::uid)?;
+    // A walk meets a cgroup before those below it.
+    let mut positions: BTreeMap<u64, Position> = BTreeMap::new();
+    for cgroup in cgroups {
+        let position = match positions.get(&cgroup.parent) {
+            Some(parent) => tables.descend(parent, cgroup.flags, &cgroup.name),
+            None => tables.root_position(),
+        };
+        if position.slot.selector != 0 {
+            return Ok(true);
+        }
+        positions.insert(cgroup.id, position);
+    }
+    Ok(false)
+}
+
+/// What was probably meant, if the host has something like it.
+fn help(kind: &SelectorKind, cgroups: &[Cgroup], diagnostic: Diagnostic) -> Diagnostic {
+    match kind {
+        SelectorKind::Systemd(unit) => {
+            let names = cgroups
+                .iter()
+                .filter_map(|cgroup| std::str::from_utf8(&cgroup.name).ok());
+            diagnostic.suggest(unit, names.filter(|name| name.contains('.')))
+        }
+        SelectorKind::Cgroup(components) => {
+            let path = format!("/{}", components.join("/"));
+            diagnostic.suggest(&path, cgroups.iter().map(|cgroup| cgroup.path.as_str()))
+        }
+        SelectorKind::UserName(name) if users::uid(name).is_none() => {
+            diagnostic.help(format!("this host knows no user `{name}`"))
+        }
+        _ => diagnostic,
+    }
+}

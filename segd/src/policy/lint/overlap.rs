@@ -1,0 +1,228 @@
+//! Members that two segments claim: who has them is decided, but not where the reader looks.
+
+use ipnet::IpNet;
+
+use crate::policy::{
+    diagnostic::{Code, Diagnostic, Span},
+    model::SelectorKind,
+};
+
+/// A matcher with its segment and place.
+type Matcher<'p> = (&'p str, &'p SelectorKind, Span);
+
+/// A prefix with its exceptions, its segment and its place.
+type Claimed<'p> = (IpNet, &'p [IpNet], &'p str, Span);
+
+/// A prefix inside a prefix of another segment, which does not except it.
+pub fn addresses(matchers: &[Matcher<'_>], out: &mut Vec<Diagnostic>) {
+    let mut prefixes: Vec<Claimed<'_>> = matchers
+        .iter()
+        .filter_map(|(name, kind, span)| match kind {
+            SelectorKind::Cidr { prefix, except } => Some((*prefix, except.as_slice(), *name, *span)),
+            _ => None,
+        })
+        .collect();
+    // A prefix stands after those that contain it.
+    prefixes.sort_by_key(|(prefix, _, name, span)| (*prefix, *name, *span));
+    let mut around: Vec<Claimed<'_>> = Vec::new();
+    for inner in prefixes {
+        let (prefix, _, name, span) = inner;
+        while around.last().is_some_and(|(outer, ..)| !outer.contains(&prefix)) {
+            around.pop();
+        }
+        let claims = |(outer, except, ..): &&Claimed<'_>| {
+            *outer != prefix && !except.iter().any(|except| except.contains(&prefix))
+        };
+        if let Some((outer, _, owner, outer_span)) = around.iter().rev().find(claims)
+            && *owner != name
+        {
+            let message =
+                format!("`{prefix}` of segment `{name}` lies inside `{outer}` of segment `{owner}`");
+            let diagnostic = Diagnostic::warning(Code::Overlap, span, message);
+            out.push(
+                diagnostic
+                    .related(*outer_span, format!("`{owner}`"))
+                    .help(format!(
+                        "its addresses are `{name}` only; say so in `{owner}` with `except: [{prefix}]`"
+                    )),
+            );
+        }
+        around.push(inner);
+    }
+}
+
+/// How much comparing of patterns is worth a warning, in pairs of bytes: a policy must not make its reader slow.
+const MOST_WORK: usize = 20_000_000;
+
+/// A cgroup path or a unit name of a segment.
+struct Pattern<'p> {
+    segment: &'p str,
+    parts: Vec<&'p str>,
+    span: Span,
+    is_unit: bool,
+    has_star: bool,
+    /// How much of it is literal: of two that fit, the longer wins.
+    letters: usize,
+}
+
+impl<'p> Pattern<'p> {
+    fn of((segment, kind, span): &Matcher<'p>) -> Option<Pattern<'p>> {
+        let (parts, is_unit): (Vec<&str>, bool) = match kind {
+            SelectorKind::Cgroup(path) => (path.iter().map(String::as_str).collect(), false),
+            SelectorKind::Systemd(unit) => (vec![unit.as_str()], true),
+            _ => return None,
+        };
+        // `/a/**` is `/a`: what is below is meant either way.
+        let deep = parts.iter().rev().take_while(|part| **part == "**").count();
+        let parts = parts.get(..parts.len() - deep).unwrap_or_default().to_vec();
+        let literal = |part: &&str| 1 + part.bytes().filter(|byte| *byte != b'*').count();
+        Some(Pattern {
+            segment,
+            span: *span,
+            is_unit,
+            has_star: parts.iter().any(|part| part.contains('*')),
+            letters: parts.iter().map(literal).sum(),
+            parts,
+        })
+    }
+
+    fn meets(&self, other: &Pattern<'_>) -> bool {
+        paths_meet(&self.parts, &other.parts)
+    }
+}
+
+/// Two patterns that can fit one workload with equal right: it would be denied as ambiguous.
+pub fn workloads(matchers: &[Matcher<'_>], out: &mut Vec<Diagnostic>) {
+    let all: Vec<Pattern<'_>> = matchers.iter().filter_map(Pattern::of).collect();
+    let mut work = 0;
+    for (at, one) in all.iter().enumerate().filter(|(_, one)| one.has_star) {
+        for (other_at, other) in all.iter().enumerate() {
+            // Two patterns are compared once; a pattern and a literal wherever they stand.
+            let twice = other.has_star && other_at <= at;
+            let equal = one.letters == other.letters && one.is_unit == other.is_unit;
+            if twice || !equal || one.segment == other.segment {
+                continue;
+            }
+            let firsts = one.parts.first().zip(other.parts.first());
+            if !firsts.is_some_and(|(a, b)| may_meet(a, b)) {
+                continue;
+            }
+            work += (one.letters + one.parts.len()) * (other.letters + other.parts.len());
+            if work > MOST_WORK {
+                return;
+            }
+            if one.meets(other) {
+                out.push(tie(one, other));
+            }
+        }
+    }
+}
+
+fn tie(one: &Pattern<'_>, other: &Pattern<'_>) -> Diagnostic {
+    let (first, second) = if one.span < other.span {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    let message = format!(
+        "segments `{}` and `{}` can claim the same workload with equal right",
+        first.segment, second.segment
+    );
+    Diagnostic::warning(Code::Overlap, second.span, message)
+        .label(format!("`{}`", second.segment))
+        .related(first.span, format!("`{}`", first.segment))
+        .help("a workload that both fit is denied as ambiguous; make one of them more exact than the other")
+}
+
+/// A cheap no: the letters before the first `*` differ.
+fn may_meet(a: &str, b: &str) -> bool {
+    let mut pairs = a
+        .bytes()
+        .zip(b.bytes())
+        .take_while(|(a, b)| *a != b'*' && *b != b'*');
+    pairs.all(|(a, b)| a == b)
+}
+
+/// Whether some cgroup fits both; a path also fits all that is below it.
+fn paths_meet(a: &[&str], b: &[&str]) -> bool {
+    // `row[j]`: the rest of `a` from here and of `b` from `j` meet. Built from the ends, where everything below fits.
+    let mut row = vec![true; b.len() + 1];
+    for x in a.iter().rev() {
+        let mut above = vec![true; b.len() + 1];
+        for (j, y) in b.iter().enumerate().rev() {
+            let at = |row: &[bool], j: usize| row.get(j).copied().unwrap_or_default();
+            let meets = if *x == "**" || *y == "**" {
+                at(&row, j) || at(&above, j + 1)
+            } else {
+                at(&row, j + 1) && names_meet(x.as_bytes(), y.as_bytes())
+            };
+            if let Some(cell) = above.get_mut(j) {
+                *cell = meets;
+            }
+        }
+        row = above;
+    }
+    row.first().copied().unwrap_or_default()
+}
+
+/// Whether some name fits two patterns with `*`.
+fn names_meet(a: &[u8], b: &[u8]) -> bool {
+    // `row[j]`: the rest of `a` from here and of `b` from `j` have a name in common. Built from the ends.
+    let only_stars = |rest: &[u8]| rest.iter().all(|byte| *byte == b'*');
+    let mut row: Vec<bool> = (0..=b.len())
+        .map(|j| only_stars(b.get(j..).unwrap_or_default()))
+        .collect();
+    for (i, x) in a.iter().enumerate().rev() {
+        let mut above = vec![false; b.len() + 1];
+        if let Some(last) = above.last_mut() {
+            *last = only_stars(a.get(i..).unwrap_or_default());
+        }
+        for (j, y) in b.iter().enumerate().rev() {
+            let at = |row: &[bool], j: usize| row.get(j).copied().unwrap_or_default();
+            let meets = if *x == b'*' || *y == b'*' {
+                at(&row, j) || at(&above, j + 1)
+            } else {
+                x == y && at(&row, j + 1)
+            };
+            if let Some(cell) = above.get_mut(j) {
+                *cell = meets;
+            }
+        }
+        row = above;
+    }
+    row.first().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{names_meet, paths_meet};
+
+    #[test]
+    fn finds_a_name_that_fits_two_patterns() {
+        for (a, b) in [
+            ("a*", "*b"),
+            ("*", ""),
+            ("a*c*e", "abc*e"),
+            ("x", "x"),
+            ("a*b", "a*b"),
+        ] {
+            assert!(names_meet(a.as_bytes(), b.as_bytes()), "{a} and {b}");
+        }
+        for (a, b) in [("a*", "b*"), ("x", "y"), ("", "a"), ("a*x", "*y"), ("abc", "ab")] {
+            assert!(!names_meet(a.as_bytes(), b.as_bytes()), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn finds_a_cgroup_that_fits_two_paths() {
+        fn parts(path: &str) -> Vec<&str> {
+            path.split('/').skip(1).collect()
+        }
+        let meet = |a: &str, b: &str| paths_meet(&parts(a), &parts(b));
+        assert!(meet("/a/*", "/*/b"));
+        assert!(meet("/a/**/x", "/a/b/*"));
+        assert!(meet("/a", "/a/b/*"), "all below a path is meant, too");
+        assert!(!meet("/a/*/x", "/b/*/x"));
+        assert!(!meet("/a/b*", "/a/c*"));
+    }
+}
