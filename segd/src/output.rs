@@ -16,6 +16,7 @@ pub use rows::Table;
 pub use table::{clean, columns};
 
 pub mod policy;
+pub mod diff;
 pub mod doctor;
 
 /// `-o`.

@@ -5,6 +5,7 @@
 //! INVARIANT: a path that was given is the operator's word, links included. What is found below it stays below it.
 
 pub mod chain;
+pub mod git;
 mod load;
 mod open;
 mod trust;
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use load::{LoadError, Loaded, load, resolve_read};
+pub use load::{LoadError, Loaded, load, load_named, resolve_read};
 pub use trust::Trust;
 
 use self::walk::Walk;
@@ -116,6 +117,14 @@ pub enum SourceError {
         path: PathBuf,
         /// Whose it is.
         user: u32,
+    },
+    /// git could not tell, or not what is asked for.
+    #[error("cannot read `{name}`: {why}")]
+    Git {
+        /// `git:REV:PATH`.
+        name: String,
+        /// What it said.
+        why: String,
     },
     /// Others may write it.
     #[error("`{}` may be written by others than its owner (mode {mode:04o})", path.display())]

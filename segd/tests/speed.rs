@@ -10,8 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use segd::policy::{
-    compile::compile, compiled::SegmentIndexes, document::tree, model::Source, resolve::resolve,
+use segd::{
+    policy::{
+        compile::compile,
+        compiled::{CompiledTables, SegmentIndexes},
+        diff::{Side, diff},
+        document::tree,
+        model::{Policy, Source},
+        resolve::resolve,
+    },
+    workload::selector::moves::moves,
 };
 
 /// A policy of some segments and rules; `rule` gives the ends and ports of each.
@@ -133,4 +141,43 @@ fn a_full_host_compiles_in_a_second() {
         source(1020, 10_000, 100, pair),
         Duration::from_secs(30),
     );
+}
+
+#[test]
+fn two_policies_of_ten_thousand_rules_are_compared_in_less_than_a_second() {
+    let policy = |step: usize| -> (Policy, CompiledTables) {
+        let pair = |number: usize| {
+            let (from, to) = (number % 1020, number * step % 1020);
+            format!(
+                "{{from: s{from}, to: s{to}, ports: [tcp/{}]}}",
+                1000 + number % 50
+            )
+        };
+        let (policy, _) = resolve(&[source(1020, 10_000, 100, pair)], false).expect("the policy is right");
+        let mut indexes = SegmentIndexes::default();
+        indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
+        let tables = compile(&policy, &indexes, None).expect("fits");
+        (policy, tables)
+    };
+    let (old, new) = (policy(7), policy(11));
+    for (what, new, expected) in [("of the same", &old, false), ("of another", &new, true)] {
+        let start = Instant::now();
+        let moves = moves(&old.1, &new.1).expect("fits");
+        let found = diff(
+            Side {
+                policy: &old.0,
+                tables: &old.1,
+            },
+            Side {
+                policy: &new.0,
+                tables: &new.1,
+            },
+            moves,
+        );
+        let took = start.elapsed();
+        println!("diff {what}: {took:?}, {} entries", found.entries.len());
+        assert_eq!(!found.entries.is_empty(), expected, "{what}");
+        let bound = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 1 });
+        assert!(took < bound, "diff {what} took {took:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! `segd policy …`: questions about a policy that need no daemon.
 
 mod check;
+mod diff;
 mod explain;
 mod live;
 
@@ -18,6 +19,8 @@ pub enum PolicyCommand {
     Check(check::Check),
     /// Say whether one segment may reach another, why, and by which line
     Explain(explain::Explain),
+    /// Say what changes between two policies, by meaning: who may newly start what towards whom, and who no longer
+    Diff(diff::Diff),
 }
 
 impl PolicyCommand {
@@ -28,6 +31,7 @@ impl PolicyCommand {
             PolicyCommand::Check(check) => check.reply(style()).send(),
             PolicyCommand::Explain(explain) if explain.asks_the_daemon() => explain.ask_the_daemon(),
             PolicyCommand::Explain(explain) => explain.reply(style()).send(),
+            PolicyCommand::Diff(diff) => diff.reply(style()).send(),
         }
     }
 }
@@ -150,6 +154,7 @@ mod tests {
         match Line::try_parse_from(arguments).expect("a command").command {
             PolicyCommand::Check(check) => check.reply(Style::Plain),
             PolicyCommand::Explain(explain) => explain.reply(Style::Plain),
+            PolicyCommand::Diff(diff) => diff.reply(Style::Plain),
         }
     }
 

@@ -117,7 +117,8 @@ pub fn explain(
 }
 
 impl RuleRef {
-    fn of(rule: &Rule) -> RuleRef {
+    /// What people want to know of a rule.
+    pub(super) fn of(rule: &Rule) -> RuleRef {
         RuleRef {
             label: rule.label.clone(),
             location: rule.location.clone(),

@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: one spelling for one number: no sign, no leading zero, no hexadecimal, no space.
 
+pub mod list;
+
 use segd_common::service::{self, Service};
 
 use super::diagnostic::{Problem, nearest};

@@ -3,6 +3,8 @@
 //! The kernel only knows "longest prefix wins". So every prefix that is named anywhere gets the segment that its own
 //! addresses belong to: those which no longer named prefix covers.
 
+pub mod overlay;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
@@ -41,9 +43,14 @@ impl<'a> Claim<'a> {
 
 /// A named prefix and who claims its own addresses.
 struct Step {
-    prefix: Prefix,
+    extent: Extent,
     /// Claims in force here, the shortest first, by index.
     active: Vec<usize>,
+}
+
+/// A named prefix and what longer named ones leave of it.
+struct Extent {
+    prefix: Prefix,
     /// How many of its addresses longer named prefixes cover.
     covered: u128,
     /// They cover all of it: no address is its own.
@@ -72,25 +79,21 @@ impl<'a> Walk<'a> {
         let mut above: Vec<usize> = Vec::new();
         for (prefix, (begin, end)) in named {
             while let Some(step) = above.last().and_then(|at| steps.get(*at)) {
-                if contains(step.prefix, prefix) {
+                if contains(step.extent.prefix, prefix) {
                     break;
                 }
                 above.pop();
             }
             let mut active = Vec::new();
             if let Some(step) = above.last().and_then(|at| steps.get_mut(*at)) {
-                step.cover(prefix);
+                step.extent.cover(prefix);
                 active.clone_from(&step.active);
             }
             active.extend(begin);
             active.retain(|index| !end.contains(index));
             above.push(steps.len());
-            steps.push(Step {
-                prefix,
-                active,
-                covered: 0,
-                full: false,
-            });
+            let extent = Extent::new(prefix);
+            steps.push(Step { extent, active });
         }
         Walk { claims, steps }
     }
@@ -99,7 +102,7 @@ impl<'a> Walk<'a> {
     #[must_use]
     pub fn ties(&self) -> Vec<(usize, usize)> {
         let mut ties = Vec::new();
-        for step in self.steps.iter().filter(|step| !step.full) {
+        for step in self.steps.iter().filter(|step| !step.extent.full) {
             let Some((winner, claim)) = self.winner(step) else {
                 continue;
             };
@@ -120,7 +123,7 @@ impl<'a> Walk<'a> {
     /// Every named prefix with its owner, or `None` where nobody claims its own addresses. Sorted, unique.
     pub fn table(&self) -> impl Iterator<Item = (Address, u32, Option<&'a str>)> {
         self.steps.iter().map(|step| {
-            let (address, bits) = step.prefix;
+            let (address, bits) = step.extent.prefix;
             (
                 address.to_be_bytes(),
                 bits,
@@ -135,7 +138,15 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Step {
+impl Extent {
+    fn new(prefix: Prefix) -> Extent {
+        Extent {
+            prefix,
+            covered: 0,
+            full: false,
+        }
+    }
+
     /// Counts a prefix directly below.
     fn cover(&mut self, below: Prefix) {
         let size = 1_u128.checked_shl(128 - below.1).unwrap_or_default();

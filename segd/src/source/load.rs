@@ -1,8 +1,11 @@
 //! From paths to a policy in one step: what `segd policy check` and the daemon both do.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use super::{ContentHash, SourceError, Sources, Trust, read};
+use super::{ContentHash, SourceError, Sources, Trust, git::GitPath, read};
 use crate::policy::{
     diagnostic::{Diagnostic, Span, Style, render},
     document::allowance::Allowance,
@@ -110,6 +113,18 @@ impl std::error::Error for LoadError {
 /// If it cannot be read, or with everything that is wrong with it.
 pub fn load(paths: &[PathBuf], allow_empty: bool, trust: &Trust) -> Result<Loaded, LoadError> {
     resolve_read(read(paths, trust).map_err(LoadError::Unreadable)?, allow_empty)
+}
+
+/// As [`load`], of a path or of `git:REV:PATH`, for commands that only look.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_named(path: &Path, allow_empty: bool) -> Result<Loaded, LoadError> {
+    match path.to_str().and_then(GitPath::parse) {
+        Some(commit) => resolve_read(commit.read().map_err(LoadError::Unreadable)?, allow_empty),
+        None => load(&[path.to_owned()], allow_empty, &Trust::Everybody),
+    }
 }
 
 /// Resolves what was read.

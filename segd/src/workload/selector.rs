@@ -21,6 +21,7 @@ use super::{
 };
 use crate::policy::{compiled::CompiledTables, model::SelectorKind};
 
+pub mod moves;
 mod pattern;
 
 /// One revision's selectors, ready to be written and to classify with.

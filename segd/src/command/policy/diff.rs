@@ -1,0 +1,207 @@
+//! `segd policy diff`.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use super::{INVALID, NO, Reply, YES};
+use crate::{
+    output::{
+        Format,
+        diff::{Answer, table},
+        policy::print,
+    },
+    policy::{
+        compile::compile,
+        compiled::{CompiledTables, SegmentIndexes},
+        diagnostic::Style,
+        diff::{Side, diff},
+    },
+    source::{Loaded, load_named},
+    workload::selector::moves::moves,
+};
+
+/// Say what changes between two policies.
+#[derive(Debug, clap::Args)]
+pub struct Diff {
+    /// The policy before: a file, a directory, or `git:REV:PATH`, as in `git:HEAD:policies`
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// The policy after
+    #[arg(value_name = "NEW")]
+    new: PathBuf,
+    /// Exit with 1 only if something is newly allowed, or no longer enforced: for CI
+    #[arg(long)]
+    deny_widening: bool,
+    /// Take a policy without any document: under it everything is denied
+    #[arg(long)]
+    allow_empty: bool,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+impl Diff {
+    /// The answer.
+    pub(super) fn reply(&self, style: Style) -> Reply {
+        let old = match self.read(&self.old, style) {
+            Ok(read) => read,
+            Err(reply) => return reply,
+        };
+        let new = match self.read(&self.new, style) {
+            Ok(read) => read,
+            Err(reply) => return reply,
+        };
+        let moves = match moves(&old.1, &new.1) {
+            Ok(moves) => moves,
+            Err(error) => return Reply::refusal(&error.to_string()),
+        };
+        let found = diff(
+            Side {
+                policy: &old.0.policy,
+                tables: &old.1,
+            },
+            Side {
+                policy: &new.0.policy,
+                tables: &new.1,
+            },
+            moves,
+        );
+        let no = if self.deny_widening {
+            found.widens()
+        } else {
+            !found.entries.is_empty()
+        };
+        let answer = Answer::of(&found);
+        Reply::of(
+            print(self.output, &answer, table),
+            String::new(),
+            if no { NO } else { YES },
+        )
+    }
+
+    /// One side, compiled. What it probably does not mean is `check`'s business.
+    fn read(&self, path: &Path, style: Style) -> Result<(Loaded, CompiledTables), Reply> {
+        let loaded = load_named(path, self.allow_empty).map_err(|error| Reply {
+            complaint: error.render(style),
+            code: INVALID,
+            ..Reply::default()
+        })?;
+        let mut indexes = SegmentIndexes::default();
+        let tables = indexes
+            .allocate(&loaded.policy, &BTreeSet::new())
+            .and_then(|()| compile(&loaded.policy, &indexes, None))
+            .map_err(|error| Reply::refusal(&format!("{}: {error}", path.display())))?;
+        Ok((loaded, tables))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const OLD: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: shop}\nspec:\n  segments:\n    \
+        web: {match: [{cgroup: /web}]}\n    db: {match: [{cgroup: /db}]}\n  allow:\n    \
+        - {from: web, to: db, ports: [tcp/5432]}\n  deny: []\n";
+
+    /// What is said about a policy and the same one after an edit.
+    #[track_caller]
+    fn ask(edit: impl Fn(&str) -> String, insist: bool, output: Format) -> Reply {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("old.yaml"), OLD).expect("a file");
+        fs::write(at("new.yaml"), edit(OLD)).expect("a file");
+        let diff = Diff {
+            old: at("old.yaml"),
+            new: at("new.yaml"),
+            deny_widening: insist,
+            allow_empty: false,
+            output,
+        };
+        let reply = diff.reply(Style::Plain);
+        let strip = |text: String| text.replace(&format!("{}/", directory.path().display()), "");
+        Reply {
+            answer: strip(reply.answer),
+            complaint: strip(reply.complaint),
+            ..reply
+        }
+    }
+
+    fn wider(text: &str) -> String {
+        text.replace(
+            "tcp/5432]}",
+            "tcp/5432]}\n    - {from: web, to: db, ports: [tcp/22]}",
+        )
+    }
+
+    #[test]
+    fn tells_what_changes_with_the_lines_that_caused_it() {
+        let reply = ask(
+            |text| wider(&text.replace("[tcp/5432]", "[tcp/5433]")),
+            false,
+            Format::Table,
+        );
+        let expected = "newly allowed\n  \
+            web -> db  tcp/5433\n    \
+              - no rule\n    \
+              + new.yaml:9 shop/allow[0] {from: web, to: db, ports: [tcp/5433]}\n\n\
+            newly denied\n  \
+            web -> db  tcp/5432\n    \
+              - old.yaml:9 shop/allow[0] {from: web, to: db, ports: [tcp/5432]}\n    \
+              + no rule\n\n\
+            the policy widens\n";
+        assert_eq!(
+            (reply.answer.as_str(), reply.complaint.as_str(), reply.code),
+            (expected, "", NO)
+        );
+    }
+
+    #[test]
+    fn insists_on_narrowing_only_if_asked_to() {
+        let narrower = |text: &str| text.replace("allow:", "deny:").replace("deny: []", "allow: []");
+        let same = |text: &str| text.replace("from: web", "from: [web]");
+        for (edit, insist, code) in [
+            (wider as fn(&str) -> String, true, NO),
+            (wider, false, NO),
+            (narrower, true, YES),
+            (narrower, false, NO),
+            (same, true, YES),
+            (same, false, YES),
+        ] {
+            let reply = ask(edit, insist, Format::Table);
+            assert_eq!(reply.code, code, "{}", reply.answer);
+        }
+        let told = ask(same, false, Format::Table).answer;
+        assert_eq!(told, "no packet is judged differently\n");
+    }
+
+    #[test]
+    fn answers_machines() {
+        let reply = ask(wider, false, Format::Json);
+        let answer: serde_json::Value = serde_json::from_str(&reply.answer).expect("JSON");
+        assert_eq!(answer["widens"], true);
+        let expected = serde_json::json!({
+            "change": "allowed",
+            "from": [{"name": "web", "was": null}], "to": [{"name": "db", "was": null}], "ports": ["tcp/22"],
+            "old": {"reason": "no-rule", "rule": null, "location": null, "text": null},
+            "new": {"reason": "rule", "rule": "shop/allow[1]", "location": "new.yaml:10",
+                    "text": "{from: web, to: db, ports: [tcp/22]}"},
+        });
+        assert_eq!(answer["changes"], serde_json::json!([expected]));
+        assert_eq!(answer["moved"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn refuses_a_side_that_is_wrong() {
+        let reply = ask(|text| text.replace("to: db", "to: bd"), false, Format::Table);
+        assert_eq!((reply.answer.as_str(), reply.code), ("", INVALID));
+        assert!(
+            reply.complaint.contains("did you mean `db`?"),
+            "{}",
+            reply.complaint
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! The answer of `segd policy diff`. Stable; documented in docs/diff.md.
+
+use serde::Serialize;
+
+use crate::policy::{
+    diff::{Cause, Change, Diff, Entry, Moved, Name},
+    port,
+};
+
+/// What changes between two policies.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Answer {
+    /// Whether more passes, or more may, than before.
+    pub widens: bool,
+    /// What changes; none: every packet is judged as before.
+    pub changes: Vec<Changed>,
+    /// Who belongs to another segment than before.
+    pub moved: Vec<Mover>,
+}
+
+/// One change for one cause.
+#[derive(Clone, Debug, Serialize)]
+pub struct Changed {
+    /// `allowed`, `audited`, `denied`, `enforced`.
+    pub change: &'static str,
+    /// Who starts.
+    pub from: Vec<Party>,
+    /// Towards whom.
+    pub to: Vec<Party>,
+    /// On what.
+    pub ports: Vec<String>,
+    /// What decided before.
+    pub old: Decider,
+    /// What decides now.
+    pub new: Decider,
+}
+
+/// A segment, `host`, `world`, or `any`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Party {
+    /// Its name now.
+    pub name: String,
+    /// Its name before, if it was another one.
+    pub was: Option<String>,
+}
+
+/// What decides.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decider {
+    /// `rule`, `guardrail`, `intra`, `host-default`, `no-rule`.
+    pub reason: &'static str,
+    /// The label of a rule or guardrail.
+    pub rule: Option<String>,
+    /// Where it stands, `file:line`.
+    pub location: Option<String>,
+    /// What stands there.
+    pub text: Option<String>,
+}
+
+/// Who belongs to another segment than before.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mover {
+    /// The segment before.
+    pub old: String,
+    /// The segment now.
+    pub new: String,
+    /// Matchers and prefixes.
+    pub what: Vec<String>,
+}
+
+impl Answer {
+    /// In words.
+    #[must_use]
+    pub fn of(diff: &Diff) -> Answer {
+        Answer {
+            widens: diff.widens(),
+            changes: diff.entries.iter().map(Changed::of).collect(),
+            moved: diff.moved.iter().map(Mover::of).collect(),
+        }
+    }
+}
+
+impl Changed {
+    fn of(entry: &Entry) -> Changed {
+        let party = |name: &Name| Party {
+            name: name.name.clone(),
+            was: name.was.clone(),
+        };
+        Changed {
+            change: entry.change.label(),
+            from: entry.from.iter().map(party).collect(),
+            to: entry.to.iter().map(party).collect(),
+            ports: port::list::display_list(&entry.services),
+            old: Decider::of(entry.old.as_ref()),
+            new: Decider::of(entry.new.as_ref()),
+        }
+    }
+}
+
+impl Decider {
+    fn of(cause: Option<&Cause>) -> Decider {
+        let (reason, rule) = match cause {
+            None => ("no-rule", None),
+            Some(Cause::Intra) => ("intra", None),
+            Some(Cause::HostDefault) => ("host-default", None),
+            Some(Cause::Rule(rule)) => ("rule", Some(rule)),
+            Some(Cause::Guardrail(rule)) => ("guardrail", Some(rule)),
+        };
+        Decider {
+            reason,
+            rule: rule.map(|rule| rule.label.clone()),
+            location: rule.map(|rule| rule.location.to_string()),
+            text: rule.map(|rule| rule.text.clone()),
+        }
+    }
+
+    /// `shop/allow[0] at shop.yaml:9: {from: …}`.
+    fn line(&self) -> String {
+        match (&self.rule, &self.location, &self.text) {
+            (Some(rule), Some(location), Some(text)) => format!("{location} {rule} {text}"),
+            _ => match self.reason {
+                "intra" => "members of one segment may talk to each other".to_owned(),
+                "host-default" => "`host` and `world` are not enforced".to_owned(),
+                _ => "no rule".to_owned(),
+            },
+        }
+    }
+}
+
+impl Mover {
+    fn of(moved: &Moved) -> Mover {
+        Mover {
+            old: moved.old.clone(),
+            new: moved.new.clone(),
+            what: moved.what.clone(),
+        }
+    }
+}
+
+/// For people: what widens first.
+#[must_use]
+pub fn table(answer: &Answer) -> String {
+    let mut out = String::new();
+    for change in Change::ALL {
+        let entries: Vec<&Changed> = answer
+            .changes
+            .iter()
+            .filter(|entry| entry.change == change.label())
+            .collect();
+        if entries.is_empty() {
+            continue;
+        }
+        out.push_str(title(change));
+        out.push('\n');
+        for entry in entries {
+            out.push_str(&format!(
+                "  {} -> {}  {}\n    - {}\n    + {}\n",
+                parties(&entry.from),
+                parties(&entry.to),
+                entry.ports.join(", "),
+                entry.old.line(),
+                entry.new.line()
+            ));
+        }
+        out.push('\n');
+    }
+    if !answer.moved.is_empty() {
+        out.push_str("in another segment than before\n");
+        for mover in &answer.moved {
+            out.push_str(&format!(
+                "  {} -> {}: {}\n",
+                mover.old,
+                mover.new,
+                few(&mover.what)
+            ));
+        }
+        out.push('\n');
+    }
+    out.push_str(match (answer.widens, answer.changes.is_empty()) {
+        (true, _) => "the policy widens\n",
+        (false, false) => "the policy narrows, and widens nowhere\n",
+        (false, true) => "no packet is judged differently\n",
+    });
+    out
+}
+
+const fn title(change: Change) -> &'static str {
+    match change {
+        Change::Allowed => "newly allowed",
+        Change::Audited => "still denied, but no longer dropped (audit)",
+        Change::Denied => "newly denied",
+        Change::Enforced => "denied before, and now dropped (no longer audit)",
+    }
+}
+
+/// `web, db (was world)`.
+fn parties(parties: &[Party]) -> String {
+    let words: Vec<String> = parties
+        .iter()
+        .map(|party| match &party.was {
+            Some(was) => format!("{} (was {was})", party.name),
+            None => party.name.clone(),
+        })
+        .collect();
+    few(&words)
+}
+
+/// As many as one can read, and how many more there are.
+fn few(words: &[String]) -> String {
+    const MOST: usize = 12;
+    let shown = words.get(..MOST.min(words.len())).unwrap_or_default().join(", ");
+    match words.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
