@@ -11,7 +11,7 @@ use segd_common::{
 };
 
 use crate::{
-    errors, exchange, globals, identity,
+    errors, exchange, globals, identity, kernel,
     policy::Policy,
     publish::publish,
     ruling::{PEER_LOCAL, REVERSED, Ruling, judge, settle, tell},
@@ -46,17 +46,17 @@ pub fn egress(skb: Skb) -> bool {
         ruling.unparsed(unparsed);
     } else {
         // What the kernel itself sends bears the root cgroup, whoever claims the address it sends from.
-        let kernel = own;
+        let made_by = own;
         if skb.namespace() != globals::host_namespace() {
             own = identity::claimed_by_address(&policy, own, &packet.source);
             ruling.from = own;
         }
-        if !by_list(&policy, &mut ruling, &packet, skb, &kernel) {
+        if !by_list(&policy, &mut ruling, &packet, skb, &made_by) {
             locate(&policy, &mut ruling, &packet, skb);
             depart(&policy, &mut ruling, &packet, skb, &own);
-            if ruling.publish != 0 && ruling.passes() {
-                publish(&mut ruling, skb, &own, own != kernel);
-            }
+        }
+        if ruling.publish != 0 && ruling.passes() {
+            publish(&mut ruling, skb, &own, own != made_by);
         }
     }
     settle(&policy, &ruling, &packet);
@@ -77,38 +77,52 @@ pub fn no_policy(ruling: &mut Ruling, skb: Skb) -> bool {
 /// Rules on what needs no look at where it goes: errors that quote nothing, and control traffic. Says whether it did.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-fn by_list(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, kernel: &Identity) -> bool {
+fn by_list(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, made_by: &Identity) -> bool {
     if packet.is_icmp_error() && !errors::may_leave(skb, packet) {
         ruling.service = packet.service;
         ruling.fixed(Reason::IcmpError);
         return true;
     }
-    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
-    if !is_control(packet, *kernel, raw) {
+    if !is_control(packet, *made_by, skb) {
         return false;
     }
     let service = errors::refused(skb, packet);
     if service == 0 || !errors::keeps_silent(policy, ruling, packet, skb.namespace(), service) {
         ruling.fixed(Reason::Control);
+        // A DHCP server on this host wants to know who asks.
+        ruling.publish = u32::from(packet.protocol == UDP);
     }
     true
 }
 
 /// What the kernel itself sends, by an enumerated list, and the host's DHCP client.
 #[inline(always)]
-fn is_control(packet: &Packet, own: Identity, raw: bool) -> bool {
+fn is_control(packet: &Packet, own: Identity, skb: Skb) -> bool {
     let host = own.segment == segment::HOST && own.flags == 0;
+    let raw = skb.socket().is_none_or(|socket| socket.is_raw());
     match packet.protocol {
-        // The kernel's neighbour discovery sockets bear the cgroup of whoever made the namespace.
+        // The kernel's sockets for it bear the cgroup of whoever made the namespace. A workload that says the same by a
+        // raw socket speaks for itself, and needs a rule.
         ICMPV6 if packet.is_link_control() => {
-            host || (packet.kind != icmp::ROUTER_ADVERTISEMENT && packet.kind != icmp::REDIRECT)
+            host || (packet.kind != icmp::ROUTER_ADVERTISEMENT
+                && packet.kind != icmp::REDIRECT
+                && is_kernels(skb))
         }
         ICMP | ICMPV6 => host && raw && (packet.is_icmp_error() || packet.is_echo_reply()),
-        IGMP => packet.is_group_control(),
+        IGMP => packet.is_group_control() && (host || is_kernels(skb)),
         TCP => host && raw && packet.tcp_flags & tcp::RST != 0,
         UDP => host && is_dhcp(packet.source_port, packet.destination_port),
         _ => false,
     }
+}
+
+/// Whether the kernel made the socket for itself: no process has a file of it.
+#[inline(always)]
+fn is_kernels(skb: Skb) -> bool {
+    let Some(socket) = skb.socket() else {
+        return true;
+    };
+    kernel::address_of(socket.sk.as_ptr()).is_some_and(kernel::has_no_file)
 }
 
 /// RFC 2131, RFC 8415: a client's ports.

@@ -43,6 +43,14 @@ global! {
     SOCK_CGROUP, sock_cgroup
 }
 global! {
+    /// Offset of `sock.sk_socket`.
+    SOCK_SOCKET, sock_socket
+}
+global! {
+    /// Offset of `socket.file`.
+    SOCKET_FILE, socket_file
+}
+global! {
     /// Offset of `sock.sk_reuseport_cb`.
     SOCK_GROUP, sock_group
 }

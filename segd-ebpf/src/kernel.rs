@@ -45,6 +45,16 @@ pub fn cgroup_of(sk: u64) -> Option<u64> {
     id_of_cgroup(cgroup)
 }
 
+/// Whether no file leads to a socket, by its address: the kernel's own have none. One that cannot be looked at has one.
+#[inline(always)]
+pub fn has_no_file(sk: u64) -> bool {
+    match peek(sk + globals::sock_socket()) {
+        Some(0) => true,
+        Some(socket) => peek(socket + globals::socket_file()) == Some(0),
+        None => false,
+    }
+}
+
 /// The number of a hook's network namespace, as the daemon numbers them; 0 if it cannot be told. `sk`: the hook's socket.
 #[inline(always)]
 pub fn namespace(ctx: *mut c_void, sk: *mut bpf_sock) -> u64 {

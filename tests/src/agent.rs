@@ -18,7 +18,7 @@ use std::{
 use crate::{
     exotic,
     protocol::{Answer, Command, Inbox, Kind, Outcome, Probe, Tally},
-    sys, wire,
+    sys, wire, xdp,
 };
 
 /// The entry point of `segd-test-worker`.
@@ -155,7 +155,11 @@ impl Agent {
                 };
                 self.keep(kept, start)?
             }
-            Command::ListenUdp { addr, echo } => self.listen_udp(addr, echo)?,
+            Command::ListenUdp { addr, echo } => self.hear(UdpSocket::bind(addr)?, echo)?,
+            Command::ListenRaw { family, protocol } => {
+                let socket = sys::socket(family, libc::SOCK_RAW, protocol)?;
+                self.hear(socket.into(), false)?
+            }
             Command::Inbox { id } => Answer::Inbox {
                 inbox: self.listeners[&id].inbox.lock().unwrap().clone(),
             },
@@ -229,6 +233,10 @@ impl Agent {
                 bypass,
             } => {
                 wire::send_frame(&device, &frame, bypass)?;
+                Answer::Done
+            }
+            Command::SendXdp { device, frame } => {
+                xdp::send(&device, &frame)?;
                 Answer::Done
             }
             Command::OpenTun { name } => {
@@ -342,8 +350,7 @@ impl Agent {
         Ok(Answer::Made { id, local, micros: 0 })
     }
 
-    fn listen_udp(&mut self, addr: SocketAddr, echo: bool) -> io::Result<Answer> {
-        let socket = UdpSocket::bind(addr)?;
+    fn hear(&mut self, socket: UdpSocket, echo: bool) -> io::Result<Answer> {
         let local = socket.local_addr()?;
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let stop = Arc::new(AtomicBool::new(false));

@@ -26,6 +26,7 @@ pub mod sys;
 pub mod wait;
 pub mod wire;
 pub mod worker;
+pub mod xdp;
 
 pub use cgroup::Cgroup;
 pub use craft::Craft;

@@ -127,6 +127,8 @@ pub enum Command {
     },
     /// Reads datagrams for ever.
     ListenUdp { addr: SocketAddr, echo: bool },
+    /// Reads what a raw socket of this family and protocol gets for ever.
+    ListenRaw { family: i32, protocol: i32 },
     /// What arrived at a listener.
     Inbox { id: u64 },
     /// Runs all probes at once, answers in order.
@@ -169,6 +171,8 @@ pub enum Command {
         frame: Vec<u8>,
         bypass: bool,
     },
+    /// Sends a frame on a device through an AF_XDP socket.
+    SendXdp { device: String, frame: Vec<u8> },
     /// Makes a TUN device and keeps it.
     OpenTun { name: String },
     /// Writes a packet as if it came in by a kept TUN device.

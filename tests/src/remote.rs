@@ -272,6 +272,17 @@ impl Remote {
         inner.turn();
     }
 
+    /// Puts a frame on the wire by hand.
+    ///
+    /// # Panics
+    /// When the device does not take it.
+    #[track_caller]
+    pub fn inject(&self, frame: &[u8]) {
+        (&self.lock().device.file)
+            .write_all(frame)
+            .expect("a TAP takes frames");
+    }
+
     /// Sends an echo request; whether the reply came within `timeout`.
     #[must_use]
     pub fn ping(&self, to: IpAddr, timeout: Duration) -> bool {

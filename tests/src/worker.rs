@@ -214,6 +214,13 @@ impl Worker {
             .unwrap_or_else(|e| panic!("udp {addr}: {e:?}"))
     }
 
+    /// A raw socket of a family (`AF_INET6`) and protocol that notes everything it gets.
+    #[track_caller]
+    pub fn listen_raw(&self, family: i32, protocol: i32) -> Handle {
+        self.make(&Command::ListenRaw { family, protocol })
+            .unwrap_or_else(|error| panic!("raw {family} {protocol}: {error:?}"))
+    }
+
     /// What arrived at a listener.
     #[track_caller]
     pub fn inbox(&self, listener: Handle) -> Inbox {
@@ -387,6 +394,15 @@ impl Worker {
             device: device.into(),
             frame: frame.to_vec(),
             bypass,
+        })
+    }
+
+    /// Sends a frame on a device through an AF_XDP socket.
+    #[track_caller]
+    pub fn send_xdp(&self, device: &str, frame: &[u8]) -> Result<(), Refusal> {
+        self.perform(&Command::SendXdp {
+            device: device.into(),
+            frame: frame.to_vec(),
         })
     }
 

@@ -708,6 +708,75 @@ fn raw_and_ping_sockets_are_judged_by_their_packets() {
     }
 }
 
+/// Row 16: neighbour discovery and group membership are the kernel's to speak. A workload that speaks them by hand
+/// speaks for itself, to nobody but whom a rule lets it.
+#[test]
+fn control_messages_by_hand_need_a_rule_and_the_kernels_own_do_not() {
+    let rules = "    - {from: web, to: [db, host, world], ports: [icmpv6/135, icmpv6/136]}\n";
+    let Some(field) = Field::open_with(rules) else {
+        return;
+    };
+    let ears = [&field.here, &field.far].map(|worker| {
+        let ear = worker.listen_raw(libc::AF_INET6, libc::IPPROTO_ICMPV6);
+        (worker, ear)
+    });
+    let heard = |token: &str| -> usize {
+        ears.iter()
+            .map(|(worker, ear)| worker.inbox(*ear).count(token))
+            .sum()
+    };
+    let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", cable_name(NET))).unwrap();
+    let index: i32 = index.trim().parse().unwrap();
+    let by_hand = |to: Ipv6Addr, kind: u8, hops: i32, token: &str| {
+        let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+        message.extend(field.near6.octets());
+        message.extend(token.as_bytes());
+        Craft::raw(to, libc::IPPROTO_ICMPV6, &message)
+            .flag(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, index)
+            .flag(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, hops)
+            .flag(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops)
+    };
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let neighbours = [133, 134, 135, 136, 137].map(|kind| (kind, 255));
+    let groups = [130, 131, 132, 143].map(|kind| (kind, 1));
+    for to in [field.far6, Ipv6Addr::LOCALHOST, all_nodes] {
+        for (kind, hops) in neighbours.into_iter().chain(groups) {
+            let token = format!("rogue-{kind}-{to};");
+            field.segd.denies(1, &["no-rule"], || {
+                field.rogue.craft(by_hand(to, kind, hops, &token)).ok();
+            });
+            assert_eq!(heard(&token), 0, "`{token}` arrived");
+        }
+    }
+    // With a rule, and from processes that no segment claims, as a router's daemon is.
+    let unclaimed = field._lab.cgroup("daemon");
+    let daemon = field._lab.worker(&unclaimed);
+    for to in [field.far6, Ipv6Addr::LOCALHOST] {
+        for (worker, who) in [(&field.web, "web"), (&daemon, "daemon")] {
+            let token = format!("{who}-{to};");
+            worker.craft(by_hand(to, 135, 255, &token)).unwrap();
+            wait::wait_until(format!("`{token}` arrives"), wait::PATIENCE, || {
+                heard(&token) == 1
+            });
+        }
+    }
+    // IGMP: a query, to all hosts.
+    let query = [0x11, 0, 0xee, 0xff, 0, 0, 0, 0];
+    let craft = Craft::raw(Ipv4Addr::new(224, 0, 0, 1), libc::IPPROTO_IGMP, &query)
+        .option(libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &field.near4.octets())
+        .flag(libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, 1)
+        // The copy for this host itself has no socket: it would be counted where it comes in.
+        .flag(libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0);
+    field.denied(&field.rogue, craft, "igmp;", &["no-rule"]);
+    // And the kernels themselves still find each other.
+    for round in 0..3 {
+        segd_tests::netns::ip(&format!("-6 neigh flush dev {}", cable_name(NET)));
+        field.netns.ip("-6 neigh flush dev eth0");
+        let token = format!("found-{round};");
+        field.arrives(&field.web, Craft::udp((field.far6, OPEN), &token), &token);
+    }
+}
+
 /// "Sum of `segd_packets_total{verdict="denied"}` equals the packets that did not arrive, each with one named reason."
 #[test]
 fn what_did_not_arrive_is_what_was_counted_each_under_one_name() {

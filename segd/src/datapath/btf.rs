@@ -59,6 +59,8 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ),
             ("SOCK_FLAGS", flags),
             ("SOCK_FORGES", forges),
+            ("SOCK_SOCKET", types.member("sock", "sk_socket")?),
+            ("SOCKET_FILE", types.member("socket", "file")?),
             ("SOCK_GROUP", types.member("sock", "sk_reuseport_cb")?),
             ("GROUP_LEN", types.member("sock_reuseport", "num_socks")?),
             ("GROUP_SOCKS", types.member("sock_reuseport", "socks")?),
@@ -111,7 +113,7 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 20] = [
+        let wanted: [&[u8]; 21] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
@@ -120,6 +122,7 @@ impl<'a> Types<'a> {
             b"sock_cgroup_data",
             b"sock_common",
             b"sock_reuseport",
+            b"socket",
             b"task_struct",
             b"pid",
             b"css_set",
@@ -225,7 +228,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 30);
+        assert_eq!(offsets.globals.len(), 32);
         // These lie at the start of their structures, or may.
         let first = [
             "CGROUP_PARENT",

@@ -29,7 +29,9 @@ const PACKAGES: &[(Scope, &str)] = &[
     (Scope::Demo, "nginx-light"),
     (Scope::Demo, "redis-server"),
     (Scope::Demo, "redis-tools"),
-    // The tests: DNAT, what is left loaded, processes, the systemd unit.
+    // The tests: DHCP, firewalls, what is left loaded, processes, the systemd unit.
+    (Scope::Test, "busybox-static"),
+    (Scope::Test, "iptables"),
     (Scope::Test, "bpftool"),
     (Scope::Test, "nftables"),
     (Scope::Test, "procps"),
@@ -89,6 +91,8 @@ fn without_dpkg(wanted: &[&'static str]) -> Vec<&'static str> {
         ("nginx-light", "nginx"),
         ("redis-server", "redis-server"),
         ("redis-tools", "redis-cli"),
+        ("busybox-static", "busybox"),
+        ("iptables", "iptables"),
         ("bpftool", "bpftool"),
         ("nftables", "nft"),
         ("systemd-container", "systemd-nspawn"),
