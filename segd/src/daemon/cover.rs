@@ -19,30 +19,6 @@ use crate::{
     workload::namespaces::{Device, NamespaceInfo},
 };
 
-/// Devices by which packets come in from elsewhere; hardware says no kind.
-const OUTSIDE: &[&str] = &[
-    "",
-    "amt",
-    "bareudp",
-    "erspan",
-    "geneve",
-    "gre",
-    "gretap",
-    "gtp",
-    "ip6erspan",
-    "ip6gre",
-    "ip6gretap",
-    "ip6tnl",
-    "ipip",
-    "sit",
-    "tun",
-    "vti",
-    "vti6",
-    "vxlan",
-    "wireguard",
-    "xfrm",
-];
-
 /// What follows from who is linked with whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
@@ -100,7 +76,7 @@ impl Topology {
                     };
                     map.sources.entry(source).or_insert(kind);
                 }
-            } else if OUTSIDE.contains(&device.kind.as_str()) {
+            } else if device.leads_outside() {
                 seat(Hook::Leave);
                 if !wire {
                     seat(Hook::Enter);

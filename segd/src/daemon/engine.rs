@@ -113,6 +113,8 @@ pub struct Engine {
     pub(super) root: Arc<CgroupRoot>,
     pub(super) indexes: SegmentIndexes,
     pub(super) namespaces: Vec<NamespaceInfo>,
+    /// Why the last list of them was not written whole.
+    pub(super) unwritten: Option<String>,
     pub(super) in_force: Option<InForce>,
     /// What is in force is only on trial.
     pub(super) trial: Option<OnTrial>,
@@ -327,27 +329,30 @@ impl Engine {
     /// A write that failed; the next list repeats it.
     pub fn set_namespaces(&mut self, list: Vec<NamespaceInfo>) -> Result<(), ApplyError> {
         self.namespaces = list;
+        let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
+        // What is gone makes room for what is new.
+        self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
         // Owners go first: an address without an owner is judged by its receiver alone.
         // A slot that packets cannot come to gets its owners with its revision.
         for policy in self.policies() {
             self.write_owners(policy.active.slot(), &policy.tables)?;
         }
         let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
-        self.places
+        let addresses = self
+            .places
             .set_addresses(self.namespaces.iter().map(|info| Addresses {
                 namespace: info.cookie,
                 is_host: info.is_host,
                 by_link: map.links.values().any(|link| link.namespace == info.cookie),
                 addresses: &info.addresses,
-            }))?;
-        self.places.set_links(&map.links, &map.sources)?;
+            }));
+        // A full table of one leaves nothing of the other uncovered.
+        let links = self.places.set_links(&map.links, &map.sources);
         if let Some(cover) = &mut self.cover {
             let repair = cover.follow(&self.namespaces, map.seats);
             self.repairs.note(repair.into_iter().collect());
         }
-        let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
-        self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
-        Ok(())
+        Ok(addresses.and(links)?)
     }
 
     /// Puts programs on the links of workloads and on NICs, and from now on keeps them there.

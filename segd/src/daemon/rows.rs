@@ -129,6 +129,17 @@ impl Engine {
                 info.inode
             ));
         }
+        warnings.extend(
+            self.unwritten.as_ref().map(|error| {
+                format!("not all that is known of addresses and links could be written: {error}")
+            }),
+        );
+        for info in self.namespaces.iter().filter(|info| info.elsewhere > 0) {
+            warnings.push(format!(
+                "the network namespace {} has addresses that this host's routes lead elsewhere: {} are not believed",
+                info.inode, info.elsewhere
+            ));
+        }
         if self.places.left_out() > 0 {
             warnings.push(format!(
                 "{} addresses did not fit into the table",

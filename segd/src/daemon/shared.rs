@@ -268,8 +268,11 @@ impl Shared {
 
     /// Takes a new list of namespaces.
     pub fn set_namespaces(&self, list: Vec<NamespaceInfo>) {
-        if let Err(error) = lock(&self.engine).set_namespaces(list) {
-            tracing::error!("writing addresses: {}", chain(&error));
+        let mut engine = lock(&self.engine);
+        let written = engine.set_namespaces(list);
+        engine.unwritten = written.err().map(|error| chain(&error));
+        if let Some(error) = &engine.unwritten {
+            tracing::error!("writing addresses: {error}");
         }
     }
 

@@ -284,6 +284,7 @@ async fn attach(
         root: Arc::new(root),
         indexes,
         namespaces: Vec::new(),
+        unwritten: None,
         in_force: None,
         trial: None,
         hits: RuleHits::default(),

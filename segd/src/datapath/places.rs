@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::Pod;
-use segd_common::address::{
-    Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LINKS, MAX_LOCALS, MAX_SOURCES, Namespace, Source,
-};
+use segd_common::address::{Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LOCALS, Namespace, Source};
 
 use super::{
     Error,
@@ -161,20 +159,25 @@ impl Places {
         keep(&self.sources, &mut self.written_sources, |source| {
             sources.contains_key(source)
         })?;
-        // Sources go first: a link that is known asks for them.
-        for (source, kind) in sources.iter().take(MAX_SOURCES as usize) {
-            if self.written_sources.get(source) != Some(kind) {
-                self.sources.write(source, kind, 0)?;
-                self.written_sources.insert(*source, *kind);
+        // Sources go first: a link that is known asks for them. Without room for them nothing gets out by it.
+        let mut full = Ok(());
+        for (source, kind) in sources {
+            if self.written_sources.get(source) == Some(kind) {
+                continue;
             }
+            if let Err(error) = self.sources.write(source, kind, 0) {
+                full = Err(error);
+                break;
+            }
+            self.written_sources.insert(*source, *kind);
         }
-        for (device, link) in links.iter().take(MAX_LINKS as usize) {
+        for (device, link) in links {
             if self.written_links.get(device) != Some(link) {
                 self.links.write(device, link, 0)?;
                 self.written_links.insert(*device, *link);
             }
         }
-        Ok(())
+        full
     }
 
     /// How many addresses did not fit.

@@ -1,5 +1,6 @@
 //! The network namespaces of the host: their addresses, and which workloads live in them.
 //!
+//! INVARIANT: an address is told of a namespace only if the host's routes do not lead it elsewhere (`belief`).
 //! INVARIANT: nothing of segd ever enters another namespace, and nothing looks into other processes through `/proc`:
 //! that would take CAP_SYS_ADMIN and CAP_SYS_PTRACE. The kernel programs of `datapath::census` say who is where, and
 //! routing netlink which addresses that is.
@@ -21,12 +22,14 @@ use segd_common::{
 };
 
 use self::{
+    belief::{Told, believed},
     look::Look,
     netlink::{By, Netlink},
 };
 use super::error::WorkloadError;
 use crate::datapath::census::Census;
 
+mod belief;
 mod look;
 mod netlink;
 mod watch;
@@ -48,8 +51,10 @@ pub struct NamespaceInfo {
     pub is_host: bool,
     /// The host's number for it, where it is known.
     pub number: Option<i32>,
-    /// Its addresses, tentative ones included, sorted.
+    /// Its addresses that are believed, tentative ones included, sorted.
     pub addresses: Vec<Address>,
+    /// How many it says to have that the host's routes lead elsewhere.
+    pub elsewhere: usize,
     /// It has more addresses than are known of one namespace.
     pub more_addresses: bool,
     /// The host's devices; none of others.
@@ -70,18 +75,20 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     let netlink = Netlink::open().map_err(asking)?;
     let look = Look::take(census)?;
     let host = host()?;
-    let own = NamespaceInfo {
-        is_host: true,
-        devices: netlink.devices().map_err(asking)?,
-        addresses: netlink.addresses(None).map_err(asking)?,
-        ..info(host, None, Vec::new(), &look)
+    let devices = netlink.devices(None).map_err(asking)?;
+    let held = netlink.addresses(None).map_err(asking)?;
+    let mut own = info(host, None, held.iter().map(|held| held.address).collect(), &look);
+    own.is_host = true;
+    let tell = |by| {
+        let number = Some(netlink.number(by)?);
+        let told = Told {
+            number,
+            held: netlink.addresses(number)?,
+            devices: netlink.devices(number)?,
+        };
+        Ok::<Told, std::io::Error>(told)
     };
-    let mut infos = vec![own];
-    let addresses = |by| {
-        netlink
-            .number(by)
-            .and_then(|number| Ok((Some(number), netlink.addresses(Some(number))?)))
-    };
+    let mut told: Vec<(Namespace, Told)> = Vec::new();
     let mut by_task = BTreeMap::new();
     for namespace in look.namespaces() {
         // Anybody may make a user namespace and give its network any address, the host's or another machine's: what
@@ -90,20 +97,24 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
             let by_file = look.files.get(&namespace).map(|file| By::File(file.as_fd()));
             let by = by_file.or(look.tasks.get(&namespace).map(|task| By::Task(task.number)));
             let number = by.and_then(|by| netlink.number(by).ok());
-            infos.push(info(namespace, number, Vec::new(), &look));
+            told.push((
+                namespace,
+                Told {
+                    number,
+                    ..Told::default()
+                },
+            ));
         } else if let Some(file) = look.files.get(&namespace) {
-            if let Ok((number, addresses)) = addresses(By::File(file.as_fd())) {
-                infos.push(info(namespace, number, addresses, &look));
-            }
+            told.extend(tell(By::File(file.as_fd())).ok().map(|told| (namespace, told)));
         } else if let Some(task) = look.tasks.get(&namespace) {
             by_task.insert(namespace, *task);
         }
     }
     for _ in 0..ATTEMPTS {
-        let mut told: BTreeMap<Namespace, (Task, Option<i32>, Vec<Address>)> = BTreeMap::new();
+        let mut heard: BTreeMap<Namespace, (Task, Told)> = BTreeMap::new();
         for (namespace, task) in &by_task {
-            if let Ok((number, addresses)) = addresses(By::Task(task.number)) {
-                told.insert(*namespace, (*task, number, addresses));
+            if let Ok(told) = tell(By::Task(task.number)) {
+                heard.insert(*namespace, (*task, told));
             }
         }
         if by_task.is_empty() {
@@ -112,9 +123,9 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
         // A number may have been given to another task, and that of a namespace to another namespace: only what was
         // told by way of a task that is still there is about its namespace.
         let after = Look::take(census)?;
-        by_task.retain(|namespace, task| match told.remove(namespace) {
-            Some((by, number, addresses)) if after.is_there(&by) => {
-                infos.push(info(*namespace, number, addresses, &look));
+        by_task.retain(|namespace, task| match heard.remove(namespace) {
+            Some((by, of_it)) if after.is_there(&by) => {
+                told.push((*namespace, of_it));
                 false
             }
             _ => after.tasks.get(namespace).is_some_and(|other| {
@@ -123,6 +134,17 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
             }),
         });
     }
+    let others: Vec<&Told> = told.iter().map(|(_, told)| told).collect();
+    let rest = told.iter().map(|(namespace, told)| {
+        let addresses = believed(told, &others, &devices, |address| netlink.route(address));
+        let held: BTreeSet<Address> = told.held.iter().map(|held| held.address).collect();
+        let elsewhere = held.len() - addresses.len();
+        let info = info(*namespace, told.number, addresses, &look);
+        NamespaceInfo { elsewhere, ..info }
+    });
+    let mut infos: Vec<NamespaceInfo> = rest.collect();
+    own.devices = devices;
+    infos.insert(0, own);
     Ok(infos)
 }
 
@@ -144,6 +166,7 @@ fn info(
         is_host: false,
         number,
         addresses,
+        elsewhere: 0,
         more_addresses,
         devices: Vec::new(),
         cgroups: members.map(|(_, cgroup)| *cgroup).collect(),

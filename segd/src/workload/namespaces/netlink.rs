@@ -8,45 +8,39 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use segd_common::address::{Address, mapped};
+use segd_common::address::{self, Address};
+
+pub use read::Device;
+pub(super) use read::Held;
+use read::{attributes, device, held, message, result, route};
+
+mod read;
 
 /// include/uapi/linux/rtnetlink.h, net_namespace.h and if_addr.h.
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_PID: u16 = 2;
 const NETNSA_FD: u16 = 3;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 const IFA_TARGET_NETNSID: u16 = 10;
+const IFLA_TARGET_NETNSID: u16 = 46;
+const RTA_DST: u16 = 1;
 /// include/uapi/linux/netlink.h.
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const RTMGRP_IPV6_ROUTE: libc::c_int = 0x400;
 const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 const NETLINK_GET_STRICT_CHK: libc::c_int = 12;
 const HEADER: usize = 16;
-
-/// A network device of this namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Device {
-    /// Its index.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// What made it (`veth`, `vxlan`, …); empty for hardware.
-    pub kind: String,
-    /// It is loopback.
-    pub is_loopback: bool,
-    /// The number of the namespace that its other end is in, where that is another one.
-    pub other_end: Option<i32>,
-}
 
 /// How a namespace is named to the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +55,11 @@ pub(super) enum By<'a> {
 #[derive(Debug)]
 pub(super) struct Netlink(OwnedFd);
 
-/// A socket that hears of links and addresses.
+/// A socket that hears of links and addresses, and one that hears of this namespace's routes.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
+    routes: OwnedFd,
     /// In every namespace that has a number, not just in this one.
     pub everywhere: bool,
 }
@@ -80,7 +75,17 @@ impl Listener {
         let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
         let socket = socket(groups as u32)?;
         let everywhere = option(&socket, NETLINK_LISTEN_ALL_NSID).is_ok();
-        Ok(Listener { socket, everywhere })
+        let groups = libc::RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
+        Ok(Listener {
+            socket,
+            routes: self::socket(groups as u32)?,
+            everywhere,
+        })
+    }
+
+    /// The socket that hears of routes.
+    pub(super) fn routes(&self) -> i32 {
+        self.routes.as_raw_fd()
     }
 
     /// The socket.
@@ -135,8 +140,8 @@ impl Netlink {
         Ok(number.filter(|number| *number >= 0))
     }
 
-    /// The addresses of a namespace, tentative ones included, sorted. `None`: of this one.
-    pub fn addresses(&self, number: Option<i32>) -> io::Result<Vec<Address>> {
+    /// The addresses of a namespace and where it has them, tentative ones included, sorted. `None`: of this one.
+    pub fn addresses(&self, number: Option<i32>) -> io::Result<Vec<Held>> {
         let mut found = Vec::new();
         let target = number.map(|number| (IFA_TARGET_NETNSID, number));
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -148,7 +153,7 @@ impl Netlink {
                 target.as_slice(),
                 |kind, body| {
                     if kind == RTM_NEWADDR {
-                        found.extend(address(body));
+                        found.extend(held(body));
                     }
                 },
             )?;
@@ -158,27 +163,89 @@ impl Netlink {
         Ok(found)
     }
 
-    /// The devices of this namespace.
-    pub fn devices(&self) -> io::Result<Vec<Device>> {
+    /// The devices of a namespace. `None`: of this one.
+    pub fn devices(&self, number: Option<i32>) -> io::Result<Vec<Device>> {
         let mut found = Vec::new();
-        self.ask(RTM_GETLINK, REQUEST | DUMP, &[0; 16], &[], |kind, body| {
-            if kind == RTM_NEWLINK {
-                found.extend(device(body));
-            }
-        })?;
+        let target = number.map(|number| (IFLA_TARGET_NETNSID, number));
+        self.ask(
+            RTM_GETLINK,
+            REQUEST | DUMP,
+            &[0; 16],
+            target.as_slice(),
+            |kind, body| {
+                if kind == RTM_NEWLINK {
+                    found.extend(device(body));
+                }
+            },
+        )?;
         Ok(found)
     }
 
-    /// Sends a request and hands every answer to `each`: its type and its body.
+    /// The device of this namespace by which its routes lead to an address; `None` if none does.
+    pub fn route(&self, to: &Address) -> Option<u32> {
+        let (family, bytes) = if address::is_v4(to) {
+            (libc::AF_INET, &to[12..])
+        } else {
+            (libc::AF_INET6, &to[..])
+        };
+        // struct rtmsg: family, length of the destination, the rest zero.
+        let head = [
+            family as u8,
+            (bytes.len() * 8) as u8,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ];
+        let mut by = None;
+        let asked = self.ask_for(
+            RTM_GETROUTE,
+            REQUEST | ACK,
+            &head,
+            &[(RTA_DST, bytes)],
+            |kind, body| {
+                if kind == RTM_NEWROUTE {
+                    by = route(body);
+                }
+            },
+        );
+        asked.ok().and(by)
+    }
+
+    /// As [`Netlink::ask_for`], with attributes that are numbers.
     fn ask(
         &self,
         kind: u16,
         flags: u16,
         head: &[u8],
         attributes: &[(u16, i32)],
+        each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        let bytes: Vec<(u16, [u8; 4])> = attributes
+            .iter()
+            .map(|(kind, value)| (*kind, value.to_ne_bytes()))
+            .collect();
+        let attributes: Vec<(u16, &[u8])> = bytes.iter().map(|(kind, value)| (*kind, &value[..])).collect();
+        self.ask_for(kind, flags, head, &attributes, each)
+    }
+
+    /// Sends a request and hands every answer to `each`: its type and its body. The values of attributes are whole words.
+    fn ask_for(
+        &self,
+        kind: u16,
+        flags: u16,
+        head: &[u8],
+        attributes: &[(u16, &[u8])],
         mut each: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
-        let len = HEADER + head.len() + attributes.len() * 8;
+        let values: usize = attributes.iter().map(|(_, value)| 4 + value.len()).sum();
+        let len = HEADER + head.len() + values;
         let mut request = Vec::with_capacity(len);
         request.extend((len as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
@@ -186,9 +253,9 @@ impl Netlink {
         request.extend([0; 8]);
         request.extend(head);
         for (kind, value) in attributes {
-            request.extend(8_u16.to_ne_bytes());
+            request.extend((4 + value.len() as u16).to_ne_bytes());
             request.extend(kind.to_ne_bytes());
-            request.extend(value.to_ne_bytes());
+            request.extend(*value);
         }
         // SAFETY: the bytes are ours, as long as stated, and outlive the call.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
@@ -221,85 +288,6 @@ impl By<'_> {
             By::File(file) => (NETNSA_FD, file.as_raw_fd()),
         }
     }
-}
-
-/// The first message: its type, its body, and what comes after it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let body = bytes.get(HEADER..len)?;
-    Some((
-        kind,
-        body,
-        bytes.get(len.next_multiple_of(4)..).unwrap_or_default(),
-    ))
-}
-
-/// What an error message says: 0 is the acknowledgement. The end of a dump may say it, too.
-fn result(body: &[u8]) -> io::Result<()> {
-    let code = body
-        .get(..4)
-        .and_then(|code| code.try_into().ok())
-        .map_or(0, i32::from_ne_bytes);
-    if code < 0 {
-        return Err(io::Error::from_raw_os_error(-code));
-    }
-    Ok(())
-}
-
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-/// `struct ifinfomsg` and what follows it.
-fn device(body: &[u8]) -> Option<Device> {
-    const IFF_LOOPBACK: u32 = 8;
-    const IFLA_IFNAME: u16 = 3;
-    const IFLA_LINKINFO: u16 = 18;
-    const IFLA_INFO_KIND: u16 = 1;
-    const IFLA_LINK_NETNSID: u16 = 37;
-    /// `NLA_F_NESTED` and its like.
-    const FLAGS: u16 = 0xc000;
-    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
-    let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
-    let mut device = Device {
-        index: word(4)?,
-        is_loopback: word(8)? & IFF_LOOPBACK != 0,
-        ..Device::default()
-    };
-    for (kind, value) in attributes(body.get(16..)?) {
-        match kind & !FLAGS {
-            IFLA_IFNAME => device.name = text(value),
-            IFLA_LINKINFO => {
-                let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
-                device.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
-            }
-            IFLA_LINK_NETNSID => device.other_end = value.try_into().ok().map(i32::from_ne_bytes),
-            _ => {}
-        }
-    }
-    Some(device)
-}
-
-/// The interface's own address: `IFA_ADDRESS` is the other side's on a point-to-point link.
-fn address(body: &[u8]) -> Option<Address> {
-    let mut found = None;
-    for (kind, value) in attributes(body.get(8..)?) {
-        if kind == IFA_LOCAL || kind == IFA_ADDRESS && found.is_none() {
-            found = match value.len() {
-                4 => Some(mapped(value.try_into().ok()?)),
-                16 => Some(value.try_into().ok()?),
-                _ => None,
-            };
-        }
-    }
-    found
 }
 
 /// A routing netlink socket in this namespace.

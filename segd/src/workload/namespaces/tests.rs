@@ -48,6 +48,24 @@ impl Drop for Netns {
     }
 }
 
+/// An address that no route of the host leads to, whatever its default route is; until dropped.
+struct Unrouted(&'static str);
+
+impl Unrouted {
+    fn new(address: &'static str) -> Unrouted {
+        run(&["ip", "route", "replace", "unreachable", address]);
+        Unrouted(address)
+    }
+}
+
+impl Drop for Unrouted {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["route", "del", "unreachable", self.0])
+            .status();
+    }
+}
+
 /// A process that ends when dropped.
 struct Process(Child);
 
@@ -81,6 +99,7 @@ fn find(inode: u64) -> Option<NamespaceInfo> {
 fn lists_addresses_cookies_and_members() {
     let Some(scratch) = Scratch::new() else { return };
     let netns = Netns::new();
+    let _unrouted = ["198.51.100.9", "2001:db8::9"].map(Unrouted::new);
     netns.add_address("198.51.100.9/32");
     netns.add_address("2001:db8::9/128");
     let listed = find(netns.inode()).expect("a namespace without processes is listed by its name");
@@ -119,6 +138,7 @@ fn lists_addresses_cookies_and_members() {
 #[test]
 fn a_namespace_without_a_name_is_asked_by_way_of_a_process_in_it() {
     let Some(scratch) = Scratch::new() else { return };
+    let _unrouted = Unrouted::new("198.51.100.12");
     let script = "ip link set lo up && ip addr add 198.51.100.12/32 dev lo && exec sleep 60";
     let process = Process(
         Command::new("unshare")
@@ -144,6 +164,36 @@ fn a_namespace_without_a_name_is_asked_by_way_of_a_process_in_it() {
             "it shows with its address and its cgroup"
         );
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_address_that_the_host_reaches_by_hardware_is_not_a_namespaces_own() {
+    let Some(_scratch) = Scratch::new() else { return };
+    let netns = Netns::new();
+    netns.add_address("198.51.100.14/32");
+    let told = |is_there: bool| {
+        let info = find(netns.inode()).unwrap();
+        info.addresses.contains(&mapped([198, 51, 100, 14])) == is_there && (info.elsewhere == 0) == is_there
+    };
+    // A TUN device stands for the network: there is no hardware to spare.
+    let tun = format!("sgtu{}", std::process::id() % 100_000);
+    run(&["ip", "tuntap", "add", &tun, "mode", "tun"]);
+    let _link = Link(tun.clone());
+    run(&["ip", "link", "set", &tun, "up"]);
+    run(&["ip", "route", "replace", "198.51.100.14", "dev", &tun]);
+    assert!(told(false), "it is out on the network");
+    run(&["ip", "route", "del", "198.51.100.14", "dev", &tun]);
+    let _unrouted = Unrouted::new("198.51.100.14");
+    assert!(told(true), "nobody else has it");
+}
+
+/// A device that is removed when this is dropped.
+struct Link(String);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.0]).status();
     }
 }
 
@@ -192,6 +242,7 @@ async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
     let Some(_scratch) = Scratch::new() else { return };
     let (sender, mut ticks) = mpsc::channel(1);
     let old = Netns::new();
+    let _unrouted = ["198.51.100.10", "198.51.100.11"].map(Unrouted::new);
     watch(Arc::clone(census()), Listener::open().unwrap(), sender).unwrap();
     // Other tests make and remove namespaces meanwhile, so what is told must be asked for again, like the daemon does.
     let mut until = async |what: &str, holds: &dyn Fn() -> bool| {
@@ -247,6 +298,7 @@ fn a_namespace_is_owned_by_the_one_segment_in_it() {
                 is_host,
                 number: None,
                 addresses: Vec::new(),
+                elsewhere: 0,
                 more_addresses: false,
                 devices: Vec::new(),
                 cgroups,

@@ -74,7 +74,8 @@ impl Watch {
         let changed = look.differs(&self.look);
         let before = std::mem::replace(&mut self.look, look).namespaces();
         self.follow(|namespace| !before.contains(namespace));
-        changed || !self.listener.everywhere
+        // Which addresses are believed depends on where the host's routes lead. They may change all the time.
+        drain(self.listener.routes()) || changed || !self.listener.everywhere
     }
 
     /// Gives namespaces a number: the kernel tells news of numbered ones only.
@@ -111,9 +112,11 @@ impl Watch {
         ready > 0
     }
 }
-/// Reads all that is there. A message too many (`ENOBUFS`) is news like any other.
-fn drain(socket: i32) {
+
+/// Reads all that is there; whether there was anything. A message too many (`ENOBUFS`) is news like any other.
+fn drain(socket: i32) -> bool {
     let mut buffer = [0_u8; 8192];
+    let mut news = false;
     loop {
         // SAFETY: the buffer is ours, as long as stated, and outlives the call.
         let read = unsafe {
@@ -125,10 +128,12 @@ fn drain(socket: i32) {
             )
         };
         if read < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) {
+            news = true;
             continue;
         }
         if read <= 0 {
-            return;
+            return news;
         }
+        news = true;
     }
 }

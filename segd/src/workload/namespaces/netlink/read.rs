@@ -1,0 +1,185 @@
+//! What routing netlink answers, read: `Documentation/userspace-api/netlink`, include/uapi/linux/rtnetlink.h.
+
+use std::io;
+
+use segd_common::address::{Address, mapped};
+
+use super::HEADER;
+
+/// A network device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What made it (`veth`, `vxlan`, …); empty for hardware and for loopback.
+    pub kind: String,
+    /// It is loopback.
+    pub is_loopback: bool,
+    /// The device it stands on, or that is its other end.
+    pub lower: Option<u32>,
+    /// The bridge, bond or the like that it is a port of.
+    pub master: Option<u32>,
+    /// The number of the namespace that `lower` is in, where that is another one.
+    pub other_end: Option<i32>,
+}
+
+impl Device {
+    /// Whether packets come in by it from elsewhere than this host.
+    #[must_use]
+    pub fn leads_outside(&self) -> bool {
+        !self.is_loopback && OUTSIDE.contains(&self.kind.as_str())
+    }
+}
+
+/// Devices by which packets come in from elsewhere; hardware says no kind.
+const OUTSIDE: &[&str] = &[
+    "",
+    "amt",
+    "bareudp",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "gtp",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "sit",
+    "tun",
+    "vti",
+    "vti6",
+    "vxlan",
+    "wireguard",
+    "xfrm",
+];
+
+/// An address that a namespace has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// The address.
+    pub address: Address,
+    /// How many of its bits are the network's, as IPv6 counts.
+    pub prefix: u8,
+    /// The index of the device that has it.
+    pub device: u32,
+}
+
+impl Held {
+    /// Whether another address is in the same network. A network of all addresses is none.
+    pub fn is_near(&self, other: &Address) -> bool {
+        let (one, other) = (u128::from_be_bytes(self.address), u128::from_be_bytes(*other));
+        let of_v4 = self.address[..12] == mapped([0; 4])[..12];
+        self.prefix > if of_v4 { 96 } else { 0 }
+            && (one ^ other)
+                .checked_shr(128 - u32::from(self.prefix))
+                .unwrap_or(1)
+                == 0
+    }
+}
+
+/// The first message: its type, its body, and what comes after it.
+pub(super) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let body = bytes.get(HEADER..len)?;
+    Some((
+        kind,
+        body,
+        bytes.get(len.next_multiple_of(4)..).unwrap_or_default(),
+    ))
+}
+
+/// What an error message says: 0 is the acknowledgement. The end of a dump may say it, too.
+pub(super) fn result(body: &[u8]) -> io::Result<()> {
+    let code = body
+        .get(..4)
+        .and_then(|code| code.try_into().ok())
+        .map_or(0, i32::from_ne_bytes);
+    if code < 0 {
+        return Err(io::Error::from_raw_os_error(-code));
+    }
+    Ok(())
+}
+
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// `struct ifinfomsg` and what follows it.
+pub(super) fn device(body: &[u8]) -> Option<Device> {
+    const IFF_LOOPBACK: u32 = 8;
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_LINK: u16 = 5;
+    const IFLA_MASTER: u16 = 10;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_LINK_NETNSID: u16 = 37;
+    /// `NLA_F_NESTED` and its like.
+    const FLAGS: u16 = 0xc000;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+    let mut device = Device {
+        index: word(4)?,
+        is_loopback: word(8)? & IFF_LOOPBACK != 0,
+        ..Device::default()
+    };
+    for (kind, value) in attributes(body.get(16..)?) {
+        let number = || value.try_into().ok().map(u32::from_ne_bytes);
+        match kind & !FLAGS {
+            IFLA_IFNAME => device.name = text(value),
+            IFLA_LINK => device.lower = number(),
+            IFLA_MASTER => device.master = number(),
+            IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                device.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+            }
+            IFLA_LINK_NETNSID => device.other_end = number().map(u32::cast_signed),
+            _ => {}
+        }
+    }
+    Some(device)
+}
+
+/// `struct ifaddrmsg` and what follows it. The interface's own address: `IFA_ADDRESS` is the other side's on a
+/// point-to-point link.
+pub(super) fn held(body: &[u8]) -> Option<Held> {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    let mut found = None;
+    for (kind, value) in attributes(body.get(8..)?) {
+        if kind == IFA_LOCAL || kind == IFA_ADDRESS && found.is_none() {
+            found = match value.len() {
+                4 => Some((mapped(value.try_into().ok()?), 96)),
+                16 => Some((value.try_into().ok()?, 0)),
+                _ => None,
+            };
+        }
+    }
+    let (address, more) = found?;
+    Some(Held {
+        address,
+        prefix: body.get(1)?.saturating_add(more).min(128),
+        device: u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?),
+    })
+}
+
+/// `struct rtmsg` and what follows it: the device of a route that leads somewhere.
+pub(super) fn route(body: &[u8]) -> Option<u32> {
+    const RTN_UNICAST: u8 = 1;
+    const RTA_OIF: u16 = 4;
+    if *body.get(7)? != RTN_UNICAST {
+        return None;
+    }
+    let by = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_OIF);
+    by.and_then(|(_, value)| Some(u32::from_ne_bytes(value.try_into().ok()?)))
+}
