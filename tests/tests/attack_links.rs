@@ -7,8 +7,8 @@ use std::{
 };
 
 use segd_tests::{
-    Bridge, Cgroup, Lab, Netns, Segd, Worker,
-    netns::{Sysctl, cable, ip, v4},
+    Bridge, Cgroup, Craft, Kind, Lab, Netns, Remote, Segd, Worker,
+    netns::{Sysctl, cable, ip, v4, v6},
     wait, wire,
     worker::Handle,
 };
@@ -125,6 +125,41 @@ fn a_containers_packet_socket_does_not_ride_on_a_live_exchange() {
     wait::quiet(wait::SILENCE);
     assert_eq!(place.server.inbox(place.service).messages, ["first;", "last;"]);
     assert_eq!(denied(&segd, "unjudged") - before, 6.0, "each is counted once");
+}
+
+/// Class 15. AF_XDP goes past the queueing layer and bears no packet socket.
+#[test]
+fn a_containers_af_xdp_socket_does_not_ride_on_a_live_exchange() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let flow = |segd: Option<&Segd>, token: &str, from: SocketAddr| {
+        let frame = wire::frame(
+            wire::mac_in(&place.far),
+            &datagram(from, place.service.local, token),
+        );
+        let sent = place.enemy.send_xdp("eth0", &frame);
+        sent.unwrap_or_else(|error| panic!("AF_XDP, segd {}: {error:?}", segd.is_some()));
+    };
+    // It gets there, as long as nobody minds.
+    flow(None, "before;", (v4(10), 40_001).into());
+    place.server.wait_for_message(place.service, "before;");
+    let segd = lab.enforce(&place.policy());
+    let live = place
+        .client
+        .open_udp((v4(10), 0), Some(place.service.local))
+        .unwrap();
+    place.client.send(live, "first;").unwrap();
+    place.server.wait_for_message(place.service, "first;");
+    segd.denies(3, &["unjudged"], || {
+        flow(Some(&segd), "ridden;", live.local);
+        flow(Some(&segd), "own;", (v4(10), 40_001).into());
+        flow(
+            Some(&segd),
+            "partner;",
+            (Ipv4Addr::new(198, 51, 100, 7), 40_002).into(),
+        );
+    });
+    assert_eq!(place.server.inbox(place.service).messages, ["before;", "first;"]);
 }
 
 #[test]
@@ -274,4 +309,81 @@ fn a_tun_device_of_a_workload_on_the_host_brings_nothing_in() {
         bridge.name()
     );
     assert!(denied(&segd, "unjudged") >= 1.0);
+}
+
+/// Class 13. Who may configure a container's network gives it another machine's address, on every device it has.
+#[test]
+fn an_address_that_a_container_gives_itself_stays_another_machines() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (near, hostile) = (lab.netns("near"), lab.netns("hostile"));
+    bridge.plug(&near, 10);
+    cable(&hostile, 37);
+    let remote = Remote::plug(&bridge, 50);
+    remote.listen(5400);
+    let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+    let clients = [lab.worker(&web), lab.worker_in(&web, &near)];
+    let unclaimed = lab.cgroup("unclaimed");
+    let enemies = [
+        lab.worker_in(&rogue, &hostile),
+        lab.worker_in(&unclaimed, &hostile),
+    ];
+    let server = lab.worker(&db);
+    let ears = [IpAddr::from(v4(1)), v6(1).into()].map(|at| server.listen_udp((at, 5432)));
+    let text = policy(&web, &rogue, &db)
+        .replace(
+            "cidr: 198.51.100.0/24}",
+            &format!("cidr: {}/32}}, {{cidr: {}/128}}", v4(50), v6(50)),
+        )
+        .replace(
+            "  allow:\n",
+            "  allow:\n    - {from: web, to: partner, ports: [tcp/5400]}\n",
+        );
+    // Only segd shall care where a source is routed.
+    let cable = format!("sgt{}c37", std::process::id() % 100_000);
+    let _loose = ["all", &cable].map(|name| Sysctl::set(&format!("net/ipv4/conf/{name}/rp_filter"), "0"));
+    let segd = lab.enforce(&text);
+    let reach = |story: &str| {
+        for (number, client) in clients.iter().enumerate() {
+            for at in [IpAddr::from(v4(50)), v6(50).into()] {
+                let token = format!("{story}-{number}-{at};");
+                let outcome = client.probe(Kind::Tcp, (at, 5400), &token);
+                assert_eq!(outcome.result, "ok", "{token}");
+                assert!(remote.inbox().has(&token), "{token}");
+            }
+        }
+    };
+    reach("before");
+    for device in ["lo", "eth0"] {
+        hostile.ip(&format!("addr add {}/32 dev {device}", v4(50)));
+        hostile.ip(&format!("addr add {}/128 dev {device} nodad", v6(50)));
+    }
+    wait::wait_until("status tells of it", wait::PATIENCE, || {
+        let warnings = segd.json(&["status"])["warnings"].to_string();
+        warnings.contains("2 are not believed")
+    });
+    reach("after");
+    // Nor do the rights of that address come with it.
+    for enemy in &enemies {
+        for (ear, own) in ears.iter().zip([IpAddr::from(v4(50)), v6(50).into()]) {
+            segd.denies(1, &["spoofed"], || {
+                let craft = Craft::udp(ear.local, "borrowed;").bind((own, 0));
+                enemy.craft(craft).ok();
+            });
+        }
+    }
+    for ear in ears {
+        assert!(!server.inbox(ear).has("borrowed;"));
+    }
+    // What the host's routes do lead there is its own, as before.
+    let mine: IpAddr = "198.51.100.77".parse().unwrap();
+    ip(&format!("route add {mine} dev {cable}"));
+    hostile.ip(&format!("addr add {mine}/32 dev eth0"));
+    let service = enemies[0].listen_udp((mine, 5432));
+    let more = "    - {from: web, to: rogue, ports: [udp/5432]}\n";
+    segd.set_policy(&format!("{text}{more}"));
+    wait::wait_until("the container's own address is known", wait::PATIENCE, || {
+        clients[0].probe(Kind::Udp, service.local, "mine;");
+        enemies[0].inbox(service).has("mine;")
+    });
 }
