@@ -14,6 +14,7 @@ pub mod prefixes;
 pub mod compiled;
 pub mod compile;
 pub mod explain;
+pub mod expectation;
 pub mod diff;
 pub mod oracle;
 #[cfg(test)]

@@ -25,7 +25,9 @@ fn samples() -> PathBuf {
 
 #[track_caller]
 fn load(path: &Path) -> (Policy, CompiledTables) {
-    let loaded = match source::load(&[path.to_owned()], false, &source::Trust::Everybody) {
+    let loaded =
+        source::load(&[path.to_owned()], false, &source::Trust::Everybody).and_then(source::Loaded::tested);
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => panic!("{}", error.render(Style::Plain)),
     };
@@ -166,4 +168,24 @@ fn operators_reach_the_database_and_the_build_machine_does_not() {
          operators  world      tcp/22    allowed  rule
          host       db         tcp/5432  denied   no-rule",
     );
+}
+
+#[test]
+fn a_sample_that_fails_its_own_tests_is_refused_with_the_rule_that_decides() {
+    let text = fs::read_to_string(samples().join("three-tier.yaml")).expect("a sample");
+    let opened = text.replace(
+        "    - {from: world, to: front,",
+        "    - {from: world, to: [data, front],",
+    );
+    assert_ne!(text, opened);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("three-tier.yaml");
+    fs::write(&path, opened).expect("a file");
+    let refused = source::load(&[path], false, &source::Trust::Everybody)
+        .and_then(source::Loaded::tested)
+        .expect_err("must be refused")
+        .render(Style::Plain);
+    let said = "error[test-failed]: the policy fails its own test: `world` to `data` on tcp/80 is allowed, the test expects `deny`";
+    assert!(refused.contains(said), "{refused}");
+    assert!(refused.contains("this rule decides"), "{refused}");
 }

@@ -235,6 +235,11 @@ fn an_invalid_edit_keeps_the_policy_in_force_is_logged_and_counted() {
     let bad = [
         policy(&web, &db, "  allow:\n    - {from: wbe, to: db, ports: [any]}\n"),
         "apiVersion: segd.dev/v1\nkind: [".to_owned(),
+        policy(
+            &web,
+            &db,
+            &format!("{NOTHING}  tests:\n    - {{from: web, to: db, port: tcp/80, expect: allow}}\n"),
+        ),
         String::new(),
     ];
     for (number, text) in bad.iter().enumerate() {
@@ -256,6 +261,11 @@ fn an_invalid_edit_keeps_the_policy_in_force_is_logged_and_counted() {
     assert!(
         segd.log().contains("wbe"),
         "the log names the mistake:\n{}",
+        segd.log()
+    );
+    assert!(
+        segd.log().contains("the policy fails its own test"),
+        "the log names the test:\n{}",
         segd.log()
     );
     segd.set_policy(&policy(&web, &db, NOTHING));

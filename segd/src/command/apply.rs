@@ -61,7 +61,8 @@ impl ApplyArgs {
     /// Runs it.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let loaded = match load(&self.paths, self.allow_empty, &Trust::Everybody) {
+        let loaded = load(&self.paths, self.allow_empty, &Trust::Everybody).and_then(Loaded::tested);
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 eprint!("{}", error.render(style()));

@@ -4,6 +4,7 @@ mod check;
 mod diff;
 mod explain;
 mod live;
+mod test;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -19,6 +20,8 @@ pub enum PolicyCommand {
     Check(check::Check),
     /// Say whether one segment may reach another, why, and by which line
     Explain(explain::Explain),
+    /// Run the policy's own tests: by the decision, and by the kernel programs with `--kernel`
+    Test(test::Test),
     /// Say what changes between two policies, by meaning: who may newly start what towards whom, and who no longer
     Diff(diff::Diff),
 }
@@ -32,6 +35,7 @@ impl PolicyCommand {
             PolicyCommand::Explain(explain) if explain.asks_the_daemon() => explain.ask_the_daemon(),
             PolicyCommand::Explain(explain) => explain.reply(style()).send(),
             PolicyCommand::Diff(diff) => diff.reply(style()).send(),
+            PolicyCommand::Test(test) => test.reply(style()).send(),
         }
     }
 }
@@ -155,6 +159,7 @@ mod tests {
             PolicyCommand::Check(check) => check.reply(Style::Plain),
             PolicyCommand::Explain(explain) => explain.reply(Style::Plain),
             PolicyCommand::Diff(diff) => diff.reply(Style::Plain),
+            PolicyCommand::Test(test) => test.reply(Style::Plain),
         }
     }
 

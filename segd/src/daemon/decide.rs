@@ -18,7 +18,7 @@ use crate::{
     },
     policy::model::Source,
     report::chain,
-    source::{ContentHash, Sources, resolve_read},
+    source::{ContentHash, Loaded, Sources, resolve_read},
     telemetry::clock::rfc3339,
 };
 
@@ -41,6 +41,7 @@ impl Shared {
         let texts = candidate.texts.into_iter();
         let sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
         let loaded = resolve_read(sources, candidate.allow_empty)
+            .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
         let origin = Origin::of(&loaded, self.files());
         let deadline = confirm

@@ -26,7 +26,7 @@ use crate::{
     },
     datapath::census::Census,
     report::chain,
-    source::{ContentHash, LoadError, Sources, read, resolve_read},
+    source::{ContentHash, LoadError, Loaded, Sources, read, resolve_read},
     telemetry::{clock::rfc3339, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
@@ -175,7 +175,9 @@ impl Shared {
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
-        let loaded = resolve_read(texts, options.allow_empty).map_err(failed)?;
+        let loaded = resolve_read(texts, options.allow_empty)
+            .and_then(Loaded::tested)
+            .map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
         match engine.apply(&loaded, Origin::Files, None) {

@@ -160,7 +160,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let given = given::open(&root, group)?;
-    let loaded = load(&options.policy, options.allow_empty, &options.trust)?;
+    let loaded = load(&options.policy, options.allow_empty, &options.trust).and_then(Loaded::tested)?;
     let degraded = degraded(&findings);
     for line in &degraded {
         tracing::warn!("degraded: {line}");

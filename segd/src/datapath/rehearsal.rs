@@ -8,6 +8,8 @@
 //!   A kernel that allocates the dummy without `sk_alloc` shows another; [`Rehearsal::open`] asks which it is.
 //! - Its network namespace is the calling thread's: a rehearsal takes the thread into a new, empty one.
 
+pub mod jury;
+
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},

@@ -43,6 +43,8 @@ pub struct Document {
     pub enforce_host: bool,
     /// `spec.release`.
     pub release: Vec<Text>,
+    /// `spec.tests`.
+    pub tests: Vec<TestEntry>,
 }
 
 /// One entry of `spec.segments`.
@@ -108,6 +110,25 @@ pub struct RuleEntry {
     pub ports: Ports,
     /// `reason`.
     pub reason: Option<String>,
+}
+
+/// One entry of `tests`.
+#[derive(Clone, Debug)]
+pub struct TestEntry {
+    /// Where it starts.
+    pub span: Span,
+    /// All of it.
+    pub extent: Span,
+    /// Its number, from 0.
+    pub index: usize,
+    /// `from`: as in a rule, and addresses.
+    pub from: Peers,
+    /// `to`: as in a rule, and addresses.
+    pub to: Peers,
+    /// `port`: never `Every`.
+    pub ports: Ports,
+    /// `expect`.
+    pub expect: Action,
 }
 
 /// What a rule says about ports.

@@ -110,7 +110,7 @@ pub fn explain(
         service,
         outcome,
         reason: verdict.reason,
-        sentence: sentence(verdict.reason, from, to, service, outcome),
+        sentence: sentence(verdict.reason, from, to, service, Some(outcome)),
         rule,
         nearest,
     })
@@ -143,7 +143,14 @@ fn find(policy: &Policy, tables: &CompiledTables, name: &str) -> Result<SegmentI
     })
 }
 
-fn sentence(reason: Reason, from: &str, to: &str, service: Service, outcome: Outcome) -> String {
+/// A decision in a sentence; without an outcome, what the policy says.
+pub(super) fn sentence(
+    reason: Reason,
+    from: &str,
+    to: &str,
+    service: Service,
+    outcome: Option<Outcome>,
+) -> String {
     let port = port::display(service);
     let sentence = match reason {
         Reason::Rule => format!("a rule allows `{from}` to reach `{to}` on {port}"),
@@ -154,7 +161,7 @@ fn sentence(reason: Reason, from: &str, to: &str, service: Service, outcome: Out
         other => format!("`{from}` to `{to}` on {port}: {}", other.label()),
     };
     match outcome {
-        Outcome::Audited => format!("{sentence}; audit mode lets it pass"),
+        Some(Outcome::Audited) => format!("{sentence}; audit mode lets it pass"),
         _ => sentence,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -56,6 +57,8 @@ pub struct Policy {
     pub enforce_host: bool,
     /// `spec.release`.
     pub release: BTreeSet<String>,
+    /// `spec.tests`, document by document.
+    pub tests: Vec<TestCase>,
 }
 
 /// A named set of workloads and addresses.
@@ -156,4 +159,32 @@ pub struct Rule {
     pub text: String,
     /// `reason:`, for people.
     pub reason: Option<String>,
+}
+
+/// What the policy's author expects of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestCase {
+    /// Where it stands.
+    pub location: Location,
+    /// `<document name>/tests[3]`, counted from 0.
+    pub label: String,
+    /// What the user wrote, on one line, cut where it is long.
+    pub text: String,
+    /// Who starts: each of them.
+    pub from: Parties,
+    /// Towards whom: each of them.
+    pub to: Parties,
+    /// On what: all of it. Sorted, disjoint and not adjacent.
+    pub services: Vec<(Service, Service)>,
+    /// What every answer has to be.
+    pub expect: Action,
+}
+
+/// One end of a test; never empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parties {
+    /// As in a rule.
+    pub peers: Arc<BTreeSet<Peer>>,
+    /// Single addresses: whoever claims them.
+    pub addresses: Vec<IpAddr>,
 }

@@ -161,6 +161,15 @@ impl Extent {
     }
 }
 
+/// An address as the tables have it.
+#[must_use]
+pub fn bits(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 fn normal(net: IpNet) -> Prefix {
     match net.network() {
         IpAddr::V4(v4) => (

@@ -7,6 +7,7 @@ pub mod prefix;
 pub mod selector;
 mod segment;
 mod rule;
+mod test;
 mod conflict;
 mod capacity;
 
@@ -36,6 +37,10 @@ pub struct Resolved {
     pub allowances: Vec<Allowance>,
     /// Every matcher: its segment, what it says, where.
     pub matchers: Vec<(String, SelectorKind, Span)>,
+    /// Where rules stand, by their index.
+    pub rules: Vec<Span>,
+    /// Where tests stand, by their index.
+    pub tests: Vec<Span>,
 }
 
 /// Resolves all sources into one policy, with warnings; or says everything that is wrong with them.
@@ -63,6 +68,7 @@ pub fn resolve_whole(sources: &[Source], allow_empty: bool) -> Result<Resolved, 
     resolver.names(&documents);
     resolver.segments(&documents);
     resolver.rules(&documents);
+    resolver.tests(&documents);
     resolver.release(&documents);
     resolver.conflicts();
     resolver.capacity();
@@ -81,6 +87,8 @@ struct Resolver<'s> {
     segment_spans: BTreeMap<String, Span>,
     /// Where rules stand, by their index.
     rule_spans: Vec<Span>,
+    /// Where tests stand, by their index.
+    test_spans: Vec<Span>,
     /// Every selector with its segment.
     claims: Vec<Claim>,
     /// Comments that allow warnings.
@@ -106,6 +114,7 @@ impl<'s> Resolver<'s> {
             policy: Policy::default(),
             segment_spans: BTreeMap::new(),
             rule_spans: Vec::new(),
+            test_spans: Vec::new(),
             claims: Vec::new(),
             allowances: Vec::new(),
             looked_up: BTreeMap::new(),
@@ -219,6 +228,8 @@ impl<'s> Resolver<'s> {
             warnings: self.out,
             allowances: self.allowances,
             matchers: matchers.collect(),
+            rules: self.rule_spans,
+            tests: self.test_spans,
         })
     }
 }

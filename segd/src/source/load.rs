@@ -1,14 +1,18 @@
 //! From paths to a policy in one step: what `segd policy check` and the daemon both do.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
 };
 
 use super::{ContentHash, SourceError, Sources, Trust, git::GitPath, read};
 use crate::policy::{
+    compile::compile,
+    compiled::SegmentIndexes,
     diagnostic::{Diagnostic, Span, Style, render},
     document::allowance::Allowance,
+    expectation,
     model::{Policy, SelectorKind, Source},
     resolve::{Resolved, resolve_whole},
 };
@@ -24,6 +28,10 @@ pub struct Loaded {
     pub allowances: Vec<Allowance>,
     /// Every matcher: its segment, what it says, where.
     pub matchers: Vec<(String, SelectorKind, Span)>,
+    /// Where rules stand, by their index.
+    pub rules: Vec<Span>,
+    /// Where tests stand, by their index.
+    pub tests: Vec<Span>,
     /// Its texts.
     pub sources: Vec<Source>,
     /// Changes with any name or text.
@@ -31,6 +39,32 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Only if its own tests pass: a policy that fails them does not mean what its author thinks.
+    ///
+    /// # Errors
+    ///
+    /// Every test that fails.
+    pub fn tested(self) -> Result<Loaded, LoadError> {
+        if self.policy.tests.is_empty() {
+            return Ok(self);
+        }
+        let mut indexes = SegmentIndexes::default();
+        let tables = indexes
+            .allocate(&self.policy, &BTreeSet::new())
+            .and_then(|()| compile(&self.policy, &indexes, None));
+        // Whoever puts it in force compiles it, too, and is told what does not fit.
+        let Ok(tables) = tables else { return Ok(self) };
+        let diagnostics = expectation::diagnostics(&self.policy, &tables, &self.tests, &self.rules);
+        if diagnostics.is_empty() {
+            return Ok(self);
+        }
+        Err(LoadError::Invalid {
+            diagnostics,
+            sources: self.sources,
+            hash: self.hash,
+        })
+    }
+
     /// The warnings, drawn. Empty if there are none.
     #[must_use]
     pub fn render_warnings(&self, style: Style) -> String {
@@ -140,11 +174,15 @@ pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadErro
             warnings,
             allowances,
             matchers,
+            rules,
+            tests,
         }) => Ok(Loaded {
             policy,
             warnings,
             allowances,
             matchers,
+            rules,
+            tests,
             sources,
             hash,
         }),

@@ -45,7 +45,7 @@ pub struct Check {
 impl Check {
     /// The answer. Errors are complaints for people and part of the answer for machines.
     pub(super) fn reply(&self, style: Style) -> Reply {
-        match source::load(&self.paths, self.allow_empty, &Trust::Everybody) {
+        match source::load(&self.paths, self.allow_empty, &Trust::Everybody).and_then(Loaded::tested) {
             Ok(mut loaded) => match fits(&loaded) {
                 Ok(()) => match self.look_at_the_host(&mut loaded) {
                     Ok(()) => self.valid(&loaded, style),

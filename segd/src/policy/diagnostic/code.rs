@@ -70,6 +70,8 @@ codes! {
         Conflict = "conflict";
         /// More than the kernel tables hold.
         Capacity = "capacity";
+        /// The policy's own test expects another answer.
+        TestFailed = "test-failed";
     }
     warnings {
         /// A rule that matches nothing.

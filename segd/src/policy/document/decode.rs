@@ -2,6 +2,7 @@
 
 mod rule;
 mod shape;
+mod test;
 
 use super::{
     API_VERSION, Document, KIND, Matcher, MatcherKind, SegmentEntry, Text,
@@ -70,7 +71,9 @@ impl Decoder<'_> {
     }
 
     fn spec(&mut self, node: &Node, document: &mut Document) {
-        let known = ["mode", "segments", "allow", "deny", "defaults", "release"];
+        let known = [
+            "mode", "segments", "allow", "deny", "tests", "defaults", "release",
+        ];
         let Some(fields) = self.fields(node, "`spec`", &known) else {
             return;
         };
@@ -93,6 +96,13 @@ impl Decoder<'_> {
                 for (index, rule) in rules.iter().enumerate() {
                     document.rules.extend(self.rule(rule, action, index));
                 }
+            }
+        }
+        if let Some(tests) = fields.value("tests")
+            && let Some(tests) = self.list(tests, "a list of tests")
+        {
+            for (index, test) in tests.iter().enumerate() {
+                document.tests.extend(self.test(test, index));
             }
         }
         if let Some(defaults) = fields.value("defaults")

@@ -61,7 +61,7 @@ impl Resolver<'_> {
     }
 
     /// What stands there, on one line.
-    fn one_line(&self, extent: Span) -> String {
+    pub(super) fn one_line(&self, extent: Span) -> String {
         const LONGEST: usize = 200;
         let source = self
             .sources
@@ -77,7 +77,7 @@ impl Resolver<'_> {
     }
 
     /// The intervals of a list of ports; `None` if one of them is none.
-    fn services(&mut self, ports: &[Text]) -> Option<Vec<Interval>> {
+    pub(super) fn services(&mut self, ports: &[Text]) -> Option<Vec<Interval>> {
         let mut intervals: Vec<(Interval, &Text)> = Vec::new();
         for text in ports {
             match port::parse(&text.value) {
@@ -109,7 +109,7 @@ impl Resolver<'_> {
     }
 
     /// Who an end of a rule is; `None` if a name in it is unknown.
-    fn peers(&mut self, peers: Option<&Peers>) -> Option<Arc<BTreeSet<Peer>>> {
+    pub(super) fn peers(&mut self, peers: Option<&Peers>) -> Option<Arc<BTreeSet<Peer>>> {
         match &peers?.kind {
             PeersKind::Labels(labels) => Some(self.labelled(labels)),
             PeersKind::Names(names) => self.named(names),

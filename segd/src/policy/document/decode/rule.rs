@@ -62,6 +62,11 @@ impl Decoder<'_> {
             self.report(Diagnostic::error(Code::InvalidPort, node.span, message).help(help));
             return Ports::Unreadable(Vec::new());
         }
+        self.port_numbers(items)
+    }
+
+    /// Ports that are written one by one; a bare number is the slip people make.
+    pub(super) fn port_numbers(&mut self, items: &[Node]) -> Ports {
         let mut ports = Vec::new();
         for item in items {
             if let Value::Number(spelled) = &item.value {

@@ -30,11 +30,7 @@ impl<'n> Fields<'n> {
 }
 
 /// A field that a later version will have, and what to do until then.
-const LATER: [(&str, &str); 3] = [
-    (
-        "tests",
-        "take the block out; `segd policy explain` answers the same questions one by one",
-    ),
+const LATER: [(&str, &str); 2] = [
     ("until", "take the rule out when its time is over"),
     ("when", "a rule holds always; take the condition out"),
 ];

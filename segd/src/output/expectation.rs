@@ -1,0 +1,187 @@
+//! The answer of `segd policy test`. Stable; documented in docs/policy.md.
+
+use serde::Serialize;
+
+use crate::policy::{
+    compiled::CompiledTables,
+    expectation::{Answer, decider, each_answer, is_expected, sentence},
+    model::{Action, Policy},
+    port,
+};
+
+/// What the tests of a policy found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tested {
+    /// How many tests pass.
+    pub passed: usize,
+    /// How many do not.
+    pub failed: usize,
+    /// What the kernel programs said, if they were asked.
+    pub kernel: Option<Kernel>,
+    /// Every test.
+    pub tests: Vec<TestRow>,
+}
+
+/// What the kernel programs said.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Kernel {
+    /// Questions that a packet asked.
+    pub asked: usize,
+    /// Questions that no packet on this host asks, or too many of one test.
+    pub left_out: usize,
+    /// Where they do not say what the decision says: faults of segd.
+    pub disagreements: Vec<String>,
+}
+
+/// One test.
+#[derive(Clone, Debug, Serialize)]
+pub struct TestRow {
+    /// Its label.
+    pub test: String,
+    /// Where it stands, `file:line`.
+    pub location: String,
+    /// What stands there.
+    pub text: String,
+    /// `allow`, `deny`.
+    pub expect: &'static str,
+    /// Whether every answer is the expected one.
+    pub passed: bool,
+    /// The first that is not.
+    pub answer: Option<Answered>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answered {
+    /// Who starts.
+    pub from: String,
+    /// Towards whom.
+    pub to: String,
+    /// On what.
+    pub port: String,
+    /// `allowed`, `denied`.
+    pub verdict: &'static str,
+    /// The reason's word.
+    pub reason: &'static str,
+    /// The reason in a sentence.
+    pub sentence: String,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// Where it stands.
+    pub location: Option<String>,
+}
+
+impl Tested {
+    /// Runs the tests.
+    #[must_use]
+    pub fn of(policy: &Policy, tables: &CompiledTables) -> Tested {
+        let tests: Vec<TestRow> = policy
+            .tests
+            .iter()
+            .map(|test| {
+                let mut wrong = None;
+                each_answer(tables, test, &mut |answer| {
+                    if !is_expected(test, answer) {
+                        wrong = Some(Answered::of(policy, answer));
+                    }
+                    wrong.is_none()
+                });
+                TestRow {
+                    test: test.label.clone(),
+                    location: test.location.to_string(),
+                    text: test.text.clone(),
+                    expect: match test.expect {
+                        Action::Allow => "allow",
+                        Action::Deny => "deny",
+                    },
+                    passed: wrong.is_none(),
+                    answer: wrong,
+                }
+            })
+            .collect();
+        let passed = tests.iter().filter(|test| test.passed).count();
+        Tested {
+            passed,
+            failed: tests.len() - passed,
+            kernel: None,
+            tests,
+        }
+    }
+}
+
+impl Answered {
+    fn of(policy: &Policy, answer: &Answer<'_>) -> Answered {
+        let rule = decider(policy, answer);
+        Answered {
+            from: answer.from.name.clone(),
+            to: answer.to.name.clone(),
+            port: port::display(answer.service),
+            verdict: Answered::verdict(answer),
+            reason: answer.verdict.reason.label(),
+            sentence: sentence(answer),
+            rule: rule.as_ref().map(|rule| rule.label.clone()),
+            location: rule.map(|rule| rule.location.to_string()),
+        }
+    }
+
+    /// The verdict in a word. What only audit mode lets pass is denied.
+    #[must_use]
+    pub fn verdict(answer: &Answer<'_>) -> &'static str {
+        if answer.verdict.allows() {
+            "allowed"
+        } else {
+            "denied"
+        }
+    }
+}
+
+/// For people.
+#[must_use]
+pub fn table(tested: &Tested) -> String {
+    let mut out = String::new();
+    for row in &tested.tests {
+        match &row.answer {
+            None => out.push_str(&format!("ok    {} at {}\n", row.test, row.location)),
+            Some(answer) => {
+                let rule = match (&answer.rule, &answer.location) {
+                    (Some(rule), Some(location)) => format!(" ({rule} at {location})"),
+                    _ => String::new(),
+                };
+                out.push_str(&format!(
+                    "FAIL  {} at {} {}\n      {} -> {} {} is {}: {}{rule}\n",
+                    row.test,
+                    row.location,
+                    row.text,
+                    answer.from,
+                    answer.to,
+                    answer.port,
+                    answer.verdict,
+                    answer.sentence
+                ));
+            }
+        }
+    }
+    if let Some(kernel) = &tested.kernel {
+        for line in &kernel.disagreements {
+            out.push_str(&format!("BUG   {line}\n"));
+        }
+        out.push_str(&format!(
+            "kernel: {} questions asked, {} left to the decision alone, {} disagreements{}\n",
+            kernel.asked,
+            kernel.left_out,
+            kernel.disagreements.len(),
+            if kernel.disagreements.is_empty() {
+                ""
+            } else {
+                ": a fault of segd, please report it"
+            }
+        ));
+    }
+    let count = tested.tests.len();
+    let noun = if count == 1 { "test" } else { "tests" };
+    out.push_str(&format!(
+        "{count} {noun}: {} passed, {} failed\n",
+        tested.passed, tested.failed
+    ));
+    out
+}
