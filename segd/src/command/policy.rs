@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod live;
 mod test;
+mod who;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -293,7 +294,8 @@ mod tests {
              reason   rule: a rule allows `web` to reach `db` on tcp/5432\n  \
              rule     shop/allow[0] at p.yaml:10\n           \
              {from: web, to: db, ports: [tcp/5432], reason: orders}\n  \
-             because  orders\n"
+             because  orders\n  \
+             change   to deny it, add under `deny`: {from: web, to: db, ports: [tcp/5432]}\n"
         );
         assert_eq!(reply.code, YES);
     }
@@ -329,6 +331,93 @@ mod tests {
             reply.answer
         );
         assert_eq!(reply.code, NO);
+    }
+
+    #[test]
+    fn explain_takes_addresses_cgroups_and_flows() {
+        let policy = RIGHT.replace("{user: alice}", "{user: 1001}, {cidr: 192.0.2.0/24}");
+        for (question, said) in [
+            (
+                &["--from", "192.0.2.9", "--to", "web", "--port", "tcp/22"][..],
+                ["allowed: ops -> web tcp/22", "192.0.2.9 is `ops` on the network"],
+            ),
+            (
+                &[
+                    "--from",
+                    "203.0.113.9",
+                    "--to-cgroup",
+                    "/no-such/web",
+                    "--port",
+                    "tcp/22",
+                ],
+                [
+                    "denied: world -> host tcp/22",
+                    "/no-such/web is `host`: no segment claims it; this host has no such cgroup now",
+                ],
+            ),
+            (
+                &[
+                    "--from-cgroup",
+                    "/web/worker",
+                    "--to-cgroup",
+                    "/db",
+                    "--port",
+                    "tcp/5432",
+                ],
+                [
+                    "allowed: web -> db tcp/5432",
+                    "/web/worker is `web` by cgroup: /web at p.yaml:6",
+                ],
+            ),
+            (
+                &[
+                    "--flow",
+                    r#"{"from":"x","to":"y","hook":"egress","protocol":"tcp","destination_port":5432,"cgroup":"/web","peer_cgroup":"/db"}"#,
+                ],
+                [
+                    "allowed: web -> db tcp/5432",
+                    "/db is `db` by cgroup: /db at p.yaml:7",
+                ],
+            ),
+        ] {
+            let enforced = policy
+                .replace("spec:\n", "spec:\n  defaults: {host: enforce}\n")
+                .replace("p.yaml:6", "p.yaml:7");
+            let text = if question.contains(&"203.0.113.9") {
+                &enforced
+            } else {
+                &policy
+            };
+            let reply = ask(text, &[&["explain", "PATH"], question].concat());
+            for said in said {
+                assert!(
+                    reply.answer.contains(said),
+                    "{said}\n{}{}",
+                    reply.answer,
+                    reply.complaint
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn explain_says_what_would_turn_the_answer_round() {
+        let guarded = format!("{RIGHT}  deny:\n    - {{from: web, to: db}}\n");
+        let question = [
+            "explain", "PATH", "--from", "web", "--to", "db", "--port", "tcp/5432", "-o", "json",
+        ];
+        let reply = ask(&guarded, &question);
+        let answer: serde_json::Value = serde_json::from_str(&reply.answer).expect("JSON");
+        let change = serde_json::json!({
+            "list": null, "add": null, "narrow": ["shop/deny[0]"],
+            "sentence": "to allow it, take it out of guardrail shop/deny[0] at p.yaml:13",
+        });
+        assert_eq!(answer["change"], change);
+        assert_eq!(answer["considered"][0]["rule"], "shop/allow[0]");
+        assert_eq!(
+            answer["considered"][0]["role"],
+            "would allow it, but a guardrail beats it"
+        );
     }
 
     #[test]

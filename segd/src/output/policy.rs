@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Format;
 use crate::policy::{
     diagnostic::{Diagnostic, Label, Places, Span},
-    explain::Explanation,
+    explain::{self, Explanation},
     model::{Action, Policy, Source},
     port,
 };
@@ -134,6 +134,42 @@ pub struct Explained {
     pub because: Option<String>,
     /// The rule that almost allowed it.
     pub nearest: Option<Nearest>,
+    /// The commit that the rule's line comes from, if the policy lies in a repository.
+    pub commit: Option<String>,
+    /// How it is known who initiates, if the question named no segment.
+    pub from_because: Option<String>,
+    /// How it is known towards whom.
+    pub to_because: Option<String>,
+    /// Other rules that speak of it.
+    pub considered: Vec<Considered>,
+    /// The smallest change that would turn the answer round.
+    pub change: Change,
+}
+
+/// A rule that speaks of it and did not decide.
+#[derive(Clone, Debug, Serialize)]
+pub struct Considered {
+    /// Its label.
+    pub rule: String,
+    /// Where it stands, `file:line`.
+    pub location: String,
+    /// What stands there.
+    pub text: String,
+    /// What it says.
+    pub role: &'static str,
+}
+
+/// The smallest change that would turn the answer round.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// The list that a rule is to be added to: `allow`, `deny`.
+    pub list: Option<&'static str>,
+    /// The rule.
+    pub add: Option<String>,
+    /// The labels of guardrails that have to leave room for it.
+    pub narrow: Vec<String>,
+    /// All of it in a sentence.
+    pub sentence: String,
 }
 
 /// A rule that almost allowed it.
@@ -224,6 +260,55 @@ impl From<&Explanation> for Explained {
                 text: near.rule.text.clone(),
                 difference: near.difference.clone(),
             }),
+            commit: None,
+            from_because: None,
+            to_because: None,
+            considered: explanation.considered.iter().map(Considered::of).collect(),
+            change: Change::of(explanation),
+        }
+    }
+}
+
+impl Considered {
+    fn of(considered: &explain::Considered) -> Considered {
+        Considered {
+            rule: considered.rule.label.clone(),
+            location: considered.rule.location.to_string(),
+            text: considered.rule.text.clone(),
+            role: considered.role,
+        }
+    }
+}
+
+impl Change {
+    fn of(explanation: &Explanation) -> Change {
+        let turn = &explanation.turn;
+        let verb = if explanation.reason.allows() {
+            "deny"
+        } else {
+            "allow"
+        };
+        let mut steps = Vec::new();
+        for rule in &turn.narrow {
+            steps.push(format!(
+                "take it out of guardrail {} at {}",
+                rule.label, rule.location
+            ));
+        }
+        if let Some((list, rule)) = &turn.add {
+            steps.push(format!("add under `{list}`: {rule}"));
+        }
+        if turn.enforce_host {
+            steps.push(
+                "say `spec.defaults.host: enforce`; then the host, too, needs a rule for everything"
+                    .to_owned(),
+            );
+        }
+        Change {
+            list: turn.add.as_ref().map(|(list, _)| *list),
+            add: turn.add.as_ref().map(|(_, rule)| rule.clone()),
+            narrow: turn.narrow.iter().map(|rule| rule.label.clone()).collect(),
+            sentence: format!("to {verb} it, {}", steps.join(", and ")),
         }
     }
 }
@@ -234,6 +319,9 @@ impl Explained {
     pub fn table(&self) -> String {
         let mut out = format!("{}: {} -> {} {}\n", self.verdict, self.from, self.to, self.port);
         let mut line = |name: &str, text: &str| out.push_str(&format!("  {name:8} {text}\n"));
+        for because in [&self.from_because, &self.to_because].into_iter().flatten() {
+            line("who", because);
+        }
         line("reason", &format!("{}: {}", self.reason, self.sentence));
         if let (Some(rule), Some(location), Some(text)) = (&self.rule, &self.location, &self.text) {
             line("rule", &format!("{rule} at {location}"));
@@ -242,6 +330,16 @@ impl Explained {
         if let Some(because) = &self.because {
             line("because", because);
         }
+        if let Some(commit) = &self.commit {
+            line("commit", commit);
+        }
+        for other in &self.considered {
+            line(
+                "also",
+                &format!("{} at {} {}", other.rule, other.location, other.role),
+            );
+            line("", &other.text);
+        }
         if let Some(near) = &self.nearest {
             line(
                 "nearest",
@@ -249,6 +347,7 @@ impl Explained {
             );
             line("", &near.text);
         }
+        line("change", &self.change.sentence);
         out
     }
 }

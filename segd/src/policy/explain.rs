@@ -1,5 +1,7 @@
 //! Why a packet would pass or not: the verdict of the same function that the kernel runs, traced to its source line.
 
+mod change;
+
 use std::fmt;
 
 use segd_common::{
@@ -10,6 +12,8 @@ use segd_common::{
     verdict::{Outcome, Verdict},
     workload::Identity,
 };
+
+pub use change::{Considered, Turn};
 
 use super::{
     compiled::CompiledTables,
@@ -37,6 +41,10 @@ pub struct Explanation {
     pub rule: Option<RuleRef>,
     /// The rule that comes nearest to allowing what no rule allows.
     pub nearest: Option<NearMiss>,
+    /// Other rules that speak of it.
+    pub considered: Vec<Considered>,
+    /// What would turn the answer round.
+    pub turn: Turn,
 }
 
 /// A rule, for people.
@@ -98,9 +106,8 @@ pub fn explain(
     let to_identity = Identity::of(find(policy, tables, to)?);
     let verdict = decide(tables, from_identity, to_identity, service);
     let outcome = outcome(tables, verdict, from_identity, to_identity);
-    let rule = (verdict.rule != Verdict::NO_RULE)
-        .then(|| policy.rules.get(verdict.rule as usize).map(RuleRef::of))
-        .flatten();
+    let decider = (verdict.rule != Verdict::NO_RULE).then_some(verdict.rule as usize);
+    let rule = decider.and_then(|index| policy.rules.get(index)).map(RuleRef::of);
     let nearest = (verdict.reason == Reason::NoRule)
         .then(|| near_miss(policy, from, to, service))
         .flatten();
@@ -113,6 +120,8 @@ pub fn explain(
         sentence: sentence(verdict.reason, from, to, service, Some(outcome)),
         rule,
         nearest,
+        considered: change::considered(policy, decider, &peer(from), &peer(to), service),
+        turn: change::turn(policy, verdict.reason, from, to, service),
     })
 }
 
@@ -202,5 +211,89 @@ fn peer(name: &str) -> Peer {
         "host" => Peer::Host,
         "world" => Peer::World,
         _ => Peer::Segment(name.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::policy::{compile::compile, compiled::SegmentIndexes, port, testing::policy_of};
+
+    const SEGMENTS: &str = "{a: {match: [{cgroup: /a}]}, b: {intra: deny, match: [{cgroup: /b}]}}";
+
+    fn ask(allow: &str, deny: &str, from: &str, to: &str, service: Service) -> Explanation {
+        let policy = policy_of(SEGMENTS, &format!("[{allow}]"), &format!("[{deny}]"));
+        let mut indexes = SegmentIndexes::default();
+        indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
+        let tables = compile(&policy, &indexes, None).expect("fits");
+        explain(&policy, &tables, from, to, service).expect("known names")
+    }
+
+    #[test]
+    fn the_smallest_change_turns_the_answer_round() {
+        let allow = "{from: a, to: b, ports: [tcp/5432]}, {from: any, to: b, ports: [icmp]}, {from: host, to: a, ports: [udp/53]}";
+        let deny = "{from: b, to: any}, {from: world, to: [a, b], ports: [tcp/22]}";
+        let ports = ["tcp/5432", "tcp/22", "icmp/echo-request", "udp/53", "ip/47"];
+        let peers = ["a", "b", "host", "world"];
+        let mut turned = 0;
+        for (from, to) in peers.into_iter().flat_map(|from| peers.map(|to| (from, to))) {
+            for text in ports {
+                let service = port::parse_one(text).expect("a port");
+                let before = ask(allow, deny, from, to, service);
+                assert_eq!(before.turn.enforce_host, before.reason == Reason::HostDefault);
+                if before.turn.enforce_host {
+                    continue;
+                }
+                let (mut allow, mut deny) = (allow.to_owned(), deny.to_owned());
+                for guardrail in &before.turn.narrow {
+                    deny = deny
+                        .replace(&guardrail.text, "")
+                        .trim_matches([',', ' '])
+                        .to_owned();
+                }
+                match &before.turn.add {
+                    Some(("allow", rule)) => allow = format!("{allow}, {rule}"),
+                    Some((_, rule)) => deny = format!("{deny}, {rule}"),
+                    None => assert!(
+                        !before.turn.narrow.is_empty(),
+                        "{from} {to} {text}: nothing to do"
+                    ),
+                }
+                let after = ask(&allow, deny.trim_matches([',', ' ']), from, to, service);
+                assert_ne!(
+                    after.reason.allows(),
+                    before.reason.allows(),
+                    "{from} {to} {text}: {:?}",
+                    before.turn
+                );
+                turned += 1;
+            }
+        }
+        assert!(turned > 50, "{turned}");
+    }
+
+    #[test]
+    fn tells_the_rules_that_did_not_decide() {
+        let allow = "{from: a, to: b, ports: [tcp/1-100]}, {from: a, to: b, ports: [tcp/80]}";
+        let told = |deny: &str| -> Vec<(String, &'static str)> {
+            let service = port::parse_one("tcp/80").expect("a port");
+            let found = ask(allow, deny, "a", "b", service).considered.into_iter();
+            found
+                .map(|considered| (considered.rule.label, considered.role))
+                .collect()
+        };
+        assert_eq!(told(""), [("test/allow[1]".to_owned(), "allows it, too")]);
+        let beaten = "would allow it, but a guardrail beats it";
+        let expected = [
+            ("test/allow[0]".to_owned(), beaten),
+            ("test/allow[1]".to_owned(), beaten),
+            ("test/deny[1]".to_owned(), "forbids it, too"),
+        ];
+        assert_eq!(
+            told("{from: a, to: b}, {from: any, to: b, ports: [tcp/80]}"),
+            expected
+        );
     }
 }

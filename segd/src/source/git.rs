@@ -139,7 +139,7 @@ impl GitPath {
     fn texts(&self, directory: &Path, blobs: &[Blob]) -> Result<Vec<String>, SourceError> {
         let hashes: String = blobs.iter().map(|blob| format!("{}\n", blob.hash)).collect();
         let mut output = self
-            .feed(directory, &["cat-file", "--batch"], hashes)?
+            .feed(directory, &["cat-file", "--batch"], hashes.into_bytes())?
             .into_iter();
         let mut texts = Vec::with_capacity(blobs.len());
         for blob in blobs {
@@ -161,76 +161,130 @@ impl GitPath {
 
     /// Runs git; `names` come from the user.
     fn git(&self, directory: &Path, options: &[&str], names: &[&str]) -> Result<Vec<u8>, SourceError> {
-        let mut words: Vec<&str> = options.to_vec();
-        words.extend(names);
-        self.feed(directory, &words, String::new())
+        self.feed(directory, &[options, names].concat(), Vec::new())
     }
 
-    /// Runs git with something to read, in no terminal, without hooks, network or optional locks.
-    fn feed(&self, directory: &Path, words: &[&str], input: String) -> Result<Vec<u8>, SourceError> {
-        let mut child = Command::new("git")
-            .arg("-C")
-            .arg(directory)
-            .args([
-                "--no-pager",
-                "--no-replace-objects",
-                "-c",
-                "core.fsmonitor=false",
-                "-c",
-                "core.hooksPath=/dev/null",
-            ])
-            .args(words)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_OPTIONAL_LOCKS", "0")
-            .env("GIT_NO_LAZY_FETCH", "1")
-            .env("GIT_ALLOW_PROTOCOL", "none")
-            .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| self.failed(format!("cannot run `git`: {error}")))?;
-        let stdin = child.stdin.take();
-        // Both ends at once: git prints before it has read all.
-        let writer = std::thread::spawn(move || {
-            if let Some(mut stdin) = stdin {
-                let _ = stdin.write_all(input.as_bytes());
-            }
-        });
-        let mut stderr = child.stderr.take();
-        let complaint = std::thread::spawn(move || {
-            let mut complaint = String::new();
-            if let Some(stderr) = &mut stderr {
-                let _ = stderr.read_to_string(&mut complaint);
-            }
-            complaint
-        });
-        let mut output = Vec::new();
-        // A listing of a policy is small; whatever is larger is none.
-        let most = MAX_BYTES * 4;
-        let read = child
-            .stdout
-            .take()
-            .map(|stdout| stdout.take(most).read_to_end(&mut output));
-        let status = child.wait();
-        let _ = writer.join();
-        let complaint = complaint.join().unwrap_or_default();
-        match (read, status) {
-            (Some(Ok(_)), Ok(status)) if status.success() => Ok(output),
-            (Some(Err(error)), _) | (_, Err(error)) => {
-                Err(self.failed(format!("cannot read from `git`: {error}")))
-            }
-            _ => {
-                let line = complaint.lines().next().unwrap_or_default();
-                Err(self.failed(line.trim_start_matches("fatal: ").to_owned()))
-            }
-        }
+    fn feed(&self, directory: &Path, words: &[&str], input: Vec<u8>) -> Result<Vec<u8>, SourceError> {
+        run(directory, words, input).map_err(|why| self.failed(why))
     }
 
     fn failed(&self, why: String) -> SourceError {
         SourceError::Git {
             name: format!("git:{}:{}", self.revision, self.path.display()),
             why,
+        }
+    }
+}
+
+/// The commit that a line of a file comes from, in words; `None` if the file lies in no repository, or not in its last commit.
+///
+/// Looks at what was committed, never at the file through git: no filter of the repository is run.
+#[must_use]
+pub fn commit_of(file: &Path, text: &str, line: u32) -> Option<String> {
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = format!("./{}", file.file_name()?.to_str()?);
+    let ask = |words: &[&str], input: &[u8]| run(directory, words, input.to_vec()).ok().map(self::text);
+    let head = ask(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], b"")?;
+    let committed = ask(
+        &[
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            &format!("HEAD:{name}"),
+        ],
+        b"",
+    )?;
+    let current = ask(&["hash-object", "--stdin", "--no-filters"], text.as_bytes())?;
+    if committed != current {
+        return Some(format!("{}, and changes that are not committed", short(&head)));
+    }
+    let lines = format!("{line},{line}");
+    let blamed = ask(
+        &[
+            "blame",
+            "--no-textconv",
+            "--porcelain",
+            "-L",
+            &lines,
+            "HEAD",
+            "--",
+            &name,
+        ],
+        b"",
+    )?;
+    let summary = blamed.lines().find_map(|line| line.strip_prefix("summary "));
+    Some(
+        format!("{} {}", short(&blamed), summary.unwrap_or_default())
+            .trim_end()
+            .to_owned(),
+    )
+}
+
+/// The first letters of a hash, as git shows it.
+fn short(hash: &str) -> &str {
+    hash.get(..10).unwrap_or(hash)
+}
+
+/// Runs git with something to read, in no terminal, without hooks, network or optional locks; what it prints, or what it
+/// complains of.
+fn run(directory: &Path, words: &[&str], input: Vec<u8>) -> Result<Vec<u8>, String> {
+    let mut child = Command::new("git")
+        .arg("-C")
+        .arg(directory)
+        .args([
+            "--no-pager",
+            "--no-replace-objects",
+            "-c",
+            "core.fsmonitor=false",
+            "-c",
+            "core.hooksPath=/dev/null",
+        ])
+        .args(words)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("GIT_ALLOW_PROTOCOL", "none")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot run `git`: {error}"))?;
+    let stdin = child.stdin.take();
+    // Both ends at once: git prints before it has read all.
+    let writer = std::thread::spawn(move || {
+        if let Some(mut stdin) = stdin {
+            let _ = stdin.write_all(&input);
+        }
+    });
+    let mut stderr = child.stderr.take();
+    let complaint = std::thread::spawn(move || {
+        let mut complaint = String::new();
+        if let Some(stderr) = &mut stderr {
+            let _ = stderr.read_to_string(&mut complaint);
+        }
+        complaint
+    });
+    let mut output = Vec::new();
+    // A listing of a policy is small; whatever is larger is none.
+    let most = MAX_BYTES * 4;
+    let read = child
+        .stdout
+        .take()
+        .map(|stdout| stdout.take(most).read_to_end(&mut output));
+    let status = child.wait();
+    let _ = writer.join();
+    let complaint = complaint.join().unwrap_or_default();
+    match (read, status) {
+        (Some(Ok(_)), Ok(status)) if status.success() => Ok(output),
+        (Some(Err(error)), _) | (_, Err(error)) => Err(format!("cannot read from `git`: {error}")),
+        _ => {
+            let line = complaint.lines().next().unwrap_or_default();
+            Err(line.trim_start_matches("fatal: ").to_owned())
         }
     }
 }
@@ -379,6 +433,22 @@ mod tests {
         assert!(
             refused.contains("`policies/link.yaml` is no file in that commit"),
             "{refused}"
+        );
+    }
+
+    #[test]
+    fn tells_the_commit_of_a_line() {
+        let repository = repository();
+        let file = repository.path().join("policies/a.yaml");
+        let told = commit_of(&file, "new a\n", 1).expect("a commit");
+        assert!(told.ends_with(" policy"), "{told}");
+        let told = commit_of(&file, "edited\n", 1).expect("a commit");
+        assert!(told.ends_with(", and changes that are not committed"), "{told}");
+        let outside = tempfile::tempdir().expect("a directory");
+        assert_eq!(commit_of(&outside.path().join("a.yaml"), "new a\n", 1), None);
+        assert_eq!(
+            commit_of(&repository.path().join("other.yaml"), "new a\n", 1),
+            None
         );
     }
 

@@ -8,6 +8,8 @@
 //!
 //! Deliberately absent: which segment a cgroup is in.
 
+mod lineage;
+
 use std::{
     ffi::OsString,
     fs::{self, File, Metadata, OpenOptions},
@@ -168,19 +170,10 @@ impl CgroupRoot {
     /// Those of [`CgroupRoot::walk`].
     pub fn walk_at(&self, cgroup: &str, visit: &mut dyn FnMut(&Cgroup)) -> Result<(), WorkloadError> {
         let failed = |source| WorkloadError::io("walk", self.directory(cgroup), source);
-        let mut place = Place::root(open(&self.path).map_err(failed)?).map_err(failed)?;
-        visit(&place.cgroup);
-        for name in cgroup.split('/').filter(|name| !name.is_empty()) {
-            let Some(child) = place.child(name.as_bytes()).map_err(failed)? else {
-                return Ok(());
-            };
-            visit(&child.cgroup);
-            if child.cgroup.is_hidden {
-                return Ok(());
-            }
-            place = child;
+        match self.lineage(cgroup, visit)? {
+            Some(place) => descend(place, visit).map_err(failed),
+            None => Ok(()),
         }
-        descend(place, visit).map_err(failed)
     }
 }
 

@@ -1,18 +1,36 @@
 //! `segd policy explain`.
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use segd_common::{service::Service, verdict::Outcome};
 
-use super::{INVALID, NO, Reply, YES};
+use super::{
+    INVALID, NO, Reply, YES,
+    who::{Identified, Who, of_flow},
+};
 use crate::{
+    command::live,
     output::{
         Format,
         policy::{Explained, print},
     },
-    policy::{compile::compile, compiled::SegmentIndexes, diagnostic::Style, explain::explain, port},
-    source::{self, Trust},
+    policy::{
+        compile::compile,
+        compiled::SegmentIndexes,
+        diagnostic::Style,
+        explain::{Explanation, explain},
+        port,
+    },
+    source::{self, Loaded, Trust, git},
 };
+
+/// The longest flow-log line that is read.
+const LONGEST_LINE: u64 = 64 << 10;
 
 /// Say whether one segment may reach another.
 #[derive(Debug, clap::Args)]
@@ -20,15 +38,30 @@ pub struct Explain {
     /// Files and directories; without any, the running daemon is asked
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Who initiates: a segment, `host` or `world`
-    #[arg(long, value_name = "SEGMENT")]
-    from: String,
-    /// Towards whom: a segment, `host` or `world`
-    #[arg(long, value_name = "SEGMENT")]
-    to: String,
+    /// Who initiates: a segment, `host` or `world`, or an address on the network
+    #[arg(long, value_name = "WHO", required_unless_present_any = ["from_cgroup", "from_pid", "flow"])]
+    from: Option<String>,
+    /// Who initiates: a cgroup, by its path from the cgroup root
+    #[arg(long, value_name = "CGROUP", conflicts_with = "from")]
+    from_cgroup: Option<String>,
+    /// Who initiates: a process of this host
+    #[arg(long, value_name = "PID", conflicts_with_all = ["from", "from_cgroup"])]
+    from_pid: Option<u32>,
+    /// Towards whom: a segment, `host` or `world`, or an address on the network
+    #[arg(long, value_name = "WHO", required_unless_present_any = ["to_cgroup", "to_pid", "flow"])]
+    to: Option<String>,
+    /// Towards whom: a cgroup, by its path from the cgroup root
+    #[arg(long, value_name = "CGROUP", conflicts_with = "to")]
+    to_cgroup: Option<String>,
+    /// Towards whom: a process of this host
+    #[arg(long, value_name = "PID", conflicts_with_all = ["to", "to_cgroup"])]
+    to_pid: Option<u32>,
     /// On what, as in `tcp/5432` or `icmp/echo-request`
-    #[arg(long, value_name = "PORT")]
-    port: String,
+    #[arg(long, value_name = "PORT", required_unless_present = "flow")]
+    port: Option<String>,
+    /// A recorded flow: a line of `segd flows -o json`, or `-` to read it from stdin
+    #[arg(long, value_name = "LINE", conflicts_with_all = ["from", "from_cgroup", "from_pid", "to", "to_cgroup", "to_pid", "port"])]
+    flow: Option<String>,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -42,6 +75,14 @@ pub struct Explain {
     control: PathBuf,
 }
 
+/// What is asked.
+struct Question {
+    from: Who,
+    to: Who,
+    port: String,
+    service: Service,
+}
+
 impl Explain {
     /// Whether no policy was given.
     pub(super) fn asks_the_daemon(&self) -> bool {
@@ -50,16 +91,30 @@ impl Explain {
 
     /// Hands the question to the daemon.
     pub(super) fn ask_the_daemon(&self) -> ExitCode {
-        if let Err(refusal) = self.service() {
-            return refusal.send();
+        let question = match self.question() {
+            Ok(question) => question,
+            Err(refusal) => return refusal.send(),
+        };
+        let mut names = [String::new(), String::new()];
+        for (name, who) in names.iter_mut().zip([question.from, question.to]) {
+            *name = match who.settled() {
+                Ok(Who::Named(text)) if text.parse::<std::net::IpAddr>().is_err() => text,
+                Ok(Who::Cgroup(path)) => match live::segment_of(&self.control, &path) {
+                    Ok(segment) => segment,
+                    Err(error) => return crate::command::no_answer(&error),
+                },
+                Ok(_) => return Reply::refusal("give the policy's PATH to ask about an address").send(),
+                Err(error) => return Reply::refusal(&error).send(),
+            };
         }
-        crate::command::live::explain(&self.control, &self.from, &self.to, &self.port, self.output)
+        let [from, to] = &names;
+        live::explain(&self.control, from, to, &question.port, self.output)
     }
 
     /// The answer from the policy that was given.
     pub(super) fn reply(&self, style: Style) -> Reply {
-        let service = match self.service() {
-            Ok(service) => service,
+        let question = match self.question() {
+            Ok(question) => question,
             Err(refusal) => return refusal,
         };
         let loaded = match source::load(&self.paths, true, &Trust::Everybody) {
@@ -80,25 +135,95 @@ impl Explain {
             Ok(tables) => tables,
             Err(error) => return Reply::refusal(&error.to_string()),
         };
-        match explain(&loaded.policy, &tables, &self.from, &self.to, service) {
-            Ok(explanation) => {
-                // What only audit mode lets pass is denied: that is what the policy says.
-                let code = if explanation.outcome == Outcome::Allowed {
-                    YES
-                } else {
-                    NO
-                };
-                let answer = print(self.output, &Explained::from(&explanation), Explained::table);
-                Reply::of(answer, String::new(), code)
-            }
+        let sides = question
+            .from
+            .identify(&tables)
+            .and_then(|from| Ok((from, question.to.identify(&tables)?)));
+        let (from, to) = match sides {
+            Ok(sides) => sides,
+            Err(error) => return Reply::refusal(&error),
+        };
+        match explain(
+            &loaded.policy,
+            &tables,
+            &from.segment,
+            &to.segment,
+            question.service,
+        ) {
+            Ok(explanation) => self.answer(&explanation, &loaded, from, to),
             Err(unknown) => Reply::refusal(&unknown.to_string()),
         }
     }
 
-    fn service(&self) -> Result<Service, Reply> {
-        port::parse_one(&self.port).map_err(|problem| {
+    fn answer(&self, explanation: &Explanation, loaded: &Loaded, from: Identified, to: Identified) -> Reply {
+        // What only audit mode lets pass is denied: that is what the policy says.
+        let code = if explanation.outcome == Outcome::Allowed {
+            YES
+        } else {
+            NO
+        };
+        let answer = Explained {
+            commit: commit(explanation, loaded),
+            from_because: from.because,
+            to_because: to.because,
+            ..Explained::from(explanation)
+        };
+        Reply::of(print(self.output, &answer, Explained::table), String::new(), code)
+    }
+
+    /// What is asked, or why it cannot be.
+    fn question(&self) -> Result<Question, Reply> {
+        let asked = match &self.flow {
+            Some(line) => line_of(line).and_then(|line| of_flow(&line)),
+            None => {
+                let side = |name: &Option<String>, cgroup: &Option<String>, pid: Option<u32>| match (
+                    name, cgroup, pid,
+                ) {
+                    (Some(name), ..) => Who::Named(name.clone()),
+                    (None, Some(cgroup), _) => Who::Cgroup(cgroup.clone()),
+                    (None, None, pid) => Who::Process(pid.unwrap_or_default()),
+                };
+                Ok((
+                    side(&self.from, &self.from_cgroup, self.from_pid),
+                    side(&self.to, &self.to_cgroup, self.to_pid),
+                    self.port.clone().unwrap_or_default(),
+                ))
+            }
+        };
+        let (from, to, port) = asked.map_err(|error| Reply::refusal(&error))?;
+        let service = port::parse_one(&port).map_err(|problem| {
             let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
             Reply::refusal(&format!("{}{help}", problem.message))
+        })?;
+        Ok(Question {
+            from,
+            to,
+            port,
+            service,
         })
     }
+}
+
+/// The line that was given, or that stdin gives.
+fn line_of(line: &str) -> Result<String, String> {
+    if line != "-" {
+        return Ok(line.to_owned());
+    }
+    let mut text = String::new();
+    let read = std::io::stdin()
+        .lock()
+        .take(LONGEST_LINE)
+        .read_to_string(&mut text);
+    read.map_err(|error| format!("cannot read stdin: {error}"))?;
+    Ok(text)
+}
+
+/// The commit that the deciding line comes from.
+fn commit(explanation: &Explanation, loaded: &Loaded) -> Option<String> {
+    let location = &explanation.rule.as_ref()?.location;
+    let source = loaded
+        .sources
+        .iter()
+        .find(|source| source.name == location.file)?;
+    git::commit_of(Path::new(&source.name), &source.text, location.line)
 }
