@@ -35,7 +35,7 @@ reasons! {
     HostDefault = 3, "host-default";
     /// It answers what this workload sent under a right that still holds.
     Reply = 4, "reply";
-    /// Control traffic the kernel itself needs: neighbour discovery, MLD, IGMP, errors, DHCP of the host.
+    /// Control traffic the kernel itself needs: neighbour discovery, MLD, IGMP, errors, DHCP of the host, the reset of a revoked session.
     Control = 5, "control";
 
     /// No rule allows it.

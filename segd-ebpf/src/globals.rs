@@ -51,6 +51,22 @@ global! {
     SOCKET_FILE, socket_file
 }
 global! {
+    /// Offset of `sock.__sk_common.skc_family`; 0 if what stands around it is not as it was.
+    SOCK_FAMILY, sock_family
+}
+global! {
+    /// Offset of `sock.__sk_common.skc_v6_daddr`.
+    SOCK_V6_PEER, sock_v6_peer
+}
+global! {
+    /// Offset of `sock.__sk_common.skc_v6_rcv_saddr`.
+    SOCK_V6_OWN, sock_v6_own
+}
+global! {
+    /// Offset of `sock.__sk_common.skc_cookie`.
+    SOCK_COOKIE, sock_cookie
+}
+global! {
     /// Offset of `sock.sk_reuseport_cb`.
     SOCK_GROUP, sock_group
 }

@@ -68,8 +68,9 @@ pub fn namespace(ctx: *mut c_void, sk: *mut bpf_sock) -> u64 {
     address_of(sk).and_then(namespace_of).unwrap_or(0)
 }
 
+/// The number of a socket's network namespace, by the socket's address.
 #[inline(always)]
-fn namespace_of(sk: u64) -> Option<u64> {
+pub fn namespace_of(sk: u64) -> Option<u64> {
     number_of(peek(sk + globals::sock_net())?)
 }
 

@@ -26,6 +26,7 @@ mod nic;
 mod policy;
 mod publish;
 mod ruling;
+mod sessions;
 mod skb;
 mod source;
 mod tcp;
@@ -153,6 +154,14 @@ fn segd_released(ctx: RawTracePointContext) -> i32 {
 #[unsafe(link_section = "iter/task")]
 extern "C" fn segd_census(ctx: *mut core::ffi::c_void) -> i32 {
     let _ = census::tell(ctx);
+    0
+}
+
+/// Runs once for every TCP socket that was ever judged, when the daemon asks.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+extern "C" fn segd_sessions(ctx: *mut core::ffi::c_void) -> i32 {
+    let _ = sessions::tell(ctx);
     0
 }
 

@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use segd_common::{
+    config::Active,
     segment::MAX_SEGMENTS,
     tables::{PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
 };
@@ -20,15 +21,33 @@ pub struct Policy {
 
 impl Policy {
     /// The policy in force, if there is one.
-    // INVARIANT: the one read of `ACTIVE`; callers pass the result down and never take it twice.
+    // INVARIANT: one read of `ACTIVE`; callers pass the result down and never take it twice.
     #[inline(always)]
     pub fn active() -> Option<Policy> {
-        let word = ACTIVE.get_ptr(0)?;
-        // SAFETY: a slot of an array map; volatile so that the word is read once.
-        let mut active = unsafe { core::ptr::read_volatile(word) };
+        let mut active = Policy::word()?;
         if active.is_on_trial() {
             active.word = segd_tried(active.word);
         }
+        Policy::named(active)
+    }
+
+    /// The policy in force, unless it is only on trial: for what cannot be taken back.
+    #[inline(always)]
+    pub fn for_good() -> Option<Policy> {
+        Policy::word()
+            .filter(|active| !active.is_on_trial())
+            .and_then(Policy::named)
+    }
+
+    #[inline(always)]
+    fn word() -> Option<Active> {
+        let word = ACTIVE.get_ptr(0)?;
+        // SAFETY: a slot of an array map; volatile so that the word is read once.
+        Some(unsafe { core::ptr::read_volatile(word) })
+    }
+
+    #[inline(always)]
+    fn named(active: Active) -> Option<Policy> {
         let policy = Policy::in_slot(active.slot())?;
         if active.revision() == 0 {
             None

@@ -10,7 +10,7 @@ use segd_common::{
         DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_FOREIGN, STATE_LEARN,
         STATE_PEER_JUDGES, STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_WAS_ALLOWED, SocketState,
     },
-    packet::Packet,
+    packet::{Packet, tcp},
     reason::Reason,
     segment,
     service::{self, Service, TCP},
@@ -189,6 +189,11 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
             ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
         }
     }
+    if ends(memory, packet, ruling) {
+        return ruling.fixed(Reason::Control);
+    }
+    // A socket without a cookie could not be named to whoever is to end it.
+    skb.cookie();
     note(policy, ruling, memory, own);
     if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
         memory.flags |= STATE_PUBLISHED;
@@ -290,7 +295,18 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     if ruling.peer_cgroup != 0 {
         ruling.flags |= PEER_LOCAL;
     }
+    if ends(memory, packet, ruling) {
+        return ruling.fixed(Reason::Control);
+    }
+    skb.cookie();
     note(policy, ruling, memory, own);
+}
+
+/// Whether this ends a session that has lost its right: a reset carries nothing, and without it the other end would wait
+/// for what never comes.
+#[inline(always)]
+fn ends(memory: &SocketState, packet: &Packet, ruling: &Ruling) -> bool {
+    !ruling.passes() && packet.tcp_flags & tcp::RST != 0 && memory.flags & STATE_WAS_ALLOWED != 0
 }
 
 /// A segment for a socket that connected: judged as the connection it belongs to.

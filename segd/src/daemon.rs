@@ -13,6 +13,7 @@ mod tagging;
 mod trial;
 mod decide;
 mod cover;
+mod cut;
 mod rows;
 mod start;
 mod watch;

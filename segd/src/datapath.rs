@@ -23,6 +23,7 @@ pub mod tables;
 pub mod texts;
 pub mod cgroups;
 pub mod census;
+pub mod sessions;
 pub mod places;
 pub mod counters;
 pub mod events;

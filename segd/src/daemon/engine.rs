@@ -15,6 +15,7 @@ use segd_common::{
 
 use super::{
     Options, cover,
+    cut::Cutter,
     health::Repairs,
     probe::Probe,
     sequence::{self, Step},
@@ -120,6 +121,7 @@ pub struct Engine {
     pub(super) trial: Option<OnTrial>,
     pub(super) hits: RuleHits,
     pub(super) flows: Arc<FlowLog>,
+    pub(super) cutter: Cutter,
     pub(super) probe: Option<Probe>,
     pub(super) births: Option<Births>,
     pub(super) paths: BTreeMap<u64, String>,
@@ -256,7 +258,10 @@ impl Engine {
                 self.tables.try_out(new.active, &trial)?;
                 self.trial = self.in_force.take().map(|before| OnTrial { before, deadline_ns });
             }
-            _ => self.tables.flip(new.active)?,
+            _ => {
+                self.tables.flip(new.active)?;
+                self.cut();
+            }
         }
         for user in &new.selectors.unresolved_users {
             tracing::warn!("user `{user}` is not known on this host: its matcher matches nothing");
@@ -264,6 +269,11 @@ impl Engine {
         self.in_force = Some(new);
         self.watch_births();
         Ok(())
+    }
+
+    /// What is in force now stays: sessions that have no right under it are ended, idle ones too.
+    pub(super) fn cut(&self) {
+        self.cutter.look(self.flows.names().to_vec());
     }
 
     /// The segments that living workloads bear: their indexes are not for others.

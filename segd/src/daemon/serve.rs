@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use segd_common::segment::PROBE;
+use segd_common::{counter::Counter, segment::PROBE};
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
@@ -38,9 +38,17 @@ impl http::Source for Front {
         if let Err(error) = engine.collect_hits() {
             tracing::error!("reading rule hits: {}", chain(&error));
         }
+        let cut = engine.cutter.tally();
         let counters = counts
             .counters
             .into_iter()
+            .chain(cut.revoked.iter().map(|(key, revoked)| {
+                let counter = Counter {
+                    revoked: *revoked,
+                    ..Counter::default()
+                };
+                (*key, counter)
+            }))
             .filter(|(key, _)| key.from != PROBE && key.to != PROBE)
             .collect();
         let state = lock(&shared.state);
@@ -59,6 +67,7 @@ impl http::Source for Front {
             events_lost: counts.events_lost,
             maps: engine.map_uses(),
             repairs: (engine.repairs.counts.iter().map(|(lost, count)| (*lost, *count))).collect(),
+            sessions_cut: cut.sessions,
             enforcing: state.health.enforcing,
         }
     }

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Event, Options, Running,
+    cut::Cutter,
     engine::{ApplyError, Engine, InForce, Origin},
     given::{self, Given},
     handover::Handover,
@@ -23,6 +24,7 @@ use crate::{
         cgroups::Cgroups,
         counters::Counters,
         events::Events,
+        kernel,
         links::{JUDGES, Links, TRACEPOINTS},
         pinned::PinnedMaps,
         pins::{self, Pins},
@@ -270,6 +272,9 @@ async fn attach(
     }
     let (send, queue) = mpsc::channel(256);
     let births = start_births(&root, &send);
+    let host = kernel::own_namespace()?.number();
+    let cutter = Cutter::start(datapath.sessions()?, host)
+        .map_err(|error| Failure::internal(format!("starting a thread: {error}")))?;
     let links = Links::new(&datapath, root.path(), handover.learns())?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
@@ -289,6 +294,7 @@ async fn attach(
         trial: None,
         hits: RuleHits::default(),
         flows: Arc::new(FlowLog::new(EventClock::Boot)),
+        cutter,
         probe: given.probe,
         births,
         paths: std::collections::BTreeMap::new(),

@@ -122,6 +122,7 @@ impl Engine {
         let tried = in_force.active;
         self.tables.flip(tried.for_good())?;
         self.trial = None;
+        self.cut();
         self.watch_births();
         Ok(Some(before))
     }
@@ -161,6 +162,8 @@ impl Engine {
             self.flows.adopt(now.active.revision(), Arc::clone(&now.tables));
         }
         let tried = std::mem::replace(&mut self.in_force, before);
+        // What began under the trial alone has no right any more.
+        self.cut();
         self.watch_births();
         Ok(tried.map_or(0, |tried| tried.active.revision()))
     }

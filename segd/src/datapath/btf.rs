@@ -1,4 +1,4 @@
-//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: some thirty numbers.
+//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: some thirty-five numbers.
 //!
 //! Format: Documentation/bpf/btf.rst.
 
@@ -53,10 +53,12 @@ fn parse(data: &[u8]) -> Option<Offsets> {
                 "SOCK_CGROUP",
                 data + types.member("sock_cgroup_data", "cgroup").unwrap_or(0),
             ),
-            (
-                "SOCK_NET",
-                types.member("sock", "__sk_common")? + types.member("sock_common", "skc_net")?,
-            ),
+            ("SOCK_NET", types.common("skc_net")?),
+            ("SOCK_FAMILY", types.family()?),
+            // Zero without IPv6, and then not looked at.
+            ("SOCK_V6_PEER", types.common("skc_v6_daddr").unwrap_or(0)),
+            ("SOCK_V6_OWN", types.common("skc_v6_rcv_saddr").unwrap_or(0)),
+            ("SOCK_COOKIE", types.common("skc_cookie")?),
             ("SOCK_FLAGS", flags),
             ("SOCK_FORGES", forges),
             ("SOCK_SOCKET", types.member("sock", "sk_socket")?),
@@ -173,6 +175,19 @@ impl<'a> Types<'a> {
         Some(u64::from(*bit))
     }
 
+    /// A member of what all sockets have in common.
+    fn common(&self, name: &str) -> Option<u64> {
+        Some(self.member("sock", "__sk_common")? + self.member("sock_common", name)?)
+    }
+
+    /// Where a socket's family is; 0 if its state and its device do not stand behind it. The addresses and ports before
+    /// it lie in unions without names, and have stood there since 3.13 (include/net/sock.h).
+    fn family(&self) -> Option<u64> {
+        let at = self.common("skc_family")?;
+        let whole = self.common("skc_state")? == at + 2 && self.common("skc_bound_dev_if")? == at + 4;
+        Some(if whole && at >= 16 { at } else { 0 })
+    }
+
     /// Where a socket's word of flags is, and which of its bits let it send from any address; zeros if they are not
     /// there to be found.
     fn forging_flags(&self) -> (u64, u64) {
@@ -228,7 +243,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 32);
+        assert_eq!(offsets.globals.len(), 36);
         // These lie at the start of their structures, or may.
         let first = [
             "CGROUP_PARENT",

@@ -185,6 +185,7 @@ pub fn interface_index(name: &str) -> Result<u32, Error> {
 ///
 /// Asked for a connection that cannot be: a kernel that can says there is none.
 pub fn can_destroy_sockets() -> Result<bool, Error> {
-    sys::destroy_nothing()
+    sys::Destroyer::open()
+        .and_then(|destroyer| destroyer.works())
         .map_err(|error| Error::system("asking the kernel whether it can end sockets", error))
 }

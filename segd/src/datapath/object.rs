@@ -12,11 +12,16 @@ use aya::{
     programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
 };
 
-use super::{Error, btf, census::Census, feature, kernel, manifest, numbering, pins::Pins, sys};
+use super::{
+    Error, btf, census::Census, feature, kernel, manifest, map::Maps as _, numbering, pins::Pins,
+    sessions::Sessions, sys,
+};
 use crate::report::chain;
 
 /// The object that `build.rs` built.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
+
+const SESSIONS: &str = "segd_sessions";
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
@@ -109,6 +114,11 @@ impl Datapath {
         Census::new(&self.ebpf)
     }
 
+    /// The program that tells which sessions have lost their right.
+    pub fn sessions(&self) -> Result<Sessions, Error> {
+        Sessions::new(self.program(SESSIONS)?, self.pins.find("SOCKETS")?)
+    }
+
     /// Hands the programs' own diagnostics to the log.
     pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
         match aya_log::EbpfLogger::init(&mut self.ebpf) {
@@ -185,7 +195,7 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
         if matches!(program, Program::SchedClassifier(_)) && !tcx {
             continue;
         }
-        load_program(program, &btf)
+        load_program(name, program, &btf)
             .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
     }
     Ok(ebpf)
@@ -212,7 +222,7 @@ impl Programs {
     }
 }
 
-fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
+fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
     match program {
         Program::CgroupSkb(_) => <&mut CgroupSkb>::try_from(program)?.load(),
         Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
@@ -220,7 +230,14 @@ fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::P
         Program::SchedClassifier(_) => <&mut SchedClassifier>::try_from(program)?.load(),
         Program::Xdp(_) => <&mut Xdp>::try_from(program)?.load(),
         Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
-        Program::Iter(_) => <&mut Iter>::try_from(program)?.load("task", btf),
+        Program::Iter(_) => <&mut Iter>::try_from(program)?.load(
+            if name == SESSIONS {
+                "bpf_sk_storage_map"
+            } else {
+                "task"
+            },
+            btf,
+        ),
         _ => Ok(()),
     }
 }

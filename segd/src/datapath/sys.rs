@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use destroy::destroy_nothing;
+pub use destroy::Destroyer;
 pub use program::{ALLOW_MULTI, load_trivial, program_name, programs_on};
 pub use rehearse::{Tun, leave_namespace, run_raw_tracepoint, run_skb};
 
@@ -167,6 +167,33 @@ pub fn link_create(
         flags,
     };
     // SAFETY: no pointers.
+    unsafe { bpf_fd(28, &mut attr) }
+}
+
+#[repr(C)]
+struct LinkOverMap {
+    create: LinkCreate,
+    /// `iter_info` and its length: the start of `union bpf_iter_link_info`.
+    info: u64,
+    info_len: u32,
+    padding: u32,
+}
+
+/// Makes an iterator over the elements of a map.
+pub fn link_over_map(program: BorrowedFd<'_>, attach_type: u32, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let info = map.as_raw_fd() as u32;
+    let mut attr = LinkOverMap {
+        create: LinkCreate {
+            program: program.as_raw_fd() as u32,
+            target: 0,
+            attach_type,
+            flags: 0,
+        },
+        info: (&raw const info) as u64,
+        info_len: size_of_val(&info) as u32,
+        padding: 0,
+    };
+    // SAFETY: the info is a live value of the length given.
     unsafe { bpf_fd(28, &mut attr) }
 }
 

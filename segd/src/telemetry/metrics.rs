@@ -114,6 +114,12 @@ impl Metrics {
                 .iter()
                 .map(|(lost, count)| (vec![("lost", *lost)], *count)),
         )?;
+        page.family(
+            MetricType::COUNTER,
+            "segd_sessions_cut_total",
+            "TCP sessions that lost their right and were ended without waiting for their next packet.",
+            [(vec![], snapshot.sessions_cut)],
+        )?;
         page.gauge(
             "segd_enforcing",
             "1 if every program is attached and a probe was refused, else 0.",

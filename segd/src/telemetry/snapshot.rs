@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub maps: Vec<(String, u64, u64)>,
     /// What was taken away from the kernel's side and put back, by kind.
     pub repairs: Vec<(&'static str, u64)>,
+    /// Sessions that were ended because they had lost their right.
+    pub sessions_cut: u64,
     /// Every program is attached and a probe was refused.
     pub enforcing: bool,
 }

@@ -52,6 +52,7 @@ fn snapshot() -> Snapshot {
         events_lost: 9,
         maps: vec![("cgroups".into(), 7, 131_072)],
         repairs: vec![("detached", 2)],
+        sessions_cut: 3,
         enforcing: true,
     }
 }

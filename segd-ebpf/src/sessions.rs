@@ -1,0 +1,189 @@
+//! Which sessions have lost their right: asked when a policy takes effect, of every TCP socket that was ever judged, in
+//! every network namespace.
+//!
+//! INVARIANT: decides nothing of its own. What is told is what the packet hooks would deny at the session's next packet;
+//! where only that packet could show who the peer is, nothing is told.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_seq_write;
+use segd_common::{
+    address::{Address, mapped},
+    flow::{
+        DIRECTION_ACTIVE, DIRECTION_PASSIVE, STATE_FOREIGN, STATE_LEARN, STATE_PEER_JUDGES, STATE_PEER_LOCAL,
+        STATE_WAS_ALLOWED, SocketState,
+    },
+    reason::Reason,
+    service::{self, Service, TCP},
+    session::Session,
+    verdict::Outcome,
+    workload::Identity,
+};
+
+use crate::{
+    globals, identity,
+    kernel::{cgroup_of, namespace_of, peek},
+    policy::Policy,
+    ruling::reason,
+    skb::state,
+};
+
+/// Tells of one socket, if its session has lost its right.
+#[inline(always)]
+pub fn tell(ctx: *mut c_void) -> Option<()> {
+    // The iterator's context: four pointers, `meta`, `map`, `sk`, `value` (net/core/bpf_sk_storage.c,
+    // `bpf_iter__bpf_sk_storage_map`).
+    let fields = ctx.cast::<*mut u64>();
+    // SAFETY: the context of this program type.
+    // VERIFIER: the pointers must come from the context itself to be known for what they are.
+    let (meta, sk, value) = unsafe {
+        (
+            fields.read_volatile(),
+            fields.add(2).read_volatile(),
+            fields.add(3).read_volatile(),
+        )
+    };
+    if sk.is_null() || value.is_null() {
+        return None;
+    }
+    // SAFETY: the value of this object's map; copied out while others may write, and judged as any of those.
+    let memory = unsafe { value.cast::<SocketState>().read_volatile() };
+    let policy = Policy::for_good()?;
+    if is_in_order(&memory, &policy) {
+        return None;
+    }
+    let sk = sk as u64;
+    let mut session = Session::default();
+    describe(sk, &mut session)?;
+    let (from, to) = sides(&policy, &memory, &session, sk)?;
+    let (reason, passes) = reason(&policy, from, to, service(&memory, &session));
+    if passes || !is_final(reason) {
+        return None;
+    }
+    session.from = from.segment;
+    session.to = to.segment;
+    session.reason = reason as u8;
+    // What passed before was denied since: the hook that did it has counted.
+    session.counted = u8::from(memory.outcome == Outcome::Denied as u8);
+    // SAFETY: `meta` holds the sequence file first (include/linux/bpf.h, `bpf_iter_meta`).
+    let seq = unsafe { meta.cast::<*mut c_void>().read_volatile() };
+    // SAFETY: a live value of the length given. Too little room makes the kernel run this again with more.
+    unsafe {
+        bpf_seq_write(
+            seq.cast(),
+            (&raw const session).cast(),
+            size_of::<Session>() as u32,
+        )
+    };
+    Some(())
+}
+
+/// Whether there is nothing to find out: it never had a right, or has one under this very revision, or only a packet can
+/// tell.
+#[inline(always)]
+fn is_in_order(memory: &SocketState, policy: &Policy) -> bool {
+    let denied = memory.outcome == Outcome::Denied as u8;
+    memory.flags & STATE_WAS_ALLOWED == 0
+        || memory.flags & (STATE_PEER_JUDGES | STATE_LEARN) != 0
+        || memory.revision == policy.revision && !denied
+}
+
+/// Reasons that the next packet cannot change. An identity that is not known now may be known then.
+#[inline(always)]
+fn is_final(reason: u32) -> bool {
+    reason == Reason::NoRule as u32
+        || reason == Reason::Guardrail as u32
+        || reason == Reason::Orphaned as u32
+        || reason == Reason::Ambiguous as u32
+}
+
+#[inline(always)]
+fn service(memory: &SocketState, session: &Session) -> Service {
+    if memory.direction == DIRECTION_PASSIVE {
+        service::port(TCP, session.own_port)
+    } else {
+        memory.service
+    }
+}
+
+/// Who connected, and to whom; `None` unless both are certain.
+#[inline(always)]
+fn sides(policy: &Policy, memory: &SocketState, session: &Session, sk: u64) -> Option<(Identity, Identity)> {
+    let mut own = identity::of_cgroup(policy, cgroup_of(sk)?)?;
+    if session.namespace != globals::host_namespace() {
+        own = identity::claimed_by_address(policy, own, &session.own);
+    }
+    let peer = if memory.peer_cgroup != 0 {
+        let peer = identity::of_cgroup(policy, memory.peer_cgroup)?;
+        identity::claimed_by_address(policy, peer, &session.peer)
+    } else {
+        let foreign = match memory.direction {
+            DIRECTION_ACTIVE => memory.flags & STATE_PEER_LOCAL == 0,
+            DIRECTION_PASSIVE => memory.flags & STATE_FOREIGN != 0,
+            _ => false,
+        };
+        if !foreign || identity::is_local(&session.peer) {
+            return None;
+        }
+        Identity::of(identity::of_address(policy, &session.peer))
+    };
+    match memory.direction {
+        DIRECTION_ACTIVE if memory.service != 0 => Some((own, peer)),
+        DIRECTION_PASSIVE => Some((peer, own)),
+        _ => None,
+    }
+}
+
+/// Reads who a connected socket is, and whom it is connected to.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn describe(sk: u64, session: &mut Session) -> Option<()> {
+    const AF_INET: u16 = 2;
+    let at = globals::sock_family();
+    if at == 0 {
+        return None;
+    }
+    // `struct sock_common`: addresses, a hash, ports, family, state, device.
+    let kind = peek(sk + at)?;
+    let ports = peek(sk + at - 8)?;
+    let now = (kind >> 16) as u8;
+    if !is_open(u32::from(now)) {
+        return None;
+    }
+    session.device = (kind >> 32) as u32;
+    session.peer_port = u16::from_be((ports >> 32) as u16);
+    session.own_port = (ports >> 48) as u16;
+    if kind as u16 == AF_INET {
+        let addresses = peek(sk + at - 16)?;
+        session.peer = mapped((addresses as u32).to_ne_bytes());
+        session.own = mapped(((addresses >> 32) as u32).to_ne_bytes());
+    } else {
+        session.peer = address(sk + globals::sock_v6_peer())?;
+        session.own = address(sk + globals::sock_v6_own())?;
+    }
+    session.namespace = namespace_of(sk)?;
+    session.cookie = peek(sk + globals::sock_cookie()).filter(|cookie| *cookie != 0)?;
+    Some(())
+}
+
+/// Whether there is a connection to end (`include/net/tcp_states.h`).
+#[inline(always)]
+fn is_open(now: u32) -> bool {
+    const TIME_WAIT: u32 = 6;
+    const CLOSE: u32 = 7;
+    const NEW_SYN_RECV: u32 = 12;
+    now != state::LISTEN && now != state::SYN_SENT && now != TIME_WAIT && now != CLOSE && now != NEW_SYN_RECV
+}
+
+#[inline(always)]
+fn address(at: u64) -> Option<Address> {
+    let (high, low) = (peek(at)?.to_ne_bytes(), peek(at + 8)?.to_ne_bytes());
+    let mut address = [0; 16];
+    let mut byte = 0;
+    while byte < 8 {
+        address[byte] = high[byte];
+        address[byte + 8] = low[byte];
+        byte += 1;
+    }
+    Some(address)
+}

@@ -1,0 +1,59 @@
+//! Sessions that have lost their right: found where the kernel keeps them, and ended.
+//!
+//! INVARIANT: nothing here takes more than CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+//! Deliberately absent: a decision. The kernel program asks the one that judges packets.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use segd_common::session::Session;
+
+use super::{Error, sys};
+
+/// `BPF_TRACE_ITER`.
+const TRACE_ITER: u32 = 28;
+
+/// The program that tells, and the socket to end on.
+#[derive(Debug)]
+pub struct Sessions {
+    walk: OwnedFd,
+    destroyer: sys::Destroyer,
+}
+
+impl Sessions {
+    pub(super) fn new(program: BorrowedFd<'_>, sockets: OwnedFd) -> Result<Sessions, Error> {
+        let failed = |error| Error::system("making an iterator over sessions", error);
+        Ok(Sessions {
+            walk: sys::link_over_map(program, TRACE_ITER, sockets.as_fd()).map_err(failed)?,
+            destroyer: sys::Destroyer::open()
+                .map_err(|error| Error::system("opening a socket that ends others", error))?,
+        })
+    }
+
+    /// Every end of a session that the policy in force does not allow any more, in all network namespaces.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn without_right(&self) -> io::Result<Vec<Session>> {
+        let mut bytes = Vec::new();
+        File::from(sys::iterate(self.walk.as_fd())?).read_to_end(&mut bytes)?;
+        let whole = bytes.chunks_exact(size_of::<Session>());
+        // SAFETY: as many bytes as a `Session` has, of any alignment; any bytes are a valid one.
+        Ok(whole
+            .map(|bytes| unsafe { bytes.as_ptr().cast::<Session>().read_unaligned() })
+            .collect())
+    }
+
+    /// Ends one, which must be in this process' network namespace. `false`: it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn end(&self, session: &Session) -> io::Result<bool> {
+        self.destroyer.end(session)
+    }
+}
