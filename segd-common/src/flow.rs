@@ -168,6 +168,9 @@ pub const STATE_LEARN: u8 = 1 << 4;
 /// The handshake was seen and no socket of this host was behind it: the peer is whose address it is.
 pub const STATE_FOREIGN: u8 = 1 << 5;
 
+/// Nothing has come from the peer yet but its part of the handshake: whoever accepts may still have to be told who dials.
+pub const STATE_DIALS: u8 = 1 << 6;
+
 const _: () = assert!(size_of::<HandoverKey>() == 56);
 const _: () = assert!(size_of::<Handover>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 32);

@@ -13,8 +13,8 @@ use crate::{
     handover::{Entry, Side, fill_key, now, print, print_of, sequence, shorten, within},
     identity,
     maps::{CGROUPS, HANDOVERS},
-    ruling::{Ruling, pack, unpack},
-    skb::{Skb, parse},
+    ruling::{self, Ruling, pack, unpack},
+    skb::{Skb, Socket, parse},
     source,
     toward::Place,
 };
@@ -38,6 +38,7 @@ pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity, claimed: bool) {
     let own = pack(*own)
         | if raw { RAW } else { 0 }
         | if here { STAYS } else { 0 }
+        | if ruling.publish == ruling::DIALS { DIALS } else { 0 }
         | if claimed { CLAIMED } else { 0 };
     if segd_publish(skb.skb, ruling.cgroup, own) == 0 {
         ruling.fixed(Reason::Spoofed);
@@ -87,6 +88,9 @@ const CLAIMED: u64 = 1 << 34;
 /// Beside a packed identity: the short form of the key.
 const SHORT: u64 = 1 << 35;
 
+/// Beside a packed identity: the sender dials still.
+const DIALS: u64 = 1 << 36;
+
 /// Whether a raw socket would speak for a tuple that another workload has.
 #[inline(always)]
 fn is_anothers(known: Option<Entry>, cgroup: u64) -> bool {
@@ -110,15 +114,27 @@ fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
         sent_ns: 0,
         ..sender(cgroup, own)
     };
-    if packet.tcp_flags & tcp::SYN != 0 {
-        let Some(sequence) = sequence(skb, packet, Side::Source) else {
-            return false;
+    if own & DIALS != 0 || packet.tcp_flags & tcp::SYN != 0 {
+        let syn = packet.tcp_flags & tcp::SYN != 0;
+        let first = if syn {
+            sequence(skb, packet, Side::Source)
+        } else {
+            skb.socket().and_then(Socket::first_sequence)
         };
-        entry.sequence = sequence;
+        let Some(first) = first else {
+            // Only a SYN has to say it.
+            return !syn;
+        };
+        entry.sequence = first;
         entry.sent_ns = now();
-        write(&key, &entry);
-        shorten(&mut key, print_of(sequence));
-        write(&key, &entry);
+        let mine = |known: Entry| known.cgroup() == cgroup && known.sequence() == first;
+        if syn || !known.is_some_and(mine) {
+            write(&key, &entry);
+        }
+        shorten(&mut key, print_of(first));
+        if syn || !Entry::at(&key).is_some_and(mine) {
+            write(&key, &entry);
+        }
         return true;
     }
     // A session older than segd, or the first words of an accepted one. What a SYN said is better.

@@ -70,9 +70,12 @@ pub struct Ruling {
     pub receiver: u64,
     /// Who answers at the destination, if not a socket in the same namespace.
     pub there: Identity,
-    /// Not 0: the receiver must learn who sends.
+    /// Not 0: the receiver must learn who sends; [`DIALS`]: as the sender of a handshake.
     pub publish: u32,
 }
+
+/// In [`Ruling::publish`].
+pub const DIALS: u32 = 2;
 
 impl Ruling {
     /// Whether the packet passes: the one place per hook asks this.

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::{
         bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
-        bpf_skb_load_bytes,
+        bpf_skb_load_bytes, bpf_tcp_sock,
     },
 };
 use core::ptr::NonNull;
@@ -213,6 +213,22 @@ impl Socket {
     pub fn port(self) -> u16 {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).src_port) as u16 }
+    }
+
+    /// The sequence number of the SYN that it sent: what is acknowledged by now, less how much that is.
+    #[inline(always)]
+    pub fn first_sequence(self) -> Option<u32> {
+        // SAFETY: a full socket; the helper returns null for one that is not TCP's.
+        let tcp = unsafe { bpf_tcp_sock(self.sk.as_ptr()) };
+        if tcp.is_null() {
+            return None;
+        }
+        // SAFETY: not null; the verifier checks the fields. Volatile: fused loads are refused.
+        unsafe {
+            let acknowledged = core::ptr::read_volatile(&raw const (*tcp).snd_una);
+            let count = core::ptr::read_volatile(&raw const (*tcp).bytes_acked);
+            Some(acknowledged.wrapping_sub(count as u32))
+        }
     }
 
     /// Whether it is a TCP socket, MPTCP's subflows included.

@@ -7,7 +7,7 @@ use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_ge
 use segd_common::{
     event::Hook,
     flow::{
-        DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_FOREIGN, STATE_LEARN,
+        DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_DIALS, STATE_FOREIGN, STATE_LEARN,
         STATE_PEER_JUDGES, STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_WAS_ALLOWED, SocketState,
     },
     packet::{Packet, tcp},
@@ -24,7 +24,7 @@ use crate::{
     lookup,
     maps::SOCKETS,
     policy::Policy,
-    ruling::{NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
+    ruling::{DIALS, NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
     skb::{Skb, Socket, state},
     toward::{Place, judge_departure},
 };
@@ -65,7 +65,7 @@ pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bo
     if memory.revision != policy.revision
         || memory.outcome == Outcome::Denied as u8
         || memory.direction == DIRECTION_UNKNOWN
-        || memory.flags & STATE_LEARN != 0
+        || memory.flags & (STATE_LEARN | STATE_DIALS) != 0
     {
         return None;
     }
@@ -163,6 +163,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     if packet.is_syn() {
         *memory = SocketState {
             direction: DIRECTION_ACTIVE,
+            flags: STATE_DIALS,
             ..SocketState::default()
         };
         ruling.flags |= NEW_FLOW;
@@ -195,7 +196,11 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     // A socket without a cookie could not be named to whoever is to end it.
     skb.cookie();
     note(policy, ruling, memory, own);
-    if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
+    if ruling.passes() && memory.flags & STATE_DIALS != 0 {
+        // With every packet, until the peer shows that it has accepted: who dials may have been forgotten since the first.
+        memory.flags |= STATE_PUBLISHED;
+        ruling.publish = DIALS;
+    } else if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
         memory.flags |= STATE_PUBLISHED;
         ruling.publish = 1;
     }
@@ -223,6 +228,11 @@ fn accepting(
 ) {
     let peer = identity::of_dialler(policy, packet, skb, Side::Destination, &mut ruling.peer_cgroup);
     judge(policy, ruling, peer, *own, served(socket, packet));
+    if !ruling.passes() && peer.segment == segment::NONE {
+        // Who dialled was known when the SYN was let in and has been forgotten. This carries nothing, and whoever gets it
+        // says again who it is.
+        ruling.defer();
+    }
     ruling.flags |= REVERSED;
     if ruling.peer_cgroup != 0 {
         ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
@@ -300,6 +310,9 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     }
     skb.cookie();
     note(policy, ruling, memory, own);
+    if ruling.passes() && packet.tcp_flags & tcp::SYN == 0 {
+        memory.flags &= !STATE_DIALS;
+    }
 }
 
 /// Whether this ends a session that has lost its right: a reset carries nothing, and without it the other end would wait

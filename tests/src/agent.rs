@@ -75,7 +75,10 @@ enum Kept {
 struct Listener {
     inbox: Arc<Mutex<Inbox>>,
     accepted: Arc<Mutex<Vec<TcpStream>>>,
+    /// Of datagrams.
     socket: Option<UdpSocket>,
+    /// Of connections.
+    port: Option<TcpListener>,
     stop: Arc<AtomicBool>,
 }
 
@@ -213,6 +216,16 @@ impl Agent {
                 }
                 Answer::Done
             }
+            Command::Scatter { to, rounds } => {
+                for _ in 0..rounds {
+                    let socket = UdpSocket::bind(any((to, 0).into()))?;
+                    for port in 1..=u16::MAX {
+                        // What a closed port answered to the one before may be told here.
+                        socket.send_to(b"scatter;", (to, port)).ok();
+                    }
+                }
+                Answer::Done
+            }
             Command::Craft { craft } => {
                 craft.send()?;
                 Answer::Done
@@ -223,8 +236,11 @@ impl Agent {
                 name,
                 value,
             } => {
-                let socket = self.listeners[&id].socket.as_ref().expect("a UDP listener");
-                sys::set_bytes(socket, level, name, &value)?;
+                let listener = &self.listeners[&id];
+                match &listener.socket {
+                    Some(socket) => sys::set_bytes(socket, level, name, &value)?,
+                    None => sys::set_bytes(listener.port.as_ref().expect("a port"), level, name, &value)?,
+                }
                 Answer::Done
             }
             Command::SendFrame {
@@ -314,6 +330,7 @@ impl Agent {
                 inbox: inbox.clone(),
                 accepted: accepted.clone(),
                 socket: None,
+                port: Some(listener.try_clone()?),
                 stop: stop.clone(),
             },
         );
@@ -363,6 +380,7 @@ impl Agent {
                 inbox: inbox.clone(),
                 accepted: Arc::default(),
                 socket: Some(socket),
+                port: None,
                 stop: stop.clone(),
             },
         );

@@ -158,7 +158,7 @@ pub enum Command {
     SendRaw { to: IpAddr, packet: Vec<u8> },
     /// Sends once by a socket made to order.
     Craft { craft: Craft },
-    /// Sets an option of a UDP listener's socket.
+    /// Sets an option of a listener's socket.
     SetOption {
         id: u64,
         level: i32,
@@ -187,6 +187,8 @@ pub enum Command {
     Traffic { ids: Vec<u64>, every_ms: u64 },
     /// Connects one datagram socket to every port of an address in turn, so many times over.
     Flood { to: IpAddr, rounds: u32 },
+    /// Sends a datagram to every port of an address in turn, so many times over, each time from another port.
+    Scatter { to: IpAddr, rounds: u32 },
     /// How a background task stands.
     Task { id: u64 },
     /// Ends a background task.

@@ -369,13 +369,20 @@ impl Worker {
             .expect("a flood of connects");
     }
 
+    /// Sends a datagram to every port of an address, `rounds` times over, each time from another port.
+    #[track_caller]
+    pub fn scatter(&self, to: IpAddr, rounds: u32) {
+        self.perform(&Command::Scatter { to, rounds })
+            .expect("a flood of datagrams");
+    }
+
     /// Sends once by a socket made to order.
     #[track_caller]
     pub fn craft(&self, craft: Craft) -> Result<(), Refusal> {
         self.perform(&Command::Craft { craft })
     }
 
-    /// Sets an option of a UDP listener's socket.
+    /// Sets an option of a listener's socket.
     #[track_caller]
     pub fn set_option(&self, listener: Handle, level: i32, name: i32, value: &[u8]) {
         self.perform(&Command::SetOption {

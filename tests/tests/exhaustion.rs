@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use segd_common::flow::{MAX_FLOWS, PEERS};
-use segd_tests::{Cgroup, Kind, Lab, netns::cable, wait};
+use segd_tests::{Cgroup, Kind, Lab, Worker, netns::cable, wait, worker::Handle};
 
 fn policy(web: &Cgroup, rogue: &Cgroup, db: &Cgroup, more: &str) -> String {
     format!(
@@ -62,6 +62,61 @@ fn a_flood_of_exchanges_takes_nobody_elses_answer() {
     wait::quiet(wait::SILENCE);
     assert_eq!(client.inbox(victim).messages, Vec::<String>::new());
     drop(segd);
+}
+
+/// Makes a listener wait for the first data of a connection, or so long, before there is one.
+fn defer(server: &Worker, listener: Handle, seconds: i32) {
+    const TCP_DEFER_ACCEPT: i32 = 9;
+    server.set_option(
+        listener,
+        libc::IPPROTO_TCP,
+        TCP_DEFER_ACCEPT,
+        &seconds.to_ne_bytes(),
+    );
+}
+
+#[test]
+fn a_flood_between_a_first_packet_and_its_acceptance_costs_no_connection() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 35);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
+    let (near, away) = (lab.worker(&db), lab.worker_in(&db, &far));
+    // What nobody hears, and the policy lets it say: each datagram is on its way for a moment.
+    let more = "    - {from: web, to: db, ports: [tcp/5433]}
+    - {from: rogue, to: host, ports: [udp/1-65535]}\n";
+    let _segd = lab.enforce(&policy(&web, &rogue, &db, more));
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let servers = [(&near, here), (&away, far_ip)];
+    let speaking = servers.map(|(server, ip)| {
+        let listener = server.listen_tcp((ip, 5432));
+        defer(server, listener, 60);
+        (server, listener, client.open_tcp(listener.local).unwrap())
+    });
+    let silent = servers.map(|(server, ip)| {
+        let listener = server.listen_tcp((ip, 5433));
+        defer(server, listener, 3);
+        (server, listener, client.open_tcp(listener.local).unwrap())
+    });
+    for (server, listener, _) in &speaking {
+        assert_eq!(server.inbox(*listener).accepts, 0, "it waits for data");
+    }
+    enemy.scatter(here, 5);
+    for (server, listener, connection) in &speaking {
+        client.send(*connection, "late;").unwrap();
+        server.wait_for_message(*listener, "late;");
+    }
+    for (server, listener, connection) in &silent {
+        wait::wait_until("the silent one is accepted", wait::PATIENCE, || {
+            server.inbox(*listener).accepts == 1
+        });
+        server.send_accepted(*listener, "greeting;").unwrap();
+        assert_eq!(client.receive(*connection, 2000), Ok(Some("greeting;".into())));
+    }
+    // Who does not dial got nothing by it.
+    let probe = enemy.probe(Kind::Tcp, speaking[0].1.local, "denied;");
+    assert_ne!(probe.result, "ok");
 }
 
 #[test]
