@@ -11,6 +11,7 @@ use segd_common::{
 };
 
 use crate::{
+    adopt::adopt,
     errors, exchange, globals, identity, kernel,
     policy::Policy,
     publish::publish,
@@ -134,7 +135,7 @@ pub fn is_dhcp(local: u16, peer: u16) -> bool {
 #[inline(always)]
 fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
-        stream::adopt(skb, packet, false);
+        adopt(skb, packet, false);
         stream::departs(policy, ruling, packet, skb, own);
     } else {
         datagram_departs(policy, ruling, packet, skb, own);

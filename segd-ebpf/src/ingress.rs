@@ -12,6 +12,7 @@ use segd_common::{
 };
 
 use crate::{
+    adopt::adopt,
     egress::{is_dhcp, no_policy},
     errors, exchange, globals,
     handover::Side,
@@ -86,7 +87,7 @@ fn is_dhcp_answer(packet: &Packet, own: Identity) -> bool {
 #[inline(always)]
 fn arrive(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
-        stream::adopt(skb, packet, true);
+        adopt(skb, packet, true);
         stream::arrives(policy, ruling, packet, skb, own);
     } else {
         // VERIFIER: before the judgement and not inside it, for the sake of the stack.

@@ -5,6 +5,7 @@
 #![allow(internal_features, reason = "atomic addition, see ruling.rs")]
 
 mod accept;
+mod adopt;
 mod birth;
 mod census;
 mod connect;

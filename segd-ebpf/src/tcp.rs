@@ -21,7 +21,6 @@ use segd_common::{
 use crate::{
     handover::{Entry, Side},
     identity::{self, UNKNOWN},
-    lookup,
     maps::SOCKETS,
     policy::Policy,
     ruling::{DIALS, NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
@@ -31,7 +30,7 @@ use crate::{
 
 /// The state of a socket; created if asked to.
 #[inline(always)]
-fn remembered(socket: Socket, create: bool) -> Option<&'static mut SocketState> {
+pub fn remembered(socket: Socket, create: bool) -> Option<&'static mut SocketState> {
     let flags = if create {
         u64::from(BPF_SK_STORAGE_GET_F_CREATE)
     } else {
@@ -106,37 +105,6 @@ pub fn is_settled(policy: &Policy, socket: Socket) -> bool {
     })
 }
 
-/// Finds out who opened the connection of a socket older than segd: a listener on its local port means it was accepted.
-// VERIFIER: before the judgement and not inside it, for the sake of the stack.
-#[inline(never)]
-pub fn adopt(skb: Skb, packet: &Packet, arrives: bool) {
-    let Some(socket) = skb.socket() else {
-        return;
-    };
-    let now = socket.state();
-    if now == state::LISTEN || (!arrives && packet.is_syn()) {
-        return;
-    }
-    let Some(memory) = remembered(socket, true) else {
-        return;
-    };
-    if memory.direction != DIRECTION_UNKNOWN {
-        return;
-    }
-    if arrives && now == state::SYN_SENT {
-        memory.direction = DIRECTION_ACTIVE;
-        return;
-    }
-    let mut probe = if arrives { *packet } else { packet.mirrored() };
-    // No connection has port 0: only a listener can answer.
-    probe.source_port = 0;
-    memory.direction = if lookup::receiver(skb, &probe) != 0 {
-        DIRECTION_PASSIVE
-    } else {
-        DIRECTION_ACTIVE
-    };
-}
-
 /// The identity a connection's peer has now.
 #[inline(always)]
 fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> Identity {
@@ -147,7 +115,7 @@ fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> I
     identity::claimed_by_address(policy, identity, peer_address)
 }
 
-/// Rules on a segment that a TCP socket sends, after [`adopt`].
+/// Rules on a segment that a TCP socket sends, after [`crate::adopt::adopt`].
 #[inline(never)]
 pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
@@ -278,7 +246,7 @@ fn passive_peer(
     peer
 }
 
-/// Rules on a segment that a TCP socket is about to receive, after [`adopt`].
+/// Rules on a segment that a TCP socket is about to receive, after [`crate::adopt::adopt`].
 #[inline(never)]
 pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
