@@ -21,6 +21,9 @@ use crate::{
     worker,
 };
 
+/// How long a daemon under test may take until the watchdog ends it.
+const WATCHDOG: Duration = Duration::from_secs(240);
+
 static INSTANCES: AtomicU32 = AtomicU32::new(0);
 
 /// The binary under test: `SEGD_BIN`, else the younger of target/{release,debug}/segd.
@@ -108,14 +111,14 @@ impl Builder {
             pin_dir: None,
             metrics: None,
             around: Vec::new(),
-            limit_s: 240,
+            limit_s: wait::patient(WATCHDOG).as_secs(),
         }
     }
 
     /// How long it may take until the watchdog ends it, in seconds; 240 unless told.
     #[must_use]
     pub fn limit(mut self, seconds: u64) -> Builder {
-        self.limit_s = seconds;
+        self.limit_s = wait::patient(Duration::from_secs(seconds)).as_secs();
         self
     }
 
@@ -317,7 +320,7 @@ impl Segd {
                 .child
                 .as_mut()
                 .and_then(|child| child.try_wait().ok().flatten());
-            if ended.is_some() || start.elapsed() > PATIENCE {
+            if ended.is_some() || start.elapsed() > wait::patient(PATIENCE) {
                 panic!("segd does not enforce ({ended:?}); it said:\n{}", self.log());
             }
             wait::within(Duration::from_millis(3), || false);
@@ -372,7 +375,7 @@ impl Segd {
     #[track_caller]
     fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("segd runs");
-        let start = Instant::now();
+        let (start, deadline) = (Instant::now(), wait::patient(deadline));
         loop {
             if let Some(status) = child.try_wait().expect("it can be waited for") {
                 // The reader thread may still be on the last line.
@@ -482,7 +485,9 @@ impl Segd {
         let mut stream = std::net::TcpStream::connect(&self.metrics).unwrap_or_else(|error| {
             panic!("metrics at {}: {error}; segd said:\n{}", self.metrics, self.log())
         });
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        stream
+            .set_read_timeout(Some(wait::patient(PATIENCE)))
+            .expect("a socket option");
         write!(
             stream,
             "GET /metrics HTTP/1.1\r\nHost: segd\r\nConnection: close\r\n\r\n"

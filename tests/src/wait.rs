@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Display,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -12,13 +13,22 @@ pub const SILENCE: Duration = Duration::from_millis(250);
 
 const STEP: Duration = Duration::from_millis(2);
 
+/// A deadline as it is on this machine: `SEGD_PATIENCE` says how many times slower it is than the ones the deadlines were
+/// chosen on, as under emulation.
+#[must_use]
+pub fn patient(deadline: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let given = || std::env::var("SEGD_PATIENCE").ok()?.parse().ok();
+    deadline * *FACTOR.get_or_init(|| given().unwrap_or(1))
+}
+
 /// Polls `ready` until it yields a value.
 ///
 /// # Panics
 /// When `deadline` passes first.
 #[track_caller]
 pub fn wait_for<T>(what: impl Display, deadline: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), patient(deadline));
     loop {
         if let Some(value) = ready() {
             return value;
@@ -42,7 +52,7 @@ pub fn wait_until(what: impl Display, deadline: Duration, mut holds: impl FnMut(
 
 /// Whether `holds` became true within `deadline`.
 pub fn within(deadline: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), patient(deadline));
     loop {
         if holds() {
             return true;

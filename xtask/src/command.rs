@@ -38,6 +38,11 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs it; an exit code other than 0 is an error that quotes stderr.
+pub fn run_quiet(command: &mut Command) -> Result<()> {
+    read(command).map(drop)
+}
+
 /// Runs it and returns what it printed; an exit code other than 0 is an error that quotes stderr.
 pub fn read(command: &mut Command) -> Result<String> {
     let line = line(command);

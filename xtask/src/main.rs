@@ -8,6 +8,7 @@ mod demo;
 mod differential;
 mod fixture;
 mod fuzz;
+mod kernels;
 mod lock;
 mod setup;
 mod soak;
@@ -45,6 +46,8 @@ enum Task {
     Differential(differential::Options),
     /// Let random faults happen under traffic, for a while: nothing breaks, nothing grows.
     Soak(soak::Options),
+    /// Boot real kernels under emulation and run the enforcement suites there.
+    Kernels(kernels::Options),
     /// Let the fuzzers look for inputs that the parsers get wrong.
     Fuzz(fuzz::Options),
     /// Check the invariants of DESIGN.md section 4 that can be read off the source.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Probe(options) => bench::probe::run(&options),
         Task::Differential(options) => differential::run(&options),
         Task::Soak(options) => soak::run(&options),
+        Task::Kernels(options) => kernels::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
     };

@@ -37,6 +37,8 @@ pub enum Scope {
     Demo,
     /// Run `cargo xtask test`.
     Test,
+    /// Run `cargo xtask kernels`.
+    Kernels,
     /// Run `.ci/run`.
     Ci,
 }

@@ -39,6 +39,12 @@ const PACKAGES: &[(Scope, &str)] = &[
     (Scope::Test, "systemd"),
     (Scope::Test, "systemd-container"),
     (Scope::Test, "mmdebstrap"),
+    // Other kernels, under emulation.
+    (Scope::Kernels, "binutils"),
+    (Scope::Kernels, "busybox-static"),
+    (Scope::Kernels, "cpio"),
+    (Scope::Kernels, "qemu-system-x86"),
+    (Scope::Kernels, "xz-utils"),
 ];
 
 /// How long another apt may keep its locks.
@@ -97,6 +103,11 @@ fn without_dpkg(wanted: &[&'static str]) -> Vec<&'static str> {
         ("nftables", "nft"),
         ("systemd-container", "systemd-nspawn"),
         ("mmdebstrap", "mmdebstrap"),
+        ("binutils", "strip"),
+        ("busybox-static", "busybox"),
+        ("cpio", "cpio"),
+        ("qemu-system-x86", "qemu-system-x86_64"),
+        ("xz-utils", "xz"),
     ];
     let absent = programs
         .iter()

@@ -1,0 +1,158 @@
+//! One kernel in QEMU, from its first instruction until it powers off, falls silent, or says that it is broken.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    archive::{self, Package},
+    built::Test,
+    transcript::{Run, Transcript},
+};
+use crate::{
+    command::command,
+    fixture::process::{Place, Process, lines},
+};
+
+/// How long neither the tests nor the kernel may say anything: the slowest test, twice.
+const SILENCE: Duration = Duration::from_secs(240);
+/// How long it may take to power off once everything has been said.
+const POWER_OFF: Duration = Duration::from_secs(30);
+/// How often a boot that never came to its first line is tried again: emulation fails there now and then.
+const BOOTS: u32 = 3;
+
+/// What a kernel prints about itself when it is broken.
+const SPLATS: &[&str] = &[
+    "------------[ cut here ]------------",
+    "Kernel panic",
+    "BUG: ",
+    "Oops: ",
+];
+
+/// Boots a kernel and lets it run the tests.
+pub fn run(package: &Package, image: &Path, tests: &[Test]) -> Result<Run> {
+    for boot in 1.. {
+        let mut machine = Machine::boot(package, image)?;
+        let run = machine.watch(tests)?;
+        if run.booted || boot == BOOTS {
+            return Ok(run);
+        }
+        eprintln!("{}: it did not boot; once more", package.release);
+    }
+    unreachable!("the loop returns")
+}
+
+struct Machine {
+    qemu: Process,
+    /// What the tests say.
+    lines: Receiver<String>,
+    /// What the kernel says.
+    console: PathBuf,
+}
+
+impl Machine {
+    fn boot(package: &Package, image: &Path) -> Result<Machine> {
+        let console = archive::home().join(format!("console-{}.log", package.kernel.name));
+        fs::write(&console, "").with_context(|| format!("cannot write {}", console.display()))?;
+        // With instructions for a clock, time in the machine does not pass faster than its processor works, whatever
+        // else this host does; and waiting costs nothing.
+        let clock = "shift=0,align=off,sleep=off";
+        let mut qemu = command("qemu-system-x86_64", &["-accel", "tcg", "-icount", clock]);
+        qemu.args(["-smp", "1", "-M", "pc", "-cpu", "max", "-m", "1536"]);
+        qemu.args([
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+        ]);
+        qemu.arg("-serial").arg(format!("file:{}", console.display()));
+        qemu.arg("-kernel").arg(&package.image).arg("-initrd").arg(image);
+        qemu.args(["-append", COMMAND_LINE]);
+        qemu.stdin(std::process::Stdio::null());
+        qemu.stdout(std::process::Stdio::piped());
+        let mut qemu = Process::spawn(&mut qemu, &Place::HOST)?;
+        let lines = lines(&mut qemu.child)?;
+        Ok(Machine { qemu, lines, console })
+    }
+
+    fn watch(&mut self, tests: &[Test]) -> Result<Run> {
+        let mut transcript = Transcript::new(tests);
+        let mut console = Console::default();
+        let mut heard = Instant::now();
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(500)) {
+                Ok(line) => {
+                    heard = Instant::now();
+                    transcript.hear(line.trim_end());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if console.read(&self.console)? {
+                heard = Instant::now();
+            }
+            if let Some(splat) = &console.splat {
+                transcript.broken(format!("the kernel said: {splat}"));
+            }
+            let patience = if transcript.done() { POWER_OFF } else { SILENCE };
+            if heard.elapsed() > patience || transcript.is_broken() {
+                break;
+            }
+        }
+        if !transcript.done() {
+            let ended = self.qemu.ended()?;
+            let why = match ended {
+                Some(status) => format!("the machine ended ({status}) before it had run every test"),
+                None => format!("the machine said nothing for {} s", SILENCE.as_secs()),
+            };
+            transcript.broken(why);
+        }
+        self.qemu.stop()?;
+        let tail = console.tail();
+        Ok(transcript.finish(&tail))
+    }
+}
+
+/// A program that hangs on a security hook is asked where the list ends in `bpf`; older lists name what a kernel lacks
+/// without harm.
+const COMMAND_LINE: &str =
+    "console=ttyS1 loglevel=5 panic=-1 noapic lsm=lockdown,capability,yama,apparmor,bpf";
+
+/// What the kernel has said so far.
+#[derive(Default)]
+struct Console {
+    text: String,
+    splat: Option<String>,
+}
+
+impl Console {
+    /// Looks whether it said more.
+    fn read(&mut self, file: &Path) -> Result<bool> {
+        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if text.len() == self.text.len() {
+            return Ok(false);
+        }
+        self.text = text;
+        let mut lines = self.text.lines();
+        let splat = lines.find(|line| SPLATS.iter().any(|splat| line.contains(splat)));
+        self.splat = splat.map(|first| match lines.next() {
+            Some(second) => format!("{} {}", first.trim(), second.trim()),
+            None => first.trim().to_owned(),
+        });
+        Ok(true)
+    }
+
+    /// Its last words.
+    fn tail(&self) -> String {
+        let lines: Vec<&str> = self.text.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+}
