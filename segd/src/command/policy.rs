@@ -4,6 +4,7 @@ mod check;
 mod diff;
 mod explain;
 mod live;
+mod replay;
 mod test;
 mod who;
 

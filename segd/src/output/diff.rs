@@ -16,6 +16,60 @@ pub struct Answer {
     pub changes: Vec<Changed>,
     /// Who belongs to another segment than before.
     pub moved: Vec<Mover>,
+    /// What of recorded traffic would be judged otherwise, if a log was given.
+    pub flows: Option<Replayed>,
+}
+
+/// A flow log under both policies.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Replayed {
+    /// Lines of the log.
+    pub read: usize,
+    /// Lines that are no flow, or about somebody that a policy does not know.
+    pub not_understood: usize,
+    /// What would be judged otherwise: what would be denied first.
+    pub changed: Vec<Traffic>,
+}
+
+/// Recorded flows that would be judged otherwise, for one cause.
+#[derive(Clone, Debug, Serialize)]
+pub struct Traffic {
+    /// `denied`, `allowed`.
+    pub change: &'static str,
+    /// Who starts, under the new policy.
+    pub from: String,
+    /// Towards whom.
+    pub to: String,
+    /// On what.
+    pub port: String,
+    /// How many flows of the log.
+    pub flows: usize,
+    /// The first of them, as the log has it.
+    pub example: String,
+    /// What decides under the old policy.
+    pub old: Judged,
+    /// What decides under the new one.
+    pub new: Judged,
+}
+
+/// What decides about a flow.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// The reason's word.
+    pub reason: &'static str,
+    /// The rule's label.
+    pub rule: Option<String>,
+    /// Where it stands, `file:line`.
+    pub location: Option<String>,
+}
+
+impl Judged {
+    fn words(&self) -> String {
+        match (&self.rule, &self.location) {
+            (Some(rule), Some(location)) => format!("{rule} at {location}"),
+            _ => self.reason.to_owned(),
+        }
+    }
 }
 
 /// One change for one cause.
@@ -76,6 +130,7 @@ impl Answer {
             widens: diff.widens(),
             changes: diff.entries.iter().map(Changed::of).collect(),
             moved: diff.moved.iter().map(Mover::of).collect(),
+            flows: None,
         }
     }
 }
@@ -140,7 +195,7 @@ impl Mover {
 /// For people: what widens first.
 #[must_use]
 pub fn table(answer: &Answer) -> String {
-    let mut out = String::new();
+    let mut out = answer.flows.as_ref().map(traffic).unwrap_or_default();
     for change in Change::ALL {
         let entries: Vec<&Changed> = answer
             .changes
@@ -181,6 +236,33 @@ pub fn table(answer: &Answer) -> String {
         (false, false) => "the policy narrows, and widens nowhere\n",
         (false, true) => "no packet is judged differently\n",
     });
+    out
+}
+
+/// Recorded traffic comes first: it is what somebody will notice.
+fn traffic(replayed: &Replayed) -> String {
+    let mut out = format!("of {} recorded flows", replayed.read);
+    if replayed.not_understood > 0 {
+        out.push_str(&format!(" ({} not understood)", replayed.not_understood));
+    }
+    if replayed.changed.is_empty() {
+        out.push_str(" none would be judged otherwise\n\n");
+        return out;
+    }
+    out.push('\n');
+    for traffic in &replayed.changed {
+        out.push_str(&format!(
+            "  {} would be {}: {} -> {} {}\n    - {}\n    + {}\n",
+            traffic.flows,
+            traffic.change,
+            traffic.from,
+            traffic.to,
+            traffic.port,
+            traffic.old.words(),
+            traffic.new.words()
+        ));
+    }
+    out.push('\n');
     out
 }
 

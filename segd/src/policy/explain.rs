@@ -127,7 +127,8 @@ pub fn explain(
 
 impl RuleRef {
     /// What people want to know of a rule.
-    pub(super) fn of(rule: &Rule) -> RuleRef {
+    #[must_use]
+    pub fn of(rule: &Rule) -> RuleRef {
         RuleRef {
             label: rule.label.clone(),
             location: rule.location.clone(),

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{INVALID, NO, Reply, YES};
+use super::{CANNOT, INVALID, NO, Reply, YES, replay::replay};
 use crate::{
     output::{
         Format,
@@ -34,6 +34,9 @@ pub struct Diff {
     /// Exit with 1 only if something is newly allowed, or no longer enforced: for CI
     #[arg(long)]
     deny_widening: bool,
+    /// Judge a recorded flow log under both: the lines of `segd flows -o json`, or `-` for stdin
+    #[arg(long, value_name = "LOG")]
+    against_flows: Option<PathBuf>,
     /// Take a policy without any document: under it everything is denied
     #[arg(long)]
     allow_empty: bool,
@@ -57,23 +60,33 @@ impl Diff {
             Ok(moves) => moves,
             Err(error) => return Reply::refusal(&error.to_string()),
         };
-        let found = diff(
-            Side {
-                policy: &old.0.policy,
-                tables: &old.1,
-            },
-            Side {
-                policy: &new.0.policy,
-                tables: &new.1,
-            },
-            moves,
-        );
+        let old = Side {
+            policy: &old.0.policy,
+            tables: &old.1,
+        };
+        let new = Side {
+            policy: &new.0.policy,
+            tables: &new.1,
+        };
+        let found = diff(old, new, moves);
         let no = if self.deny_widening {
             found.widens()
         } else {
             !found.entries.is_empty()
         };
-        let answer = Answer::of(&found);
+        let mut answer = Answer::of(&found);
+        if let Some(log) = &self.against_flows {
+            match replay(log, old, new) {
+                Ok(replayed) => answer.flows = Some(replayed),
+                Err(error) => {
+                    return Reply {
+                        complaint: format!("error: cannot read `{}`: {error}\n", log.display()),
+                        code: CANNOT,
+                        ..Reply::default()
+                    };
+                }
+            }
+        }
         Reply::of(
             print(self.output, &answer, table),
             String::new(),
@@ -110,6 +123,11 @@ mod tests {
     /// What is said about a policy and the same one after an edit.
     #[track_caller]
     fn ask(edit: impl Fn(&str) -> String, insist: bool, output: Format) -> Reply {
+        ask_with(edit, insist, output, None)
+    }
+
+    #[track_caller]
+    fn ask_with(edit: impl Fn(&str) -> String, insist: bool, output: Format, flows: Option<&str>) -> Reply {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         fs::write(at("old.yaml"), OLD).expect("a file");
@@ -118,6 +136,10 @@ mod tests {
             old: at("old.yaml"),
             new: at("new.yaml"),
             deny_widening: insist,
+            against_flows: flows.map(|flows| {
+                fs::write(at("flows"), flows).expect("a file");
+                at("flows")
+            }),
             allow_empty: false,
             output,
         };
@@ -192,6 +214,41 @@ mod tests {
         });
         assert_eq!(answer["changes"], serde_json::json!([expected]));
         assert_eq!(answer["moved"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn replays_recorded_traffic_and_tells_first_what_would_be_denied() {
+        let flow = |cgroup: &str, peer: &str, port: u16| {
+            format!(
+                "{{\"from\":\"x\",\"to\":\"y\",\"hook\":\"connect\",\"protocol\":\"tcp\",\"destination_port\":{port},\
+                 \"cgroup\":\"{cgroup}\",\"peer_cgroup\":\"{peer}\"}}\n"
+            )
+        };
+        let log = [
+            flow("/web", "/db", 22),
+            flow("/web", "/db", 5432),
+            flow("/web/worker", "/db", 5432),
+            flow("/db", "/web", 80),
+            "no flow\n".to_owned(),
+        ]
+        .concat();
+        let edit = |text: &str| text.replace("tcp/5432", "tcp/22");
+        let reply = ask_with(edit, false, Format::Table, Some(&log));
+        let expected = "of 5 recorded flows (1 not understood)\n  \
+            2 would be denied: web -> db tcp/5432\n    \
+              - shop/allow[0] at old.yaml:9\n    \
+              + no-rule\n  \
+            1 would be allowed: web -> db tcp/22\n    \
+              - no-rule\n    \
+              + shop/allow[0] at new.yaml:9\n\n";
+        assert!(reply.answer.starts_with(expected), "{}", reply.answer);
+        let same = ask_with(str::to_owned, false, Format::Table, Some(&log));
+        assert!(
+            same.answer
+                .starts_with("of 5 recorded flows (1 not understood) none would be judged otherwise\n"),
+            "{}",
+            same.answer
+        );
     }
 
     #[test]

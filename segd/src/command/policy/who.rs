@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// One side of a question, as it was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
     /// A segment, `host` or `world`, or an address.
     Named(String),
