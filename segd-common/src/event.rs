@@ -68,6 +68,8 @@ pub enum Hook {
     Xdp = 5,
     /// tcx on a link.
     Link = 6,
+    /// LSM: a socket that was made, bound or sent by. No packet is known then.
+    Socket = 7,
 }
 
 impl Hook {
@@ -81,6 +83,7 @@ impl Hook {
             4 => "sendmsg",
             5 => "xdp",
             6 => "link",
+            7 => "socket",
             _ => "unknown",
         }
     }

@@ -23,6 +23,7 @@ pub mod event;
 pub mod told;
 pub mod counter;
 pub mod config;
+pub mod lsm;
 #[cfg(feature = "user")]
 mod pod;
 

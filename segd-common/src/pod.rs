@@ -1,6 +1,6 @@
 //! `aya::Pod` for everything that crosses the map boundary.
 
-use crate::{address, config, counter, event, flow, fragment, tables, workload};
+use crate::{address, config, counter, event, flow, fragment, lsm, tables, workload};
 
 macro_rules! pod {
     ($($ty:ty),* $(,)?) => {
@@ -18,6 +18,7 @@ pod! {
     event::FlowEvent,
     flow::Handover, flow::HandoverKey, flow::FlowKey, flow::Flow, flow::SocketState,
     fragment::FragmentKey, fragment::FragmentEntry,
+    lsm::Guard,
     tables::PortSet, tables::PortRange,
     workload::CgroupSlot, workload::CgroupEntry, workload::EdgeKey, workload::Edge, workload::UnitPattern,
 }

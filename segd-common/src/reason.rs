@@ -88,6 +88,10 @@ reasons! {
     Framing = 39, "framing";
     /// A frame that no socket hook has seen: from a packet socket, AF_XDP or a TUN device of a workload.
     Unjudged = 40, "unjudged";
+    /// A packet socket that a workload wanted to make, bind or send by: no packet, and counted apart.
+    PacketSocket = 41, "packet-socket";
+    /// The same of an XDP socket.
+    XdpSocket = 42, "xdp-socket";
 }
 
 impl Reason {
@@ -110,6 +114,8 @@ impl Reason {
                 | Reason::Ambiguous
                 | Reason::Orphaned
                 | Reason::Unjudged
+                | Reason::PacketSocket
+                | Reason::XdpSocket
         )
     }
 }

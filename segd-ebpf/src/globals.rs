@@ -175,6 +175,62 @@ global! {
     HOST_NAMESPACE, host_namespace
 }
 global! {
+    /// Offset of `socket.sk`.
+    SOCKET_SK, socket_sk
+}
+global! {
+    /// Offset of `sock.__sk_common.skc_family`, whatever stands around it.
+    FAMILY_ALONE, family_alone
+}
+global! {
+    /// Offset of `task_struct.tgid`.
+    TASK_TGID, task_tgid
+}
+global! {
+    /// Offset of `dentry.d_parent`.
+    DENTRY_PARENT, dentry_parent
+}
+global! {
+    /// Offset of `dentry.d_inode`.
+    DENTRY_INODE, dentry_inode
+}
+global! {
+    /// Offset of `inode.i_ino`.
+    INODE_NUMBER, inode_number
+}
+global! {
+    /// Offset of `inode.i_sb`.
+    INODE_SUPER, inode_super
+}
+global! {
+    /// Offset of `super_block.s_dev`.
+    SUPER_DEVICE, super_device
+}
+global! {
+    /// Offset of `vfsmount.mnt_sb`.
+    MOUNT_SUPER, mount_super
+}
+global! {
+    /// Offset of `file.private_data`: of a link's descriptor, the link.
+    FILE_PRIVATE, file_private
+}
+global! {
+    /// Offset of `bpf_link.prog`.
+    LINK_PROGRAM, link_program
+}
+global! {
+    /// Offset of `bpf_prog.aux`.
+    PROGRAM_AUX, program_aux
+}
+global! {
+    /// Offset of `bpf_prog_aux.id`.
+    PROGRAM_ID, program_id
+}
+global! {
+    /// Offset of `bpf_map.id`.
+    MAP_ID, map_id
+}
+global! {
     /// Not 0: programs of another layout enforce still; these judge and remember, but let everything pass and count
     /// nothing.
     LEARNING, learning

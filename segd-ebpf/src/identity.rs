@@ -12,6 +12,7 @@ use segd_common::{
 use crate::{
     globals,
     handover::{self, Side},
+    kernel::{cgroup_of_task, id_of_cgroup, peek},
     maps::{CGROUPS, CGROUPS_FULL, LOCALS, NAMESPACES, PREFIXES},
     policy::Policy,
     ruling::{pack, unpack},
@@ -83,6 +84,44 @@ fn of_ancestors(policy: &Policy, skb: Skb) -> Identity {
         }
     }
     UNKNOWN
+}
+
+/// The running task, and its cgroup's id.
+#[inline(always)]
+pub fn of_task(policy: &Policy, id: &mut u64) -> Identity {
+    ancestry_of_task(policy, id).unwrap_or(UNKNOWN)
+}
+
+/// `None`: the kernel's memory could not be read.
+#[inline(always)]
+fn ancestry_of_task(policy: &Policy, id: &mut u64) -> Option<Identity> {
+    let mut cgroup = cgroup_of_task()?;
+    *id = id_of_cgroup(cgroup)?;
+    let mut at = *id;
+    for _ in 0..MAX_DEPTH {
+        if let Some(identity) = of_cgroup(policy, at) {
+            let own = at == *id;
+            return Some(
+                if !own && identity.segment == segment::HOST && table_overflowed() {
+                    UNKNOWN
+                } else {
+                    identity
+                },
+            );
+        }
+        // css is the first member of a cgroup: the parent's css is the parent.
+        cgroup = peek(cgroup + globals::cgroup_parent())?;
+        if cgroup == 0 {
+            break;
+        }
+        at = id_of_cgroup(cgroup)?;
+    }
+    // Outside of what segd governs, if that is not all there is.
+    Some(Identity::of(if globals::subtree() != 0 {
+        segment::HOST
+    } else {
+        segment::NONE
+    }))
 }
 
 /// Whether a newborn cgroup did not fit: then what is missing may have been claimed by a selector.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::bpf_sock,
-    helpers::{bpf_get_netns_cookie, bpf_probe_read_kernel_buf},
+    helpers::{bpf_get_current_task, bpf_get_netns_cookie, bpf_probe_read_kernel_buf},
 };
 use core::ffi::c_void;
 
@@ -53,6 +53,14 @@ pub fn has_no_file(sk: u64) -> bool {
         Some(socket) => peek(socket + globals::socket_file()) == Some(0),
         None => false,
     }
+}
+
+/// The cgroup of the running task, by its address.
+#[inline(always)]
+pub fn cgroup_of_task() -> Option<u64> {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    peek(peek(task + globals::task_cgroups())? + globals::css_set_cgroup())
 }
 
 /// The number of a hook's network namespace, as the daemon numbers them; 0 if it cannot be told. `sk`: the hook's socket.

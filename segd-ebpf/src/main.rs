@@ -15,6 +15,7 @@ mod exchange;
 mod fragments;
 mod frame;
 mod globals;
+mod guard;
 mod handover;
 mod identity;
 mod ingress;
@@ -29,14 +30,19 @@ mod publish;
 mod ruling;
 mod sessions;
 mod skb;
+mod sockets;
 mod source;
 mod tcp;
 mod toward;
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
-    macros::{cgroup_skb, cgroup_sock_addr, classifier, raw_tracepoint, sock_ops, xdp},
-    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockOpsContext, TcContext, XdpContext},
+    macros::{cgroup_skb, cgroup_sock_addr, classifier, lsm, raw_tracepoint, sock_ops, xdp},
+    programs::{
+        LsmContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockOpsContext, TcContext,
+        XdpContext,
+    },
 };
 use segd_common::event::Hook;
 
@@ -172,6 +178,81 @@ extern "C" fn segd_sessions(ctx: *mut core::ffi::c_void) -> i32 {
 #[unsafe(link_section = "raw_tp/segd_namespace")]
 extern "C" fn segd_namespace(ctx: *mut core::ffi::c_void) -> i32 {
     census::word(ctx).unwrap_or(0) as i32
+}
+
+/// The number of the process that runs this, as [`guard`] knows it (`BPF_PROG_TEST_RUN`).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/segd_process")]
+extern "C" fn segd_process(_ctx: *mut core::ffi::c_void) -> i32 {
+    guard::process() as i32
+}
+
+// The loader knows an LSM program's hook by its name: `segd_lsm_` and the hook.
+
+/// An argument of a hook. What is no pointer is narrower: its upper bits say nothing.
+// VERIFIER: eight bytes at once, and volatile, because a narrower load of an argument is refused.
+#[inline(always)]
+fn argument(ctx: &LsmContext, number: usize) -> u64 {
+    // SAFETY: the hook's own context, an array of words. The verifier knows how many.
+    unsafe { ctx.as_ptr().cast::<u64>().add(number).read_volatile() }
+}
+
+#[lsm(hook = "socket_create")]
+fn segd_lsm_socket_create(ctx: LsmContext) -> i32 {
+    let (family, protocol, kernel) = (argument(&ctx, 0), argument(&ctx, 2), argument(&ctx, 3));
+    sockets::create(family as i32, protocol as i32, kernel as i32 != 0)
+}
+
+#[lsm(hook = "socket_bind")]
+fn segd_lsm_socket_bind(ctx: LsmContext) -> i32 {
+    sockets::touch(argument(&ctx, 0) as *const u8)
+}
+
+#[lsm(hook = "socket_sendmsg")]
+fn segd_lsm_socket_sendmsg(ctx: LsmContext) -> i32 {
+    sockets::touch(argument(&ctx, 0) as *const u8)
+}
+
+/// `-EPERM` for what the guard keeps.
+// VERIFIER: two constants, because newer kernels want to see that an answer is an errno.
+#[inline(always)]
+fn kept(is_kept: bool) -> i32 {
+    if is_kept { -1 } else { 0 }
+}
+
+#[lsm(hook = "inode_unlink")]
+fn segd_lsm_inode_unlink(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_entry(argument(&ctx, 1)))
+}
+
+#[lsm(hook = "inode_rmdir")]
+fn segd_lsm_inode_rmdir(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_entry(argument(&ctx, 1)))
+}
+
+#[lsm(hook = "inode_rename")]
+fn segd_lsm_inode_rename(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_entry(argument(&ctx, 1)) || guard::keeps_entry(argument(&ctx, 3)))
+}
+
+#[lsm(hook = "sb_umount")]
+fn segd_lsm_sb_umount(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_mount(argument(&ctx, 0)))
+}
+
+#[lsm(hook = "bpf")]
+fn segd_lsm_bpf(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_link(argument(&ctx, 0) as i32, argument(&ctx, 1)))
+}
+
+#[lsm(hook = "bpf_map")]
+fn segd_lsm_bpf_map(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_map(argument(&ctx, 0), argument(&ctx, 1) as u32))
+}
+
+#[lsm(hook = "task_kill")]
+fn segd_lsm_task_kill(ctx: LsmContext) -> i32 {
+    kept(guard::keeps_daemon(argument(&ctx, 0), argument(&ctx, 2) as i32))
 }
 
 #[cfg(not(test))]

@@ -15,6 +15,7 @@ use segd_common::{
     event::RING_BYTES,
     flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
     fragment::{FragmentEntry, FragmentKey, MAX_FRAGMENTS},
+    lsm::{Guard, MAX_GUARDED},
     tables::{MAX_RULES, PolicyTables},
     workload::{CgroupEntry, Edge, EdgeKey, MAX_CGROUPS, MAX_EDGES, UnitPatterns},
 };
@@ -117,6 +118,13 @@ pub static CGROUPS_FULL: Array<u64> = Array::with_max_entries(1, 0);
 /// Room for one birth. Belongs to one load, not pinned.
 #[map]
 pub static BIRTH: Array<crate::birth::Scratch> = Array::with_max_entries(1, 0);
+
+/// Whose things are guarded. Belongs to one load, not pinned.
+#[map]
+pub static GUARD: Array<Guard> = Array::with_max_entries(1, 0);
+/// Which maps and programs those are. Belongs to one load, not pinned.
+#[map]
+pub static GUARDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_GUARDED, 0);
 
 /// Which segment has which index, for the next daemon. The programs do not read it.
 #[map]

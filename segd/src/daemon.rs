@@ -21,6 +21,7 @@ mod shared;
 mod serve;
 pub mod probe;
 mod health;
+mod lsm;
 mod handover;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -66,6 +67,8 @@ pub struct Options {
     pub control_group: Option<String>,
     /// `--metrics`; `None` for `--metrics none`.
     pub metrics: Option<SocketAddr>,
+    /// `--protect`: guard the pins.
+    pub protect: bool,
     /// `--interface`, for XDP.
     pub interfaces: Vec<String>,
     /// `--node-name`.
@@ -141,6 +144,12 @@ fn keep_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
     }
+}
+
+/// Returns freed memory to the system, once, after loading.
+fn give_back_memory() {
+    // SAFETY: no pointers; the allocator's own locks are taken.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// A daemon that enforces.

@@ -15,6 +15,7 @@ pub mod pinned;
 pub mod manifest;
 pub mod carry;
 mod custody;
+pub mod guard;
 pub mod pins;
 pub mod links;
 pub mod devices;

@@ -19,7 +19,7 @@ mod namespaces;
 mod interface;
 mod jit;
 mod unprivileged;
-mod lsm;
+pub mod lsm;
 mod tcx;
 mod socket_destroy;
 mod grace_period;

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, BufRead, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -117,6 +118,7 @@ struct Agent {
     listeners: HashMap<u64, Listener>,
     tasks: HashMap<u64, Arc<Task>>,
     tuns: HashMap<u64, fs::File>,
+    packet_sockets: HashMap<u64, OwnedFd>,
 }
 
 fn failed(error: &io::Error, start: Instant) -> Answer {
@@ -255,15 +257,35 @@ impl Agent {
                 xdp::send(&device, &frame)?;
                 Answer::Done
             }
+            Command::OpenPacketSocket { bypass } => {
+                let socket = wire::packet_socket(bypass)?;
+                self.keep_packet_socket(socket)
+            }
+            Command::TakePacketSocket { pid } => {
+                let socket = exotic::taken_packet_socket(pid)?;
+                self.keep_packet_socket(socket)
+            }
+            Command::BindPacketSocket { id, device } => {
+                wire::bind_to_device(&self.packet_sockets[&id], &device)?;
+                Answer::Done
+            }
+            Command::SendFrameBy { id, device, frame } => {
+                wire::send_frame_by(&self.packet_sockets[&id], &device, &frame)?;
+                Answer::Done
+            }
+            Command::MakeSocket {
+                family,
+                kind,
+                protocol,
+            } => {
+                sys::socket(family, kind, protocol)?;
+                Answer::Done
+            }
             Command::OpenTun { name } => {
                 let tun = sys::open_tun(&name, libc::IFF_TUN)?;
                 let id = self.id();
                 self.tuns.insert(id, tun);
-                Answer::Made {
-                    id,
-                    local: (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-                    micros: 0,
-                }
+                Answer::made(id)
             }
             Command::WriteTun { id, packet } => {
                 (&self.tuns[&id]).write_all(&packet)?;
@@ -273,6 +295,13 @@ impl Agent {
                 self.kept.remove(&id);
                 if let Some(listener) = self.listeners.remove(&id) {
                     listener.stop.store(true, Ordering::Relaxed);
+                }
+                Answer::Done
+            }
+            Command::Signal { pid, signal } => {
+                // SAFETY: no memory is passed.
+                if unsafe { libc::kill(pid as libc::pid_t, signal) } != 0 {
+                    return Err(io::Error::last_os_error());
                 }
                 Answer::Done
             }
@@ -301,6 +330,12 @@ impl Agent {
                 Answer::Done
             }
         })
+    }
+
+    fn keep_packet_socket(&mut self, socket: OwnedFd) -> Answer {
+        let id = self.id();
+        self.packet_sockets.insert(id, socket);
+        Answer::made(id)
     }
 
     fn keep(&mut self, kept: Kept, start: Instant) -> io::Result<Answer> {

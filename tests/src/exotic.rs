@@ -151,6 +151,33 @@ pub fn listener_beside(at: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// # Errors
 /// The kernel's; `NotFound` if that process has no such socket.
 pub fn taken_over(pid: u32, local: SocketAddr) -> io::Result<OwnedFd> {
+    let mut found = None;
+    take(pid, |socket| {
+        let socket = TcpStream::from(socket);
+        let fits = socket.local_addr().is_ok_and(|address| address == local);
+        found = fits.then(|| socket.into());
+        fits
+    })?;
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Takes another process' packet socket in the same way.
+///
+/// # Errors
+/// As [`taken_over`].
+pub fn taken_packet_socket(pid: u32) -> io::Result<OwnedFd> {
+    let mut found = None;
+    take(pid, |socket| {
+        let domain = sys::option(&socket, libc::SOL_SOCKET, libc::SO_DOMAIN);
+        let fits = domain.is_ok_and(|domain| domain == libc::AF_PACKET);
+        found = fits.then_some(socket);
+        fits
+    })?;
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Copies one descriptor of another process after the other until one `fits`.
+fn take(pid: u32, mut fits: impl FnMut(OwnedFd) -> bool) -> io::Result<()> {
     // SAFETY: no memory is passed.
     let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if process < 0 {
@@ -168,10 +195,9 @@ pub fn taken_over(pid: u32, local: SocketAddr) -> io::Result<OwnedFd> {
             continue;
         }
         // SAFETY: as above.
-        let copy = TcpStream::from(unsafe { OwnedFd::from_raw_fd(copy as i32) });
-        if copy.local_addr().is_ok_and(|address| address == local) {
-            return Ok(copy.into());
+        if fits(unsafe { OwnedFd::from_raw_fd(copy as i32) }) {
+            break;
         }
     }
-    Err(io::ErrorKind::NotFound.into())
+    Ok(())
 }

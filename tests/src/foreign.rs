@@ -166,6 +166,34 @@ pub fn detach(link: &Path) -> io::Result<()> {
     bpf(34, &mut [u64::from(link.as_raw_fd() as u32)]).map(drop)
 }
 
+/// Opens a pinned map, to read it alone or to write to it; its id.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_map(map: &Path, read_only: bool) -> io::Result<u32> {
+    const RDONLY: u32 = 1 << 3;
+    let path = CString::new(map.as_os_str().as_bytes())?;
+    let flags = if read_only { RDONLY } else { 0 };
+    let fd = bpf(7, &mut [path.as_ptr() as u64, pair(0, flags)])?;
+    // SAFETY: a new descriptor that nobody else owns.
+    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = [0u32; 2];
+    let mut attr = [pair(map.as_raw_fd() as u32, 8), info.as_mut_ptr() as u64];
+    bpf(15, &mut attr)?;
+    Ok(info[1])
+}
+
+/// Opens a map by its id, to write to it.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_map_by_id(id: u32) -> io::Result<()> {
+    let fd = bpf(14, &mut [u64::from(id), 0])?;
+    // SAFETY: a new descriptor that nobody else owns.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
+}
+
 /// Pins a new array map of one element, of `value_size` bytes, under a name.
 ///
 /// # Errors

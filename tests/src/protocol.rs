@@ -173,12 +173,24 @@ pub enum Command {
     },
     /// Sends a frame on a device through an AF_XDP socket.
     SendXdp { device: String, frame: Vec<u8> },
+    /// Makes a packet socket, past the queueing layer or not, and keeps it.
+    OpenPacketSocket { bypass: bool },
+    /// Takes over another process' packet socket, as if it had been passed (`SCM_RIGHTS`).
+    TakePacketSocket { pid: u32 },
+    /// Binds a kept packet socket to a device.
+    BindPacketSocket { id: u64, device: String },
+    /// Sends a frame by a kept packet socket.
+    SendFrameBy { id: u64, device: String, frame: Vec<u8> },
+    /// Makes a socket and closes it.
+    MakeSocket { family: i32, kind: i32, protocol: i32 },
     /// Makes a TUN device and keeps it.
     OpenTun { name: String },
     /// Writes a packet as if it came in by a kept TUN device.
     WriteTun { id: u64, packet: Vec<u8> },
     /// Closes a kept socket or listener.
     Close { id: u64 },
+    /// Sends a signal to a process.
+    Signal { pid: u32, signal: i32 },
     /// Moves the process to another cgroup.
     Enter { cgroup: PathBuf },
     /// Attempts in the background until stopped.
@@ -222,4 +234,16 @@ pub enum Answer {
     Tally { tally: Tally },
     /// A file.
     Text { text: String },
+}
+
+impl Answer {
+    /// An object without a local address.
+    #[must_use]
+    pub fn made(id: u64) -> Answer {
+        Answer::Made {
+            id,
+            local: (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+            micros: 0,
+        }
+    }
 }

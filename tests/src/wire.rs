@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -215,11 +215,23 @@ fn parse_mac(text: &str) -> [u8; 6] {
 /// # Errors
 /// The kernel's.
 pub fn send_frame(device: &str, frame: &[u8], bypass: bool) -> io::Result<()> {
+    send_frame_by(&packet_socket(bypass)?, device, frame)
+}
+
+/// A packet socket that hears nothing, past the queueing layer or not.
+///
+/// # Errors
+/// The kernel's.
+pub fn packet_socket(bypass: bool) -> io::Result<OwnedFd> {
     const PACKET_QDISC_BYPASS: i32 = 20;
     let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
     if bypass {
         sys::set_option(&socket, libc::SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
     }
+    Ok(socket)
+}
+
+fn on_device(device: &str) -> io::Result<libc::sockaddr_ll> {
     let name = std::ffi::CString::new(device)?;
     // SAFETY: a C string that lives; the result is checked.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -231,6 +243,35 @@ pub fn send_frame(device: &str, frame: &[u8], bypass: bool) -> io::Result<()> {
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_ifindex = index as i32;
     address.sll_halen = 6;
+    Ok(address)
+}
+
+/// Binds a packet socket to a device, to hear nothing there.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind_to_device(socket: &OwnedFd, device: &str) -> io::Result<()> {
+    let address = on_device(device)?;
+    // SAFETY: the address lives over the call.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends a frame on a device by a packet socket.
+///
+/// # Errors
+/// The kernel's.
+pub fn send_frame_by(socket: &OwnedFd, device: &str, frame: &[u8]) -> io::Result<()> {
+    let address = on_device(device)?;
     // SAFETY: the buffer and the address live over the call.
     let result = unsafe {
         libc::sendto(

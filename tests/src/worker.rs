@@ -413,6 +413,48 @@ impl Worker {
         })
     }
 
+    /// A packet socket, past the queueing layer or not.
+    #[track_caller]
+    pub fn open_packet_socket(&self, bypass: bool) -> Result<Handle, Refusal> {
+        self.make(&Command::OpenPacketSocket { bypass })
+    }
+
+    /// Takes another worker's packet socket.
+    #[track_caller]
+    pub fn take_packet_socket(&self, other: &Worker) -> Handle {
+        self.make(&Command::TakePacketSocket { pid: other.pid() })
+            .unwrap_or_else(|error| panic!("taking a packet socket: {error:?}"))
+    }
+
+    /// Binds a packet socket to a device.
+    #[track_caller]
+    pub fn bind_packet_socket(&self, socket: Handle, device: &str) -> Result<(), Refusal> {
+        self.perform(&Command::BindPacketSocket {
+            id: socket.id,
+            device: device.into(),
+        })
+    }
+
+    /// Sends a frame by a packet socket.
+    #[track_caller]
+    pub fn send_frame_by(&self, socket: Handle, device: &str, frame: &[u8]) -> Result<(), Refusal> {
+        self.perform(&Command::SendFrameBy {
+            id: socket.id,
+            device: device.into(),
+            frame: frame.to_vec(),
+        })
+    }
+
+    /// Makes a socket of this family, type and protocol, and closes it.
+    #[track_caller]
+    pub fn make_socket(&self, family: i32, kind: i32, protocol: i32) -> Result<(), Refusal> {
+        self.perform(&Command::MakeSocket {
+            family,
+            kind,
+            protocol,
+        })
+    }
+
     /// Makes a TUN device in the worker's namespace; it lives as long as the worker.
     #[track_caller]
     pub fn open_tun(&self, name: &str) -> Handle {
@@ -434,6 +476,12 @@ impl Worker {
     pub fn close(&self, socket: Handle) {
         self.perform(&Command::Close { id: socket.id })
             .expect("close does not fail");
+    }
+
+    /// Sends a signal to a process.
+    #[track_caller]
+    pub fn signal(&self, pid: u32, signal: i32) -> Result<(), Refusal> {
+        self.perform(&Command::Signal { pid, signal })
     }
 
     /// Moves the process to another cgroup.

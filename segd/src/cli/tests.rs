@@ -52,6 +52,7 @@ fn runs_with_the_defaults_of_the_contract() {
         Some("127.0.0.1:9464")
     );
     assert!(options.interfaces.is_empty());
+    assert!(!options.protect);
     assert!(!options.node_name.is_empty());
 }
 
@@ -82,6 +83,7 @@ fn takes_every_flag_of_run() {
         "eth0",
         "--interface",
         "eth1",
+        "--protect",
         "--node-name",
         "n1",
     ]);
@@ -90,6 +92,7 @@ fn takes_every_flag_of_run() {
     assert_eq!(options.mode, Some(Mode::Audit));
     assert!(options.allow_empty);
     assert_eq!(options.metrics, None);
+    assert!(options.protect);
     assert_eq!(options.interfaces, ["eth0", "eth1"]);
     assert_eq!(options.control_group.as_deref(), Some("wheel"));
     assert_eq!(options.node_name, "n1");

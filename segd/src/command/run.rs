@@ -67,6 +67,12 @@ pub struct RunArgs {
     /// A network interface that gets the XDP program; may be repeated
     #[arg(long, env = "SEGD_INTERFACE", value_delimiter = ',', value_name = "NAME")]
     interface: Vec<String>,
+    /// Guard the pins: nobody but this daemon removes them, unmounts their file system, detaches segd's links or writes
+    /// to its maps. Needs BPF LSM (`segd doctor`); ends with the daemon, so that `segd unload` works as ever
+    #[arg(long, env = "SEGD_PROTECT", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, default_missing_value = "true", default_value = "false",
+          require_equals = true, hide_possible_values = true, value_name = "BOOL")]
+    protect: bool,
     /// This host's name in status [default: the host name]
     #[arg(long, env = "SEGD_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -89,6 +95,7 @@ impl RunArgs {
             control: self.control,
             control_group: self.control_group,
             metrics: self.metrics.0,
+            protect: self.protect,
             interfaces: self.interface,
             node_name: self.node_name.unwrap_or_else(host_name),
         }

@@ -94,7 +94,8 @@ fn stop(control: &Path) -> Result<Option<u32>, ClientError> {
     Err(lasting(pid))
 }
 
-/// Ends the daemon that holds the pin directory, whatever its control socket is. `None` if there is none.
+/// Ends the daemon that holds the pin directory, whatever its control socket is and whether it listens or not. `None` if
+/// there is none.
 fn end(pin_dir: &Path) -> Result<Option<u32>, ClientError> {
     let Some(pid) = crate::daemon::lock::holder(pin_dir) else {
         return Ok(None);
@@ -102,6 +103,12 @@ fn end(pin_dir: &Path) -> Result<Option<u32>, ClientError> {
     let birth = birth(pid);
     // SAFETY: no pointers; the process holds the lock, so it is a daemon of this pin directory.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+    if gone(pid, birth, Instant::now() + STOP_LIMIT) {
+        return Ok(Some(pid));
+    }
+    // One that hangs would guard its pins (`--protect`) for as long as it does.
+    // SAFETY: as above; it still holds the lock.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
     if gone(pid, birth, Instant::now() + STOP_LIMIT) {
         Ok(Some(pid))
     } else {

@@ -27,6 +27,7 @@ use crate::{
         cgroups::Cgroups,
         counters::Counters,
         devices::Devices,
+        guard::Guard,
         links::Links,
         pinned::PinnedMaps,
         pins::Pins,
@@ -109,6 +110,8 @@ pub struct Engine {
     pub(super) places: Places,
     /// Once everything else is attached.
     pub(super) cover: Option<cover::Cover>,
+    /// If it was asked for, and the kernel can.
+    pub(super) guard: Option<Guard>,
     pub(super) counters: Counters,
     pub(super) census: Arc<Census>,
     pub(super) root: Arc<CgroupRoot>,

@@ -71,6 +71,11 @@ impl Health {
             repairs.extend(cover.repair(&engine.namespaces));
             hooks.push(cover.status());
         }
+        if let Some(guard) = &mut engine.guard {
+            // Without a pin directory there is nothing to guard, which is told below.
+            let _ = guard.follow(&engine.maps, &engine.options.pin_dir);
+            hooks.push(guard.status());
+        }
         let lost = hooks.iter().filter(|hook| !hook.attached);
         match kernel::check_bpffs(&engine.options.pin_dir) {
             Ok(()) => {

@@ -280,6 +280,7 @@ async fn attach(
         cgroups: Cgroups::open(&pins)?,
         places: Places::open(&pins)?,
         cover: None,
+        guard: None,
         counters: Counters::open(&pins)?,
         census: Arc::new(datapath.census()?),
         tables,
@@ -322,16 +323,12 @@ async fn attach(
     engine.links.detach_other_interfaces();
     engine.cover_links(&pins)?;
     handover.retire();
+    // Last: from here on only this process may remove pins.
+    engine.attach_modules(&datapath);
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
-    give_back_memory();
+    super::give_back_memory();
     Ok((engine, files, events, queue, send, lock, Health::new()))
-}
-
-/// Returns freed memory to the system, once, after loading.
-fn give_back_memory() {
-    // SAFETY: no pointers; the allocator's own locks are taken.
-    unsafe { libc::malloc_trim(0) };
 }
 
 /// A start that failed leaves nothing, if there was nothing before.

@@ -1,4 +1,4 @@
-//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: some thirty-five numbers.
+//! Field offsets of the running kernel, read from its BTF. No bindings, no CO-RE: some fifty numbers.
 //!
 //! Format: Documentation/bpf/btf.rst.
 
@@ -83,6 +83,20 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("TABLE_FILES", types.member("fdtable", "fd")?),
             ("FILE_INODE", types.member("file", "f_inode")?),
             ("INODE_PRIVATE", types.member("inode", "i_private")?),
+            ("SOCKET_SK", types.member("socket", "sk")?),
+            ("FAMILY_ALONE", types.common("skc_family")?),
+            ("TASK_TGID", types.member("task_struct", "tgid")?),
+            ("DENTRY_PARENT", types.member("dentry", "d_parent")?),
+            ("DENTRY_INODE", types.member("dentry", "d_inode")?),
+            ("INODE_NUMBER", types.member("inode", "i_ino")?),
+            ("INODE_SUPER", types.member("inode", "i_sb")?),
+            ("SUPER_DEVICE", types.member("super_block", "s_dev")?),
+            ("MOUNT_SUPER", types.member("vfsmount", "mnt_sb")?),
+            ("FILE_PRIVATE", types.member("file", "private_data")?),
+            ("LINK_PROGRAM", types.member("bpf_link", "prog")?),
+            ("PROGRAM_AUX", types.member("bpf_prog", "aux")?),
+            ("PROGRAM_ID", types.member("bpf_prog_aux", "id")?),
+            ("MAP_ID", types.member("bpf_map", "id")?),
         ],
         net_cookie: types.member("net", "net_cookie"),
         net_inode: types.member("net", "ns")? + types.member("ns_common", "inum")?,
@@ -115,7 +129,7 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 21] = [
+        let wanted: [&[u8]; 28] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
@@ -137,6 +151,13 @@ impl<'a> Types<'a> {
             b"file",
             b"inode",
             b"inet_sock",
+            b"dentry",
+            b"super_block",
+            b"vfsmount",
+            b"bpf_link",
+            b"bpf_prog",
+            b"bpf_prog_aux",
+            b"bpf_map",
         ];
         let mut at = 0;
         while at < records.len() {
@@ -243,7 +264,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 36);
+        assert_eq!(offsets.globals.len(), 50);
         // These lie at the start of their structures, or may.
         let first = [
             "CGROUP_PARENT",

@@ -1,9 +1,10 @@
-//! Attachment: which program hangs on which hook, by a link each, pinned and held open.
+//! Attachment: programs on their hooks, by a link each, pinned and held open.
 //!
 //! INVARIANT: a hook that was attached stays attached: another build's program is put behind the same link.
 //! The pin lets the link outlive the daemon; the daemon's own descriptor lets it outlive the pin.
 
 mod held;
+mod hooks;
 
 use std::{
     fs, io,
@@ -11,87 +12,9 @@ use std::{
     path::Path,
 };
 
-use self::held::Held;
+pub use self::hooks::{Hook, JUDGES, SOCKETS, TRACEPOINTS, cgroup_hooks};
+use self::{held::Held, hooks::Kind};
 use super::{Datapath, Error, kernel, object::Programs, pins::Pins, sys};
-
-/// A program and its hook.
-#[derive(Clone, Copy, Debug)]
-pub struct Hook {
-    /// The pin's name, and how status calls it.
-    pub name: &'static str,
-    /// The program.
-    program: &'static str,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// On the cgroup root, by `bpf_attach_type`.
-    Cgroup(u32),
-    /// On a raw tracepoint.
-    Tracepoint(&'static str),
-}
-
-/// Births and releases of cgroups: attached before anything is tagged, so that no birth is missed.
-pub const TRACEPOINTS: &[Hook] = &[
-    Hook {
-        name: "cgroup_mkdir",
-        program: "segd_born",
-        kind: Kind::Tracepoint("cgroup_mkdir"),
-    },
-    Hook {
-        name: "cgroup_release",
-        program: "segd_released",
-        kind: Kind::Tracepoint("cgroup_release"),
-    },
-];
-
-/// The hooks that judge: attached when a policy is in force, in the order in which they hand over to each other.
-pub const JUDGES: &[Hook] = &[
-    Hook {
-        name: "sock_ops",
-        program: "segd_accept",
-        kind: Kind::Cgroup(3),
-    },
-    Hook {
-        name: "egress",
-        program: "segd_egress",
-        kind: Kind::Cgroup(1),
-    },
-    Hook {
-        name: "ingress",
-        program: "segd_ingress",
-        kind: Kind::Cgroup(0),
-    },
-    Hook {
-        name: "connect4",
-        program: "segd_connect4",
-        kind: Kind::Cgroup(10),
-    },
-    Hook {
-        name: "connect6",
-        program: "segd_connect6",
-        kind: Kind::Cgroup(11),
-    },
-    Hook {
-        name: "sendmsg4",
-        program: "segd_sendmsg4",
-        kind: Kind::Cgroup(14),
-    },
-    Hook {
-        name: "sendmsg6",
-        program: "segd_sendmsg6",
-        kind: Kind::Cgroup(15),
-    },
-];
-
-/// The hooks at the cgroup root, with their `bpf_attach_type`.
-pub fn cgroup_hooks() -> impl Iterator<Item = (&'static str, u32)> {
-    JUDGES.iter().filter_map(|hook| match hook.kind {
-        Kind::Cgroup(attach_type) => Some((hook.name, attach_type)),
-        Kind::Tracepoint(_) => None,
-    })
-}
 
 const XDP_PROGRAM: &str = "segd_nic";
 const XDP_PREFIX: &str = "xdp_";
@@ -197,6 +120,28 @@ impl Links {
             self.held.push(held);
         }
         Ok(())
+    }
+
+    /// Attaches hooks that not every kernel has. Whether all of them hang now and the kernel `asks` them; if not, none does.
+    ///
+    /// # Errors
+    ///
+    /// The first hook whose program the kernel did not take, or that could not be attached.
+    pub fn attach_if(&mut self, hooks: &[Hook], asks: impl FnOnce() -> bool) -> Result<bool, Error> {
+        let result = self.attach(hooks).map(|()| asks());
+        if !matches!(result, Ok(true)) {
+            for hook in hooks {
+                self.held.retain(|held| held.program != hook.program);
+                // What an earlier daemon left there hangs with it.
+                let _ = fs::remove_file(self.pins.links.join(hook.name));
+            }
+        }
+        result
+    }
+
+    /// The ids of all programs, and of the maps they use.
+    pub(super) fn ids(&self) -> io::Result<(Vec<u32>, Vec<u32>)> {
+        self.programs.ids()
     }
 
     fn attach_one(&self, held: &mut Held) -> io::Result<()> {

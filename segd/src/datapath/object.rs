@@ -9,11 +9,11 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{CgroupSkb, CgroupSockAddr, Iter, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
+    programs::{CgroupSkb, CgroupSockAddr, Iter, Lsm, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
 };
 
 use super::{
-    Error, btf, census::Census, feature, kernel, manifest, map::Maps as _, numbering, pins::Pins,
+    Error, btf, census::Census, feature, kernel, manifest, map::Maps, numbering, pins::Pins,
     sessions::Sessions, sys,
 };
 use crate::report::chain;
@@ -144,6 +144,12 @@ impl Datapath {
     }
 }
 
+impl Maps for Datapath {
+    fn find(&self, name: &'static str) -> Result<OwnedFd, Error> {
+        self.ebpf.find(name)
+    }
+}
+
 /// A loaded program of an object.
 pub(super) fn program_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
     let missing = |message: String| Error::Refused {
@@ -190,9 +196,18 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
     let btf =
         Btf::from_sys_fs().map_err(|error| refused("reading the kernel's description of itself", &error))?;
     let tcx = feature::takes_tcx()?;
+    // Why it does not, where it does not, is the doctor's business.
+    let lsm = feature::takes_lsm().unwrap_or(false);
     for (name, program) in ebpf.programs_mut() {
         // They could hang nowhere else, and an older kernel need not take what they do.
         if matches!(program, Program::SchedClassifier(_)) && !tcx {
+            continue;
+        }
+        // Nothing of the enforcement depends on them: what is not loaded is not attached, which status tells.
+        if matches!(program, Program::Lsm(_)) {
+            if lsm && let Err(error) = load_lsm(name, program, &btf) {
+                tracing::warn!("the kernel program `{name}` was not loaded: {}", chain(&error));
+            }
             continue;
         }
         load_program(name, program, &btf)
@@ -215,11 +230,29 @@ impl Programs {
             .ok_or_else(missing)
     }
 
+    /// The ids of all programs, and of the maps they use.
+    pub(super) fn ids(&self) -> io::Result<(Vec<u32>, Vec<u32>)> {
+        let (mut programs, mut maps) = (Vec::new(), Vec::new());
+        for (program, id) in self.0.values() {
+            programs.push(*id);
+            maps.extend(sys::maps_of(program.as_fd())?);
+        }
+        Ok((programs, maps))
+    }
+
     /// The kernel's id of a program.
     #[must_use]
     pub fn id(&self, name: &str) -> Option<u32> {
         self.0.get(name).map(|(_, id)| *id)
     }
+}
+
+/// What the names of LSM programs begin with; what follows is the hook.
+pub(super) const LSM: &str = "segd_lsm_";
+
+fn load_lsm(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
+    let hook = name.strip_prefix(LSM).unwrap_or(name);
+    <&mut Lsm>::try_from(program)?.load(hook, btf)
 }
 
 fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
@@ -259,6 +292,10 @@ mod tests {
         }
         unloaded.unwrap();
         for (name, program) in loaded.unwrap().ebpf.programs() {
+            if matches!(program, super::Program::Lsm(_)) && !matches!(super::feature::takes_lsm(), Ok(true)) {
+                eprintln!("{name}: this kernel takes no LSM programs");
+                continue;
+            }
             let info = program.info().unwrap();
             eprintln!(
                 "{name}: {} instructions verified",

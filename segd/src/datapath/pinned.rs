@@ -97,6 +97,11 @@ impl PinnedMaps {
         self.maps.iter().chain(self.texts.iter().flatten())
     }
 
+    /// The ids of all of them.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.all().map(|pinned| pinned.id)
+    }
+
     /// The maps whose pins are gone, a sentence each: they would end with the programs, and the next daemon would
     /// not find them.
     #[must_use]

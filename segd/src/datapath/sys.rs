@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use destroy::Destroyer;
-pub use program::{ALLOW_MULTI, load_trivial, program_name, programs_on};
+pub use program::{ALLOW_MULTI, link_lsm, load_trivial, maps_of, program_name, programs_on, raw_tracepoint};
 pub use rehearse::{Tun, leave_namespace, run_raw_tracepoint, run_skb};
 
 /// Runs one command.
@@ -232,25 +232,6 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(34, &mut attr) }.map(drop)
 }
 
-#[repr(C)]
-struct RawTracepoint {
-    name: u64,
-    program: u32,
-    padding: u32,
-}
-
-/// Attaches a program to a raw tracepoint.
-pub fn raw_tracepoint(name: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut attr = RawTracepoint {
-        name: name.as_ptr() as u64,
-        program: program.as_raw_fd() as u32,
-        padding: 0,
-    };
-    // SAFETY: the name is a live C string.
-    unsafe { bpf_fd(17, &mut attr) }
-}
-
 /// The inode number behind a descriptor; for a cgroup's directory that is the cgroup's id.
 pub fn inode(file: BorrowedFd<'_>) -> io::Result<u64> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
@@ -294,10 +275,12 @@ impl LinkInfo {
         self.kind == CGROUP
     }
 
-    /// Whether it still hangs on its hook. A tracepoint's link cannot be detached while somebody holds it.
+    /// Whether it still hangs on its hook. A tracepoint's and an LSM program's link cannot be detached while somebody
+    /// holds it.
     pub fn hangs(&self) -> bool {
         const RAW_TRACEPOINT: u32 = 1;
-        self.kind == RAW_TRACEPOINT || self.target[0] != 0 || self.target[1] != 0
+        const TRACING: u32 = 2;
+        matches!(self.kind, RAW_TRACEPOINT | TRACING) || self.target[0] != 0 || self.target[1] != 0
     }
 }
 

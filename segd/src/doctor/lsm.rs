@@ -6,24 +6,29 @@ use crate::datapath::feature;
 /// Only if `bpf` is among these does the kernel ask such a program.
 const ACTIVE: &str = "/sys/kernel/security/lsm";
 
+/// What findings about it are called.
+pub const NAME: &str = "bpf-lsm";
+
+const COST: &str = "packet and XDP sockets are not refused to workloads where they are made, bound or sent by, and \
+                    `--protect` guards nothing; their packets are judged on links and where they arrive";
+
+/// The kernel does not ask such programs, for this reason.
+#[must_use]
+pub fn unasked(found: impl Into<String>) -> Finding {
+    Finding::degraded(NAME, found, COST)
+}
+
 pub(super) fn check(_: &Host) -> Finding {
-    const NAME: &str = "bpf-lsm";
-    const COST: &str = "packet sockets cannot be refused where they are made, and segd's pins not be guarded against \
-                        root; packets of such sockets are judged where they arrive";
     let listed = std::fs::read_to_string(ACTIVE).map(|list| list.trim().split(',').any(|name| name == "bpf"));
     match (listed, feature::takes_lsm()) {
-        (Ok(true), Ok(true)) => Finding::ok(NAME, "active"),
-        (Ok(false), _) => {
-            Finding::degraded(NAME, format!("`bpf` is not in {ACTIVE}"), COST).help("boot with lsm=…,bpf")
+        (Ok(true), Ok(true)) => {
+            Finding::ok(NAME, "the kernel asks BPF programs about packet and XDP sockets")
         }
-        (_, Ok(false)) => Finding::degraded(NAME, "the kernel does not take such programs", COST),
+        (Ok(false), _) => unasked(format!("`bpf` is not in {ACTIVE}")).help("boot with lsm=…,bpf"),
+        (_, Ok(false)) => unasked("the kernel does not take such programs"),
         (_, Err(error)) if !privilege::is_complete() => Finding::unknown(NAME, crate::report::chain(&error)),
-        (_, Err(error)) => Finding::degraded(NAME, crate::report::chain(&error), COST),
-        (Err(error), Ok(true)) => Finding::degraded(
-            NAME,
-            format!("whether it is active cannot be told: {ACTIVE}: {error}"),
-            COST,
-        )
-        .help("mount -t securityfs securityfs /sys/kernel/security"),
+        (_, Err(error)) => unasked(crate::report::chain(&error)),
+        (Err(error), Ok(true)) => unasked(format!("whether it is active cannot be told: {ACTIVE}: {error}"))
+            .help("mount -t securityfs securityfs /sys/kernel/security"),
     }
 }

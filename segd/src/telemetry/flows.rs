@@ -153,6 +153,7 @@ impl Inner {
         let icmp = matches!(number, service::ICMP | service::ICMPV6);
         let [_, _, kind, code] = event.service.to_be_bytes();
         let rule = self.rule(event);
+        let of_a_socket = event.hook == Hook::Socket as u8;
         // Refused at the system call, the socket had no address yet.
         let unbound = event.source == [0; 16];
         FlowRecord {
@@ -165,14 +166,21 @@ impl Inner {
                 .into(),
             rule: rule.as_ref().map(|(label, _)| label.clone()),
             location: rule.map(|(_, location)| location),
-            protocol: protocol(number),
+            protocol: match Reason::from_number(event.reason).and_then(family) {
+                Some(family) => family.into(),
+                None => protocol(number),
+            },
             source: if unbound {
                 String::new()
             } else {
                 address(event.source)
             },
             source_port: (has_ports && !unbound).then_some(event.source_port),
-            destination: address(event.destination),
+            destination: if of_a_socket {
+                String::new()
+            } else {
+                address(event.destination)
+            },
             destination_port: has_ports.then_some(event.destination_port),
             icmp_type: icmp.then_some(kind),
             icmp_code: icmp.then_some(code),
@@ -216,6 +224,16 @@ impl Inner {
         } else {
             tracing::warn!("{line}");
         }
+    }
+}
+
+/// The word for the family of a socket that was refused.
+#[must_use]
+pub fn family(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::PacketSocket => Some("packet"),
+        Reason::XdpSocket => Some("xdp"),
+        _ => None,
     }
 }
 

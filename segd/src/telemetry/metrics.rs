@@ -12,9 +12,13 @@ use prometheus::{
     TextEncoder,
     proto::{Counter as PlainCounter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
-use segd_common::{counter::Counter, reason::Reason, verdict::Outcome};
+use segd_common::{
+    counter::{Counter, CounterKey},
+    reason::Reason,
+    verdict::Outcome,
+};
 
-use super::{names, snapshot::Snapshot};
+use super::{flows::family, names, snapshot::Snapshot};
 
 /// How many segment pairs, and how many rules, are told apart unless told otherwise.
 pub const MAX_SERIES: usize = 10_000;
@@ -56,6 +60,7 @@ impl Metrics {
     pub fn render(&mut self, snapshot: &Snapshot) -> anyhow::Result<String> {
         let mut page = Page::default();
         self.packets(snapshot, &mut page)?;
+        sockets(snapshot, &mut page)?;
         self.rules(snapshot, &mut page)?;
         page.gauge(
             "segd_policy_revision",
@@ -140,7 +145,7 @@ impl Metrics {
 
     fn packets(&mut self, snapshot: &Snapshot, page: &mut Page) -> anyhow::Result<()> {
         let name = |index| names::name(&snapshot.names, index);
-        for (key, _) in &snapshot.counters {
+        for (key, _) in packet_counters(snapshot) {
             if self.pairs.len() >= self.limit {
                 break;
             }
@@ -154,7 +159,7 @@ impl Metrics {
             .collect();
         let mut series: BTreeMap<Series<'_>, Counter> = BTreeMap::new();
         let mut revoked: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for (key, counter) in &snapshot.counters {
+        for (key, counter) in packet_counters(snapshot) {
             let pair = (name(key.from), name(key.to));
             let (from, to) = if shown.contains(&pair) {
                 pair
@@ -240,6 +245,38 @@ impl Metrics {
             hits.iter().map(|(rule, count)| (vec![("rule", *rule)], *count)),
         )
     }
+}
+
+/// The family of socket that a counter is about, if it is about sockets.
+fn family_of(key: &CounterKey) -> Option<&'static str> {
+    Reason::from_number(key.reason).and_then(family)
+}
+
+fn packet_counters(snapshot: &Snapshot) -> impl Iterator<Item = &(CounterKey, Counter)> {
+    snapshot
+        .counters
+        .iter()
+        .filter(|(key, _)| family_of(key).is_none())
+}
+
+fn sockets(snapshot: &Snapshot, page: &mut Page) -> anyhow::Result<()> {
+    let mut series: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
+    for (key, counter) in &snapshot.counters {
+        if let Some(family) = family_of(key) {
+            let segment = names::name(&snapshot.names, key.from);
+            let verdict = Outcome::from_number(key.outcome).label();
+            *series.entry((segment, family, verdict)).or_default() += counter.packets;
+        }
+    }
+    page.family(
+        MetricType::COUNTER,
+        "segd_sockets_refused_total",
+        "Packet and XDP sockets that a workload wanted to make, bind or send by; audited ones were let pass.",
+        series.iter().map(|((segment, family, verdict), count)| {
+            let labels = vec![("segment", *segment), ("family", *family), ("verdict", *verdict)];
+            (labels, *count)
+        }),
+    )
 }
 
 fn sum(total: &mut Counter, part: &Counter) {

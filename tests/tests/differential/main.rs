@@ -37,8 +37,8 @@ const PER_ROUND: usize = 500;
 const CASES: u64 = 1_000_000;
 
 /// Reasons that no packet of a rehearsal can meet: its socket is new in each run, never asked before, and not raw; a
-/// policy is in force; addresses are of the family of their packet, and no hook here is a NIC's or a link's.
-const OUT_OF_REACH: [Reason; 8] = [
+/// policy is in force; addresses are of the family of their packet, and no hook here is a NIC's, a link's or a security module's.
+const OUT_OF_REACH: [Reason; 10] = [
     Reason::Reply,
     Reason::NoPolicy,
     Reason::NoState,
@@ -47,6 +47,8 @@ const OUT_OF_REACH: [Reason; 8] = [
     Reason::OverlappingFragment,
     Reason::Framing,
     Reason::Unjudged,
+    Reason::PacketSocket,
+    Reason::XdpSocket,
 ];
 
 fn number(name: &str) -> Option<u64> {

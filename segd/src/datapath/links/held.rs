@@ -81,7 +81,7 @@ impl Held {
 
     /// Whether another program can be put behind the link.
     pub fn is_updatable(&self) -> bool {
-        !matches!(self.place, Place::Hook(Kind::Tracepoint(_)))
+        !matches!(self.place, Place::Hook(Kind::Tracepoint(_) | Kind::Lsm))
     }
 
     /// The link that is pinned here, if it still hangs where this belongs. `None`: there is none, somebody detached
@@ -115,7 +115,7 @@ impl Held {
                 let cgroup = u64::from(high) << 32 | u64::from(low);
                 info.kind == CGROUP && attach_type == *kind && sys::inode(root).is_ok_and(|id| id == cgroup)
             }
-            Place::Hook(Kind::Tracepoint(_)) => true,
+            Place::Hook(Kind::Tracepoint(_) | Kind::Lsm) => true,
             Place::Interface { name, .. } => {
                 info.kind == XDP && kernel::interface_index(name).is_ok_and(|index| index == info.target[0])
             }
@@ -127,6 +127,7 @@ impl Held {
         match &self.place {
             Place::Hook(Kind::Cgroup(kind)) => sys::link_create(program, root.as_raw_fd() as u32, *kind, 0),
             Place::Hook(Kind::Tracepoint(name)) => sys::raw_tracepoint(name, program),
+            Place::Hook(Kind::Lsm) => sys::link_lsm(program),
             Place::Interface { name, mode } => {
                 let index = kernel::interface_index(name).map_err(io::Error::other)?;
                 sys::link_create(program, index, BPF_XDP, *mode)

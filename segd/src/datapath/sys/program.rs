@@ -1,8 +1,10 @@
-//! Programs as the kernel lists them: loading one that does nothing, those on a hook, their names.
+//! Programs: loading one that does nothing, hanging one on what takes no attach type, those on a hook as the kernel lists
+//! them, their maps and names.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use super::{InfoByFd, bpf, bpf_fd};
@@ -27,6 +29,36 @@ pub fn load_trivial(kind: u32) -> io::Result<OwnedFd> {
     };
     // SAFETY: the code and the license are live statics.
     unsafe { bpf_fd(5, &mut attr) }
+}
+
+#[repr(C)]
+struct RawTracepoint {
+    name: u64,
+    program: u32,
+    padding: u32,
+}
+
+/// Attaches a program to a raw tracepoint.
+pub fn raw_tracepoint(name: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut attr = RawTracepoint {
+        name: name.as_ptr() as u64,
+        program: program.as_raw_fd() as u32,
+        padding: 0,
+    };
+    // SAFETY: the name is a live C string.
+    unsafe { bpf_fd(17, &mut attr) }
+}
+
+/// Attaches a program to the LSM hook that it was loaded for.
+pub fn link_lsm(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = RawTracepoint {
+        name: 0,
+        program: program.as_raw_fd() as u32,
+        padding: 0,
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(17, &mut attr) }
 }
 
 #[repr(C)]
@@ -77,20 +109,38 @@ struct ProgramInfo {
     name: [u8; 16],
 }
 
+impl ProgramInfo {
+    /// What the kernel says of a program, and the ids of as many of its maps as `ids` has room for.
+    fn of(program: BorrowedFd<'_>, ids: &mut [u32]) -> io::Result<ProgramInfo> {
+        // SAFETY: integers only; zero is valid.
+        let mut info: ProgramInfo = unsafe { std::mem::zeroed() };
+        info.maps = ids.len() as u32;
+        info.map_ids = ids.as_mut_ptr() as u64;
+        let mut attr = InfoByFd {
+            fd: program.as_raw_fd() as u32,
+            len: size_of::<ProgramInfo>() as u32,
+            info: (&raw mut info) as u64,
+        };
+        // SAFETY: the info is a live value of the length given, and so are the ids.
+        unsafe { bpf(15, &mut attr) }?;
+        Ok(info)
+    }
+}
+
+/// The ids of the maps that a program uses.
+pub fn maps_of(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // A program may use as many (`MAX_USED_MAPS`).
+    let mut ids = [0; 64];
+    let count = ProgramInfo::of(program, &mut ids)?.maps as usize;
+    Ok(ids.into_iter().take(count).collect())
+}
+
 /// The name of a program by its id. Needs CAP_SYS_ADMIN.
 pub fn program_name(id: u32) -> io::Result<String> {
     let mut by_id = [id, 0, 0];
     // SAFETY: no pointers.
     let program = unsafe { bpf_fd(13, &mut by_id) }?;
-    // SAFETY: integers only; zero is valid.
-    let mut info: ProgramInfo = unsafe { std::mem::zeroed() };
-    let mut attr = InfoByFd {
-        fd: program.as_raw_fd() as u32,
-        len: size_of::<ProgramInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the info is a live value of the length given.
-    unsafe { bpf(15, &mut attr) }?;
+    let info = ProgramInfo::of(program.as_fd(), &mut [])?;
     let name: Vec<u8> = info.name.into_iter().take_while(|byte| *byte != 0).collect();
     Ok(String::from_utf8_lossy(&name).into_owned())
 }

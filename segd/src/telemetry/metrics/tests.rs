@@ -41,6 +41,14 @@ fn snapshot() -> Snapshot {
                 },
             ),
             (key(segment::WORLD, 5, Outcome::Audited, Reason::NoRule), count(7)),
+            (
+                key(4, segment::WORLD, Outcome::Denied, Reason::PacketSocket),
+                count(6),
+            ),
+            (
+                key(4, segment::WORLD, Outcome::Audited, Reason::XdpSocket),
+                count(1),
+            ),
         ],
         other: count(4),
         names: ["", "host", "world", "", "web", "db"].map(String::from).to_vec(),
