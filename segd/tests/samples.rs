@@ -63,12 +63,22 @@ fn means(sample: &str, expectations: &str) {
 
 #[test]
 fn every_sample_is_right_and_beyond_doubt() {
-    let mut count = 0;
-    for entry in fs::read_dir(samples()).expect("samples") {
-        load(&entry.expect("a sample").path());
-        count += 1;
+    for (folder, least, tested) in [(samples(), 5, false), (samples().join("cookbook"), 10, true)] {
+        let mut count = 0;
+        for entry in fs::read_dir(folder).expect("samples") {
+            let path = entry.expect("a sample").path();
+            if path.is_file() {
+                let (policy, _) = load(&path);
+                assert!(
+                    !tested || policy.tests.len() >= 3,
+                    "{} says what it is meant to do",
+                    path.display()
+                );
+                count += 1;
+            }
+        }
+        assert!(count >= least, "{count} samples");
     }
-    assert!(count >= 5, "{count} samples");
 }
 
 #[test]
