@@ -18,6 +18,7 @@ pub use table::{clean, columns};
 pub mod policy;
 pub mod diff;
 pub mod expectation;
+pub mod schema;
 pub mod doctor;
 
 /// `-o`.

@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod live;
 mod replay;
+mod schema;
 mod test;
 mod who;
 
@@ -22,6 +23,8 @@ pub enum PolicyCommand {
     Check(check::Check),
     /// Say whether one segment may reach another, why, and by which line
     Explain(explain::Explain),
+    /// Print the JSON Schema of a policy: an editor that knows it completes, explains and checks as you type
+    Schema(schema::Schema),
     /// Run the policy's own tests: by the decision, and by the kernel programs with `--kernel`
     Test(test::Test),
     /// Say what changes between two policies, by meaning: who may newly start what towards whom, and who no longer
@@ -38,6 +41,7 @@ impl PolicyCommand {
             PolicyCommand::Explain(explain) => explain.reply(style()).send(),
             PolicyCommand::Diff(diff) => diff.reply(style()).send(),
             PolicyCommand::Test(test) => test.reply(style()).send(),
+            PolicyCommand::Schema(schema) => schema.reply().send(),
         }
     }
 }
@@ -162,6 +166,7 @@ mod tests {
             PolicyCommand::Explain(explain) => explain.reply(Style::Plain),
             PolicyCommand::Diff(diff) => diff.reply(Style::Plain),
             PolicyCommand::Test(test) => test.reply(Style::Plain),
+            PolicyCommand::Schema(schema) => schema.reply(),
         }
     }
 

@@ -65,6 +65,13 @@ impl<'s> Places<'s> {
         }
     }
 
+    /// The line of a byte, from 1.
+    #[must_use]
+    pub fn line(&self, file: usize, at: usize) -> usize {
+        let lines = self.lines.get(file);
+        lines.map_or(0, |lines| lines.partition_point(|start| *start <= at))
+    }
+
     /// Where a span starts, for people.
     #[must_use]
     pub fn locate(&self, span: Span) -> Location {

@@ -5,6 +5,7 @@
 
 pub mod allowance;
 mod decode;
+pub mod fields;
 pub mod tree;
 
 pub use decode::documents;

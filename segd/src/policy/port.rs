@@ -12,7 +12,7 @@ use super::diagnostic::{Problem, nearest};
 pub type Interval = (Service, Service);
 
 /// ICMP types by name (RFC 792, 950, 1256).
-const ICMP_TYPES: [(&str, u8); 11] = [
+pub const ICMP_TYPES: [(&str, u8); 11] = [
     ("echo-reply", 0),
     ("destination-unreachable", 3),
     ("redirect", 5),
@@ -27,7 +27,7 @@ const ICMP_TYPES: [(&str, u8); 11] = [
 ];
 
 /// ICMPv6 types by name (RFC 4443, 4861, 2710).
-const ICMPV6_TYPES: [(&str, u8); 10] = [
+pub const ICMPV6_TYPES: [(&str, u8); 10] = [
     ("destination-unreachable", 1),
     ("packet-too-big", 2),
     ("time-exceeded", 3),

@@ -27,19 +27,21 @@ pub fn render(diagnostics: &[Diagnostic], sources: &[Source], style: Style) -> S
         Style::Plain => Renderer::plain(),
         Style::Ansi => Renderer::styled(),
     };
+    // Found once: a thousand diagnostics do not count a large file's lines a thousand times.
+    let places = Places::new(sources);
     let mut out = String::new();
     for diagnostic in diagnostics {
         if !out.is_empty() {
             out.push('\n');
         }
-        out.push_str(&renderer.render(&[group(diagnostic, sources)]));
+        out.push_str(&renderer.render(&[group(diagnostic, sources, &places)]));
         out.push('\n');
     }
     out
 }
 
 /// One diagnostic in the terms of annotate-snippets.
-fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Group<'a> {
+fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source], places: &Places<'_>) -> Group<'a> {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -49,7 +51,7 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Group<'a> {
             .primary_title(diagnostic.message.as_str())
             .id(diagnostic.code.label()),
     );
-    for snippet in snippets(diagnostic, sources) {
+    for snippet in snippets(diagnostic, sources, places) {
         group = match snippet {
             Drawn::Lines(snippet) => group.element(snippet),
             Drawn::Place(origin) => group.element(origin),
@@ -75,7 +77,7 @@ struct Mark<'a> {
 }
 
 /// One snippet for each file, the file of the mark first.
-fn snippets<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Vec<Drawn<'a>> {
+fn snippets<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source], places: &Places<'_>) -> Vec<Drawn<'a>> {
     let Some(primary) = diagnostic.span else {
         return Vec::new();
     };
@@ -97,18 +99,18 @@ fn snippets<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Vec<Drawn<
     }
     files
         .into_iter()
-        .filter_map(|((_, file), marks)| draw(sources, file, &marks))
+        .filter_map(|((_, file), marks)| draw(sources, places, file, &marks))
         .collect()
 }
 
 /// The marked lines of one file.
-fn draw<'a>(sources: &'a [Source], file: usize, marks: &[Mark<'a>]) -> Option<Drawn<'a>> {
+fn draw<'a>(sources: &'a [Source], lines: &Places<'_>, file: usize, marks: &[Mark<'a>]) -> Option<Drawn<'a>> {
     let source = sources.get(file)?;
     if marks
         .iter()
         .any(|mark| line_of(source, mark.span).len() > LONGEST_LINE)
     {
-        let at = Places::new(sources).locate(marks.first()?.span);
+        let at = lines.locate(marks.first()?.span);
         let origin = Origin::path(source.name.as_str()).line(at.line as usize);
         return Some(Drawn::Place(origin.char_column(at.column as usize)));
     }
@@ -122,7 +124,7 @@ fn draw<'a>(sources: &'a [Source], file: usize, marks: &[Mark<'a>]) -> Option<Dr
         .get(last..)?
         .find('\n')
         .map_or(text.len(), |at| last + at + 1);
-    let line = text.get(..from)?.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let line = lines.line(file, from);
     let mut snippet = Snippet::source(text.get(from..to)?)
         .line_start(line)
         .path(source.name.as_str());

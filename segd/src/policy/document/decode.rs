@@ -6,6 +6,7 @@ mod test;
 
 use super::{
     API_VERSION, Document, KIND, Matcher, MatcherKind, SegmentEntry, Text,
+    fields::{DEFAULTS, DOCUMENT, MATCHER, METADATA, SEGMENT, SPEC},
     tree::{Node, Value},
 };
 use crate::policy::{
@@ -33,7 +34,6 @@ impl Decoder<'_> {
     }
 
     fn document(&mut self, node: &Node) -> Option<Document> {
-        let known = ["apiVersion", "kind", "metadata", "spec"];
         let entries = self.entries(node, "a policy document")?;
         // Of another kind of document nothing else is worth saying.
         let kind = self.constant(node.span, entries, "kind", KIND);
@@ -41,10 +41,10 @@ impl Decoder<'_> {
         if !kind || !version {
             return None;
         }
-        let fields = self.fields(node, "the document", &known)?;
+        let fields = self.fields(node, "the document", DOCUMENT)?;
         let mut document = Document::default();
         if let Some(metadata) = self.required(&fields, "metadata")
-            && let Some(metadata) = self.fields(metadata, "`metadata`", &["name"])
+            && let Some(metadata) = self.fields(metadata, "`metadata`", METADATA)
             && let Some(name) = self.required(&metadata, "name")
         {
             document.name = self.text(name, "the document's name");
@@ -71,10 +71,7 @@ impl Decoder<'_> {
     }
 
     fn spec(&mut self, node: &Node, document: &mut Document) {
-        let known = [
-            "mode", "segments", "allow", "deny", "tests", "defaults", "release",
-        ];
-        let Some(fields) = self.fields(node, "`spec`", &known) else {
+        let Some(fields) = self.fields(node, "`spec`", SPEC) else {
             return;
         };
         if let Some(mode) = fields.value("mode") {
@@ -106,7 +103,7 @@ impl Decoder<'_> {
             }
         }
         if let Some(defaults) = fields.value("defaults")
-            && let Some(defaults) = self.fields(defaults, "`defaults`", &["host"])
+            && let Some(defaults) = self.fields(defaults, "`defaults`", DEFAULTS)
             && let Some(host) = self.required(&defaults, "host")
         {
             document.enforce_host = self
@@ -143,7 +140,7 @@ impl Decoder<'_> {
             matchers: Vec::new(),
         };
         let what = format!("segment `{}`", segment.name.value);
-        let Some(fields) = self.fields(node, &what, &["labels", "match", "intra", "mode"]) else {
+        let Some(fields) = self.fields(node, &what, SEGMENT) else {
             return Some(segment);
         };
         if let Some(labels) = fields.value("labels") {
@@ -194,11 +191,7 @@ impl Decoder<'_> {
             return None;
         }
         let before = self.out.len();
-        let fields = self.fields(
-            node,
-            "a matcher",
-            &["cgroup", "systemd", "user", "cidr", "except"],
-        )?;
+        let fields = self.fields(node, "a matcher", MATCHER)?;
         let kinds: Vec<_> = fields
             .entries
             .iter()

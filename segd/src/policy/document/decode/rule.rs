@@ -5,6 +5,7 @@ use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{
         Peers, PeersKind, Ports, RuleEntry, Text,
+        fields::RULE,
         tree::{Node, Value},
     },
     model::Action,
@@ -14,7 +15,7 @@ impl Decoder<'_> {
     pub(super) fn rule(&mut self, node: &Node, action: Action, index: usize) -> Option<RuleEntry> {
         let word = if action == Action::Allow { "allow" } else { "deny" };
         let what = format!("{word} rule {index}");
-        let fields = self.fields(node, &what, &["from", "to", "ports", "reason"])?;
+        let fields = self.fields(node, &what, RULE)?;
         let from = self.required(&fields, "from").and_then(|node| self.peers(node));
         let to = self.required(&fields, "to").and_then(|node| self.peers(node));
         let ports = match fields.value("ports") {

@@ -7,6 +7,7 @@ use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{
         Text,
+        fields::{Fields as Known, names},
         tree::{Node, TextStyle, Value},
     },
 };
@@ -72,9 +73,9 @@ const ELSEWHERE: [(&str, &str); 17] = [
 ];
 
 /// What to do about a field that does not exist.
-fn remedy(name: &str, known: &[&'static str]) -> Option<String> {
+fn remedy(name: &str, known: &'static Known) -> Option<String> {
     if let Some((field, value)) = name.split_once(':')
-        && known.contains(&field)
+        && names(known).any(|known| known == field)
     {
         return Some(format!(
             "put a space after the colon: `{field}: {}`",
@@ -233,7 +234,7 @@ impl Decoder<'_> {
         &mut self,
         node: &'n Node,
         what: &str,
-        known: &[&'static str],
+        known: &'static Known,
     ) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
             let message = format!("{what} is written as a mapping; {}", kind_of(node));
@@ -253,7 +254,7 @@ impl Decoder<'_> {
                     continue;
                 }
             };
-            if let Some(field) = known.iter().find(|field| **field == name) {
+            if let Some(field) = names(known).find(|field| *field == name) {
                 fields.entries.push((field, key, value));
             } else if let Some((_, help)) = LATER.iter().find(|(later, _)| *later == name) {
                 let message = format!("`{name}` is not supported yet");
@@ -263,9 +264,9 @@ impl Decoder<'_> {
                 let diagnostic = Diagnostic::error(Code::UnknownField, key.span, message);
                 let diagnostic = match remedy(name, known) {
                     Some(help) => diagnostic.help(help),
-                    None => diagnostic.suggest(name, known.iter().copied()),
+                    None => diagnostic.suggest(name, names(known)),
                 };
-                let quoted = || known.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>();
+                let quoted = || names(known).map(|field| format!("`{field}`")).collect::<Vec<_>>();
                 self.report(match diagnostic.help.is_empty() {
                     true => diagnostic.help(format!("it has {}", quoted().join(", "))),
                     false => diagnostic,

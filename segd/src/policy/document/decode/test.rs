@@ -5,6 +5,7 @@ use crate::policy::{
     diagnostic::Span,
     document::{
         Ports, TestEntry,
+        fields::TEST,
         tree::{Node, Value},
     },
     model::Action,
@@ -13,7 +14,7 @@ use crate::policy::{
 impl Decoder<'_> {
     pub(super) fn test(&mut self, node: &Node, index: usize) -> Option<TestEntry> {
         let what = format!("test {index}");
-        let fields = self.fields(node, &what, &["from", "to", "port", "expect", "reason"])?;
+        let fields = self.fields(node, &what, TEST)?;
         let from = self.required(&fields, "from").and_then(|node| self.peers(node));
         let to = self.required(&fields, "to").and_then(|node| self.peers(node));
         let port = self.required(&fields, "port").map(|node| match &node.value {
