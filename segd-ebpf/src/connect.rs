@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use core::ffi::c_void;
 use segd_common::{
-    address::{Address, is_link_local, is_loopback, mapped},
+    address::{Address, is_link_local, is_loopback, is_v4, mapped},
     event::Hook,
     flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, FLOW_PEER_JUDGES, Flow, FlowKey},
     packet::Packet,
@@ -108,6 +108,17 @@ impl Call {
         // SAFETY: as above.
         let sk = unsafe { (*self.ctx).__bindgen_anon_1.sk };
         if sk.is_null() { None } else { Some(sk.cast()) }
+    }
+
+    /// Whether the packet may go elsewhere than the call says.
+    // VERIFIER: on a frame of its own, for the sake of the stack.
+    #[inline(never)]
+    fn may_be_translated(self, packet: &Packet) -> bool {
+        // SAFETY: as above.
+        let sk = unsafe { (*self.ctx).__bindgen_anon_1.sk };
+        sk.is_null()
+            || kernel::address_of(sk)
+                .is_none_or(|sk| kernel::translates_output(sk, is_v4(&packet.destination)))
     }
 
     #[inline(always)]
@@ -243,9 +254,9 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
                 return false;
             }
             if cgroup == 0 {
-                // No socket there: a translated port, or a closed one. The packet will tell, but for loopback, whose
-                // ports nobody translates: there the kernel answers.
-                if !is_loopback(&packet.destination) {
+                // No socket there: a translated port, or a closed one. The packet will tell, but on loopback where nobody
+                // translates: there the kernel answers.
+                if !is_loopback(&packet.destination) || call.may_be_translated(packet) {
                     return false;
                 }
                 let (owner, _) = identity::owner(policy, namespace, own);

@@ -67,6 +67,18 @@ global! {
     SOCK_COOKIE, sock_cookie
 }
 global! {
+    /// Offset in `net` of what hangs on the output of IPv4 packets; 0 without netfilter.
+    NET_OUTPUT_V4, net_output_v4
+}
+global! {
+    /// As above, of IPv6 packets.
+    NET_OUTPUT_V6, net_output_v6
+}
+global! {
+    /// Offset of `nf_hook_ops.priority`.
+    HOOK_PRIORITY, hook_priority
+}
+global! {
     /// Offset of `sock.sk_reuseport_cb`.
     SOCK_GROUP, sock_group
 }

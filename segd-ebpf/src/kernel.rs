@@ -82,6 +82,48 @@ pub fn namespace_of(sk: u64) -> Option<u64> {
     number_of(peek(sk + globals::sock_net())?)
 }
 
+/// Whether the network namespace of a socket, by the socket's address, may translate where its own processes send to: some
+/// NAT hangs on its output. What cannot be read says yes.
+#[inline(always)]
+pub fn translates_output(sk: u64, v4: bool) -> bool {
+    let hooks = if v4 {
+        globals::net_output_v4()
+    } else {
+        globals::net_output_v6()
+    };
+    // A kernel without netfilter.
+    hooks != 0 && has_nat(sk, hooks).unwrap_or(true)
+}
+
+#[inline(always)]
+fn has_nat(sk: u64, hooks: u64) -> Option<bool> {
+    /// `NF_IP_PRI_NAT_DST`: nobody else hangs there (include/uapi/linux/netfilter_ipv4.h).
+    const NAT: i32 = -100;
+    /// More on one hook than any rule set has.
+    const MOST: u64 = 16;
+    /// `struct nf_hook_entries`: a number, so many pairs of pointers, and so many pointers to what was registered.
+    const FIRST: u64 = 8;
+    const PAIR: u64 = 16;
+    let entries = peek(peek(sk + globals::sock_net())? + hooks)?;
+    if entries == 0 {
+        return Some(false);
+    }
+    let len = u64::from(peek(entries)? as u16);
+    if len > MOST {
+        return None;
+    }
+    for at in 0..MOST {
+        if at >= len {
+            break;
+        }
+        let registered = peek(entries + FIRST + PAIR * len + 8 * at)?;
+        if peek(registered + globals::hook_priority())? as i32 == NAT {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
 /// The number of a network namespace, by its address.
 #[inline(always)]
 pub fn number_of(net: u64) -> Option<u64> {

@@ -222,8 +222,10 @@ impl Agent {
                 for _ in 0..rounds {
                     let socket = UdpSocket::bind(any((to, 0).into()))?;
                     for port in 1..=u16::MAX {
-                        // What a closed port answered to the one before may be told here.
-                        socket.send_to(b"scatter;", (to, port)).ok();
+                        // What is looked at again is kept longer than what is not.
+                        for _ in 0..2 {
+                            socket.send_to(b"scatter;", (to, port)).ok();
+                        }
                     }
                 }
                 Answer::Done

@@ -199,7 +199,7 @@ pub enum Command {
     Traffic { ids: Vec<u64>, every_ms: u64 },
     /// Connects one datagram socket to every port of an address in turn, so many times over.
     Flood { to: IpAddr, rounds: u32 },
-    /// Sends a datagram to every port of an address in turn, so many times over, each time from another port.
+    /// Sends two datagrams to every port of an address in turn, so many times over, each time from another port.
     Scatter { to: IpAddr, rounds: u32 },
     /// How a background task stands.
     Task { id: u64 },

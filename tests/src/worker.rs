@@ -369,7 +369,7 @@ impl Worker {
             .expect("a flood of connects");
     }
 
-    /// Sends a datagram to every port of an address, `rounds` times over, each time from another port.
+    /// Sends two datagrams to every port of an address, `rounds` times over, each time from another port.
     #[track_caller]
     pub fn scatter(&self, to: IpAddr, rounds: u32) {
         self.perform(&Command::Scatter { to, rounds })

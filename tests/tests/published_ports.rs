@@ -1,7 +1,7 @@
 //! Published ports: DNAT in the host's namespace does not hide who asks; host to container and back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use segd_tests::{
     Cgroup, Kind, Lab, Worker,
@@ -209,6 +209,53 @@ ip6 daddr fd13:213:21::1 meta l4proto {{tcp, udp}} th dport {PUBLISHED} dnat ip6
         }
         server.close(tcp);
         server.close(udp);
+    }
+    wrong.judge();
+}
+
+#[test]
+fn a_port_that_the_sender_s_own_namespace_redirects_is_judged_where_it_leads() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let _nat = NftTable::create(
+        &format!("sgt{}", std::process::id()),
+        &format!(
+            "chain out {{
+type nat hook output priority -100;
+oifname lo tcp dport {PUBLISHED} redirect to :5432
+oifname lo tcp dport 15433 redirect to :5433
+}}"
+        ),
+    );
+    let (friend, enemy, server) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&db));
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let mut wrong = Wrong::default();
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let (right, other) = (server.listen_tcp((ip, 5432)), server.listen_tcp((ip, 5433)));
+        let name = |who: &str| format!("{who}-{ip};");
+        wrong.arrives(
+            &friend,
+            Kind::Tcp,
+            (ip, PUBLISHED),
+            (&server, right),
+            &name("web"),
+        );
+        wrong.does_not(
+            &friend,
+            Kind::Tcp,
+            (ip, 15433),
+            (&server, other),
+            &name("web-other"),
+        );
+        wrong.does_not(
+            &enemy,
+            Kind::Tcp,
+            (ip, PUBLISHED),
+            (&server, right),
+            &name("rogue"),
+        );
+        server.close(right);
+        server.close(other);
     }
     wrong.judge();
 }

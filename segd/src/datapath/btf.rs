@@ -59,6 +59,12 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("SOCK_V6_PEER", types.common("skc_v6_daddr").unwrap_or(0)),
             ("SOCK_V6_OWN", types.common("skc_v6_rcv_saddr").unwrap_or(0)),
             ("SOCK_COOKIE", types.common("skc_cookie")?),
+            ("NET_OUTPUT_V4", types.output("hooks_ipv4")),
+            ("NET_OUTPUT_V6", types.output("hooks_ipv6")),
+            (
+                "HOOK_PRIORITY",
+                types.member("nf_hook_ops", "priority").unwrap_or(0),
+            ),
             ("SOCK_FLAGS", flags),
             ("SOCK_FORGES", forges),
             ("SOCK_SOCKET", types.member("sock", "sk_socket")?),
@@ -129,7 +135,7 @@ impl<'a> Types<'a> {
             strings,
             structs: BTreeMap::new(),
         };
-        let wanted: [&[u8]; 28] = [
+        let wanted: [&[u8]; 30] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
@@ -158,6 +164,8 @@ impl<'a> Types<'a> {
             b"bpf_prog",
             b"bpf_prog_aux",
             b"bpf_map",
+            b"netns_nf",
+            b"nf_hook_ops",
         ];
         let mut at = 0;
         while at < records.len() {
@@ -199,6 +207,13 @@ impl<'a> Types<'a> {
     /// A member of what all sockets have in common.
     fn common(&self, name: &str) -> Option<u64> {
         Some(self.member("sock", "__sk_common")? + self.member("sock_common", name)?)
+    }
+
+    /// Where `net` keeps what hangs on the output of one protocol (`NF_INET_LOCAL_OUT`); 0 without netfilter.
+    fn output(&self, hooks: &str) -> u64 {
+        const LOCAL_OUT: u64 = 3;
+        let all = self.member("net", "nf").zip(self.member("netns_nf", hooks));
+        all.map_or(0, |(nf, hooks)| nf + hooks + LOCAL_OUT * 8)
     }
 
     /// Where a socket's family is; 0 if its state and its device do not stand behind it. The addresses and ports before
@@ -264,7 +279,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 50);
+        assert_eq!(offsets.globals.len(), 53);
         // These lie at the start of their structures, or may.
         let first = [
             "CGROUP_PARENT",
