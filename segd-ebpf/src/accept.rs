@@ -2,7 +2,7 @@
 //!
 //! Decides nothing. Without it the first packet on the new socket would have to find the sender again.
 
-use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
+use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_get_socket_cookie, programs::SockOpsContext};
 use core::ptr::NonNull;
 use segd_common::{address::mapped, flow::HandoverKey, packet::Packet, service::TCP};
 
@@ -53,6 +53,9 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
     let next = unsafe { core::ptr::read_volatile(&raw const (*ops).rcv_nxt) };
     let mut key = HandoverKey::default();
     fill_key(&mut key, &arrived, namespace, Side::Source);
+    // A socket without a cookie could not be named to whoever is to end it.
+    // SAFETY: the hook's own context.
+    unsafe { bpf_get_socket_cookie(ops.cast()) };
     accepted(socket, of_handshake(&mut key, next.wrapping_sub(1)));
     Some(())
 }

@@ -31,7 +31,8 @@ spec:
 /// The port of sessions that lose their right, and of one that keeps it.
 const LOST: u16 = 5432;
 const KEPT: u16 = 5433;
-const BOTH: &str = "tcp/5432, tcp/5433";
+const SILENT: u16 = 5436;
+const BOTH: &str = "tcp/5432, tcp/5433, tcp/5436";
 
 /// A session at rest.
 struct Session<'a> {
@@ -44,7 +45,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     #[track_caller]
-    fn open(client: &'a Worker, server: &'a Worker, to: SocketAddr, story: &'a str) -> Session<'a> {
+    fn connect(client: &'a Worker, server: &'a Worker, to: SocketAddr, story: &'a str) -> Session<'a> {
         let listener = server.listen_tcp_echo(to);
         let connection = client
             .open_tcp(to)
@@ -56,6 +57,15 @@ impl<'a> Session<'a> {
             connection,
             story,
         };
+        wait::wait_until(format!("{story}: accepted"), wait::PATIENCE, || {
+            server.inbox(listener).open == 1
+        });
+        session
+    }
+
+    #[track_caller]
+    fn open(client: &'a Worker, server: &'a Worker, to: SocketAddr, story: &'a str) -> Session<'a> {
+        let session = Session::connect(client, server, to, story);
         session.carries_on();
         session
     }
@@ -145,15 +155,23 @@ fn both_ends_of_an_idle_session_are_told_within_a_second_of_its_right_s_end() {
         Session::open(&far_client, &server, on(near_v4, LOST), "IPv4 out of a namespace"),
         Session::open(&far_client, &server, on(near_v6, LOST), "IPv6 out of a namespace"),
     ];
+    // One that never said a word: only its handshake showed it.
+    let silent = Session::connect(
+        &far_client,
+        &server,
+        on(Ipv4Addr::new(10, 213, 34, 1), SILENT),
+        "never said a word",
+    );
     segd.set_policy(&policy(&web, &db, "tcp/5433"));
     let since = Instant::now();
+    silent.is_ended(since);
     for session in &lost {
         session.is_ended(since);
     }
-    assert_eq!(cut(&segd), lost.len() as f64, "each counts once");
+    assert_eq!(cut(&segd), lost.len() as f64 + 1.0, "each counts once");
     assert!(
         segd.log()
-            .contains("ended 6 sessions that lost the right: web to db"),
+            .contains("ended 7 sessions that lost the right: web to db"),
         "{}",
         segd.log()
     );
