@@ -19,6 +19,7 @@ pub mod policy;
 pub mod diff;
 pub mod expectation;
 pub mod schema;
+pub mod picture;
 pub mod doctor;
 
 /// `-o`.

@@ -16,6 +16,7 @@ pub mod compile;
 pub mod explain;
 pub mod expectation;
 pub mod diff;
+pub mod picture;
 pub mod oracle;
 #[cfg(test)]
 mod testing;

@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod explain;
+mod graph;
 mod live;
 mod replay;
 mod schema;
@@ -23,6 +24,8 @@ pub enum PolicyCommand {
     Check(check::Check),
     /// Say whether one segment may reach another, why, and by which line
     Explain(explain::Explain),
+    /// Draw who may start what towards whom, as it is enforced: a matrix (SVG), or a graph (DOT, Mermaid)
+    Graph(graph::Graph),
     /// Print the JSON Schema of a policy: an editor that knows it completes, explains and checks as you type
     Schema(schema::Schema),
     /// Run the policy's own tests: by the decision, and by the kernel programs with `--kernel`
@@ -42,6 +45,7 @@ impl PolicyCommand {
             PolicyCommand::Diff(diff) => diff.reply(style()).send(),
             PolicyCommand::Test(test) => test.reply(style()).send(),
             PolicyCommand::Schema(schema) => schema.reply().send(),
+            PolicyCommand::Graph(graph) => graph.reply(style()).send(),
         }
     }
 }
@@ -167,6 +171,7 @@ mod tests {
             PolicyCommand::Diff(diff) => diff.reply(Style::Plain),
             PolicyCommand::Test(test) => test.reply(Style::Plain),
             PolicyCommand::Schema(schema) => schema.reply(),
+            PolicyCommand::Graph(graph) => graph.reply(Style::Plain),
         }
     }
 
