@@ -8,6 +8,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod port;
 pub mod model;
+pub mod pattern;
 pub mod resolve;
 pub mod lint;
 pub mod prefixes;

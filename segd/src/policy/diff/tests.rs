@@ -137,6 +137,22 @@ fn a_unit_is_looked_for_below_every_path() {
 }
 
 #[test]
+fn what_two_patterns_have_in_common_is_looked_at() {
+    let segments = |a: &str, b: &str| format!("{{a: {{match: [{a}]}}, b: {{match: [{b}]}}}}");
+    for (a, b) in [
+        ("{systemd: 'job-*a.service'}", "{systemd: 'job-bb*.service'}"),
+        ("{cgroup: '/pods/*/x'}", "{cgroup: '/pods/long/*'}"),
+    ] {
+        let old = policy_of(&segments(a, ""), "[]", "[]");
+        let new = policy_of(&segments(a, b), "[]", "[]");
+        let found = compared(&old, &new).moved;
+        let moves =
+            |moved: &crate::policy::diff::Moved| (moved.old.as_str(), moved.new.as_str()) == ("a", "b");
+        assert!(found.iter().any(moves), "{found:?}");
+    }
+}
+
+#[test]
 fn an_address_that_changes_its_segment_changes_its_rights() {
     let net =
         |prefix: &str| format!("{{a: {{match: [{{cgroup: /a}}]}}, net: {{match: [{{cidr: {prefix}}}]}}}}");

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     model::SelectorKind,
+    pattern::{common_name, common_path},
 };
 
 /// A matcher with its segment and place.
@@ -87,7 +88,10 @@ impl<'p> Pattern<'p> {
     }
 
     fn meets(&self, other: &Pattern<'_>) -> bool {
-        paths_meet(&self.parts, &other.parts)
+        match (self.is_unit, self.parts.first(), other.parts.first()) {
+            (true, Some(one), Some(other)) => common_name(one.as_bytes(), other.as_bytes()).is_some(),
+            _ => common_path(&self.parts, &other.parts).is_some(),
+        }
     }
 }
 
@@ -141,88 +145,4 @@ fn may_meet(a: &str, b: &str) -> bool {
         .zip(b.bytes())
         .take_while(|(a, b)| *a != b'*' && *b != b'*');
     pairs.all(|(a, b)| a == b)
-}
-
-/// Whether some cgroup fits both; a path also fits all that is below it.
-fn paths_meet(a: &[&str], b: &[&str]) -> bool {
-    // `row[j]`: the rest of `a` from here and of `b` from `j` meet. Built from the ends, where everything below fits.
-    let mut row = vec![true; b.len() + 1];
-    for x in a.iter().rev() {
-        let mut above = vec![true; b.len() + 1];
-        for (j, y) in b.iter().enumerate().rev() {
-            let at = |row: &[bool], j: usize| row.get(j).copied().unwrap_or_default();
-            let meets = if *x == "**" || *y == "**" {
-                at(&row, j) || at(&above, j + 1)
-            } else {
-                at(&row, j + 1) && names_meet(x.as_bytes(), y.as_bytes())
-            };
-            if let Some(cell) = above.get_mut(j) {
-                *cell = meets;
-            }
-        }
-        row = above;
-    }
-    row.first().copied().unwrap_or_default()
-}
-
-/// Whether some name fits two patterns with `*`.
-fn names_meet(a: &[u8], b: &[u8]) -> bool {
-    // `row[j]`: the rest of `a` from here and of `b` from `j` have a name in common. Built from the ends.
-    let only_stars = |rest: &[u8]| rest.iter().all(|byte| *byte == b'*');
-    let mut row: Vec<bool> = (0..=b.len())
-        .map(|j| only_stars(b.get(j..).unwrap_or_default()))
-        .collect();
-    for (i, x) in a.iter().enumerate().rev() {
-        let mut above = vec![false; b.len() + 1];
-        if let Some(last) = above.last_mut() {
-            *last = only_stars(a.get(i..).unwrap_or_default());
-        }
-        for (j, y) in b.iter().enumerate().rev() {
-            let at = |row: &[bool], j: usize| row.get(j).copied().unwrap_or_default();
-            let meets = if *x == b'*' || *y == b'*' {
-                at(&row, j) || at(&above, j + 1)
-            } else {
-                x == y && at(&row, j + 1)
-            };
-            if let Some(cell) = above.get_mut(j) {
-                *cell = meets;
-            }
-        }
-        row = above;
-    }
-    row.first().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{names_meet, paths_meet};
-
-    #[test]
-    fn finds_a_name_that_fits_two_patterns() {
-        for (a, b) in [
-            ("a*", "*b"),
-            ("*", ""),
-            ("a*c*e", "abc*e"),
-            ("x", "x"),
-            ("a*b", "a*b"),
-        ] {
-            assert!(names_meet(a.as_bytes(), b.as_bytes()), "{a} and {b}");
-        }
-        for (a, b) in [("a*", "b*"), ("x", "y"), ("", "a"), ("a*x", "*y"), ("abc", "ab")] {
-            assert!(!names_meet(a.as_bytes(), b.as_bytes()), "{a} and {b}");
-        }
-    }
-
-    #[test]
-    fn finds_a_cgroup_that_fits_two_paths() {
-        fn parts(path: &str) -> Vec<&str> {
-            path.split('/').skip(1).collect()
-        }
-        let meet = |a: &str, b: &str| paths_meet(&parts(a), &parts(b));
-        assert!(meet("/a/*", "/*/b"));
-        assert!(meet("/a/**/x", "/a/b/*"));
-        assert!(meet("/a", "/a/b/*"), "all below a path is meant, too");
-        assert!(!meet("/a/*/x", "/b/*/x"));
-        assert!(!meet("/a/b*", "/a/c*"));
-    }
 }

@@ -3,7 +3,7 @@
 //! A selector stands for many cgroups; one example of each is classified under both policies, the way a host would.
 //! Examples are made of bytes that no selector can name, so that nothing but the selector itself fits them.
 //!
-//! Deliberately absent: cgroups that two patterns with `*` fit of which each policy has only one.
+//! Where two patterns with `*` have a cgroup in common, one example of that is classified, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +15,12 @@ use segd_common::{
 
 use super::SelectorTables;
 use crate::{
-    policy::{compiled::CompiledTables, diff::Move, model::SelectorKind},
+    policy::{compiled::CompiledTables, diff::Move, model::SelectorKind, pattern},
     workload::error::WorkloadError,
 };
 
 /// A name that fits nothing but `*`.
-const NOBODY: &[u8] = b"\x01";
+const NOBODY: &[u8] = &[pattern::NOBODY];
 /// Stands in for the numbers of users by name, which each host has its own of. Above every number that is given out.
 const FIRST_USER: u32 = 0xf000_0000;
 
@@ -50,10 +50,10 @@ pub fn moves(old: &CompiledTables, new: &CompiledTables) -> Result<Vec<Move>, Wo
         SelectorTables::compile(old, 1, &uid)?,
         SelectorTables::compile(new, 1, &uid)?,
     );
-    let mut all: BTreeMap<&str, Example> = BTreeMap::new();
+    let mut all: BTreeMap<&str, (&SelectorKind, Example)> = BTreeMap::new();
     for (text, kind, _) in olds.iter().chain(&news) {
         if let Some(example) = Example::of(kind, &uid) {
-            all.entry(text).or_insert(example);
+            all.entry(text).or_insert((kind, example));
         }
     }
     let segment_in = |side: &[(String, SelectorKind, String)]| -> BTreeMap<String, String> {
@@ -68,13 +68,19 @@ pub fn moves(old: &CompiledTables, new: &CompiledTables) -> Result<Vec<Move>, Wo
         let (old, new) = (segment_of(&old_selectors, path), segment_of(&new_selectors, path));
         found.push(Move { what, old, new });
     };
-    for (text, example) in &all {
+    for (text, (kind, example)) in &all {
         look((*text).to_owned(), &example.path());
-        // A unit below a path: the unit wins where there is one, else the path.
-        for (other_text, other) in &all {
-            if let (Example::Unit(unit), Example::Path(path)) = (example, other)
-                && (changed(text) || changed(other_text))
+        for (other_text, (other_kind, other)) in &all {
+            if !changed(text) && !changed(other_text) {
+                continue;
+            }
+            if text < other_text
+                && let Some(path) = in_common(kind, other_kind)
             {
+                look(format!("{text} and {other_text}"), &path);
+            }
+            // A unit below a path: the unit wins where there is one, else the path.
+            if let (Example::Unit(unit), Example::Path(path)) = (example, other) {
                 let below: Vec<Vec<u8>> = path.iter().chain([unit]).cloned().collect();
                 look(format!("{text} below {other_text}"), &below);
             }
@@ -89,6 +95,28 @@ fn selectors(tables: &CompiledTables) -> Vec<(String, SelectorKind, String)> {
     let all = tables.selectors.iter();
     all.map(|info| (info.kind.to_string(), info.kind.clone(), named(info.segment)))
         .collect()
+}
+
+/// A cgroup that two selectors fit, at least one of them with `*`.
+fn in_common(one: &SelectorKind, other: &SelectorKind) -> Option<Vec<Vec<u8>>> {
+    match (one, other) {
+        (SelectorKind::Cgroup(one), SelectorKind::Cgroup(other)) => {
+            let has_star = |path: &[String]| path.iter().any(|part| part.contains('*'));
+            let a: Vec<&str> = one.iter().map(String::as_str).collect();
+            let b: Vec<&str> = other.iter().map(String::as_str).collect();
+            (has_star(one) || has_star(other))
+                .then(|| pattern::common_path(&a, &b))
+                .flatten()
+        }
+        (SelectorKind::Systemd(one), SelectorKind::Systemd(other)) => {
+            let has_star = one.contains('*') || other.contains('*');
+            let name = has_star
+                .then(|| pattern::common_name(one.as_bytes(), other.as_bytes()))
+                .flatten();
+            name.map(|name| vec![NOBODY.to_vec(), name])
+        }
+        _ => None,
+    }
 }
 
 /// One cgroup that a selector fits.
