@@ -79,11 +79,14 @@ impl Bits {
 
     /// The numbers in it, ascending.
     pub fn numbers(&self) -> impl Iterator<Item = usize> {
-        let words = (0..).step_by(64).zip(&self.0);
+        let words = (0_usize..).step_by(64).zip(&self.0);
         words.flat_map(|(base, word)| {
-            (0..64)
-                .filter(move |at| word & (1 << at) != 0)
-                .map(move |at| base + at)
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let next = (rest != 0).then(|| base + rest.trailing_zeros() as usize);
+                rest &= rest.wrapping_sub(1);
+                next
+            })
         })
     }
 

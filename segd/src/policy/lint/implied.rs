@@ -96,17 +96,11 @@ impl<'l, 'p> Implied<'l, 'p> {
 
     /// A rule that says all that this one says; of two that say the same, the first.
     fn by(&self, number: usize, looked: &Looked<'_>) -> Option<&Looked<'p>> {
-        let candidates = |side: &Bits, index: &'_ BTreeMap<usize, Vec<usize>>| {
-            let lists = side.numbers().filter_map(|peer| index.get(&peer));
-            lists.min_by_key(|list| list.len()).cloned().unwrap_or_default()
-        };
-        let (from, to) = (
-            candidates(&looked.from, &self.by_from),
-            candidates(&looked.to, &self.by_to),
-        );
-        let fewest = if from.len() < to.len() { from } else { to };
-        fewest.into_iter().find_map(|bundle| {
-            let bundle = self.bundles.get(bundle)?;
+        let from = fewest(&looked.from, &self.by_from);
+        let to = fewest(&looked.to, &self.by_to);
+        let candidates = if from.len() < to.len() { from } else { to };
+        candidates.iter().find_map(|bundle| {
+            let bundle = self.bundles.get(*bundle)?;
             let wider = bundle.action == looked.rule.action
                 && looked.from.within(bundle.from)
                 && looked.to.within(bundle.to);
@@ -117,6 +111,12 @@ impl<'l, 'p> Implied<'l, 'p> {
                 .and_then(|other| self.rules.get(other))
         })
     }
+}
+
+/// The bundles of the peer that stands in the fewest: whatever covers a side has all of its peers.
+fn fewest<'i>(side: &Bits, index: &'i BTreeMap<usize, Vec<usize>>) -> &'i [usize] {
+    let lists = side.numbers().filter_map(|peer| index.get(&peer));
+    lists.min_by_key(|list| list.len()).map_or(&[], Vec::as_slice)
 }
 
 impl Bundle<'_> {
