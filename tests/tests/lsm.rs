@@ -114,7 +114,8 @@ fn a_workload_gets_no_packet_and_no_xdp_socket_and_the_host_does() {
     let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
     let inner = Cgroup::create(rogue.directory(), "inner");
     let (enemy, nested) = (lab.worker(&rogue), lab.worker(&inner));
-    let host = lab.worker(&lab.cgroup("unclaimed"));
+    let unclaimed = lab.cgroup("unclaimed");
+    let host = lab.worker(&unclaimed);
     let segd = lab.enforce(&policy("enforce", &web, &rogue, &db));
     let all = u16::to_be(libc::ETH_P_ALL as u16).into();
     let packet = [
@@ -235,7 +236,8 @@ fn a_packet_socket_of_another_sends_nothing_for_a_workload() {
     if !is_asked(&scene.segd) {
         return;
     }
-    let host = lab.worker(&lab.cgroup("unclaimed"));
+    let unclaimed = lab.cgroup("unclaimed");
+    let host = lab.worker(&unclaimed);
     let socket = host.open_packet_socket(true).unwrap();
     // That such a frame gets there when the host sends it is the limit that docs/threat-model.md names, and shows here
     // that the others would have.
@@ -251,7 +253,8 @@ fn a_packet_socket_of_another_sends_nothing_for_a_workload() {
     is_refused("a socket that was passed", sent);
     is_refused("binding it", scene.enemy.bind_packet_socket(taken, &scene.port));
     // Made before the process was moved to where it is judged.
-    let mover = lab.worker(&lab.cgroup("before"));
+    let before = lab.cgroup("before");
+    let mover = lab.worker(&before);
     let socket = mover.open_packet_socket(true).unwrap();
     mover.enter(&scene.rogue);
     let sent = mover.send_frame_by(socket, &scene.port, &scene.frame("moved;"));
