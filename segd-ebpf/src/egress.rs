@@ -54,8 +54,10 @@ pub fn egress(skb: Skb) -> bool {
         }
         if !by_list(&policy, &mut ruling, &packet, skb, &made_by) {
             locate(&policy, &mut ruling, &packet, skb);
+            ruling.forget_path();
             depart(&policy, &mut ruling, &packet, skb, &own);
         }
+        ruling.forget_path();
         if ruling.publish != 0 && ruling.passes() {
             publish(&mut ruling, skb, &own, own != made_by);
         }

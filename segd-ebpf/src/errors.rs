@@ -3,10 +3,12 @@
 //!
 //! INVARIANT: an error reaches a workload only about a packet that this workload has sent. It opens nothing.
 
+use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    address::{self, LOCAL_HOST},
+    address::{self, LOCAL_HOST, mapped},
+    bytes::Bytes as _,
     flow::{BELIEVED_NS, HandoverKey},
-    packet::{Packet, quoted},
+    packet::{PACKET_V6, Packet, quoted},
     service::{Service, TCP, UDP},
     workload::Identity,
 };
@@ -37,21 +39,62 @@ fn sender(quoted: &Packet, namespace: u64) -> u64 {
 }
 
 /// The sender of the packet that an error quotes; 0 if no workload of this host has sent it.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
+#[inline(always)]
 pub fn quoted_sender(skb: Skb, error: &Packet) -> u64 {
+    segd_quoted_sender(skb.skb, u32::from(error.upper), u32::from(error.flags))
+}
+
+// VERIFIER: a global function of the context and scalars, as `segd_publish`: verifying this on every path of its callers is more
+// than kernels before 6.5 can do. The addresses are read once more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_quoted_sender(skb: *mut __sk_buff, upper: u32, flags: u32) -> u64 {
+    let skb = Skb { skb };
     let mut inner = Packet::default();
-    if quote(skb, error, &mut inner) {
-        sender(&inner, skb.namespace())
-    } else {
+    if quote(skb, upper, flags, &mut inner) == Quote::None as u32 {
         0
+    } else {
+        sender(&inner, skb.namespace())
     }
 }
 
+/// What an error quotes.
+#[repr(u32)]
+enum Quote {
+    /// Nothing that its receiver can have sent.
+    None,
+    /// A packet of its receiver.
+    Sent,
+    /// A packet of its receiver to the very address that the error comes from.
+    SentHere,
+}
+
+/// Reads what an error quotes, by where its own header begins and its `PACKET_` flags.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-fn quote(skb: Skb, error: &Packet, inner: &mut Packet) -> bool {
-    quoted(&skb, error, inner).is_ok()
+fn quote(skb: Skb, upper: u32, flags: u32, inner: &mut Packet) -> u32 {
+    let flags = flags as u8;
+    let addresses = if flags & PACKET_V6 != 0 {
+        skb.read::<16>(8).zip(skb.read::<16>(24))
+    } else {
+        skb.read::<4>(12).map(mapped).zip(skb.read::<4>(16).map(mapped))
+    };
+    let Some((source, destination)) = addresses else {
+        return Quote::None as u32;
+    };
+    let error = Packet {
+        destination,
+        flags,
+        upper: upper as u16,
+        ..Packet::default()
+    };
+    if quoted(&skb, &error, inner).is_err() {
+        Quote::None as u32
+    } else if inner.destination == source {
+        Quote::SentHere as u32
+    } else {
+        Quote::Sent as u32
+    }
 }
 
 /// Whether a socket of this host may send this error: it is the kernel's own (in the root), its receiver is another
@@ -84,22 +127,29 @@ pub fn may_enter(frame: &Frame, error: &Packet, inner: &Packet) -> bool {
 
 /// What the kernel's own refusal to another machine (an RST, an unreachable) answers; 0 if it is none of these, or not
 /// about this very address.
-#[inline(never)]
+#[inline(always)]
 pub fn refused(skb: Skb, packet: &Packet) -> Service {
     if identity::is_local(&packet.destination) || address::is_multicast(&packet.destination) {
-        return 0;
+        0
+    } else if packet.protocol == TCP {
+        packet.reverse_service()
+    } else if packet.is_unreachable() {
+        segd_refused(skb.skb, u32::from(packet.upper), u32::from(packet.flags))
+    } else {
+        0
     }
-    if packet.protocol == TCP {
-        return packet.reverse_service();
-    }
+}
+
+// VERIFIER: global, as `segd_quoted_sender`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_refused(skb: *mut __sk_buff, upper: u32, flags: u32) -> Service {
     let mut inner = Packet::default();
-    if !packet.is_unreachable()
-        || quoted(&skb, packet, &mut inner).is_err()
-        || inner.destination != packet.source
-    {
-        return 0;
+    if quote(Skb { skb }, upper, flags, &mut inner) == Quote::SentHere as u32 {
+        inner.service
+    } else {
+        0
     }
-    inner.service
 }
 
 /// Whether the refusal of a service must not leave: a closed port is told only to whom the policy lets in, or it could

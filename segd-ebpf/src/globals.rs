@@ -255,3 +255,15 @@ global! {
     /// Not 0: this load hangs on no hook, and each run tells its ruling to who ran it.
     REHEARSAL, rehearsal
 }
+
+/// Memory that the verifier does not know the content of.
+static ZERO: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// 0, which the verifier does not know.
+// VERIFIER: before 6.5 every number is compared exactly once a function was called, so paths that differ in a constant never
+// meet again. What is mixed with this is no constant.
+#[inline(always)]
+pub fn zero() -> u64 {
+    // SAFETY: a static of this object, which nobody writes to.
+    unsafe { core::ptr::read_volatile(ZERO.as_ptr()) }
+}

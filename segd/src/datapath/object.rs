@@ -291,9 +291,14 @@ mod tests {
             panic!("{error}");
         }
         unloaded.unwrap();
+        let tcx = super::feature::takes_tcx().unwrap();
         for (name, program) in loaded.unwrap().ebpf.programs() {
             if matches!(program, super::Program::Lsm(_)) && !matches!(super::feature::takes_lsm(), Ok(true)) {
                 eprintln!("{name}: this kernel takes no LSM programs");
+                continue;
+            }
+            if matches!(program, super::Program::SchedClassifier(_)) && !tcx {
+                eprintln!("{name}: this kernel has no tcx");
                 continue;
             }
             let info = program.info().unwrap();

@@ -34,6 +34,12 @@ const SPLATS: &[&str] = &[
     "Oops: ",
 ];
 
+/// Warnings that are known, and why they are no fault of segd's.
+const KNOWN: &[(&str, &str)] = &[(
+    "trace type BPF program uses run-time allocation",
+    "5.10 says so once of every such program; `cgroup_mkdir` runs where memory may be allocated",
+)];
+
 /// Boots a kernel and lets it run the tests.
 pub fn run(package: &Package, image: &Path, tests: &[Test]) -> Result<Run> {
     for boot in 1.. {
@@ -141,12 +147,7 @@ impl Console {
             return Ok(false);
         }
         self.text = text;
-        let mut lines = self.text.lines();
-        let splat = lines.find(|line| SPLATS.iter().any(|splat| line.contains(splat)));
-        self.splat = splat.map(|first| match lines.next() {
-            Some(second) => format!("{} {}", first.trim(), second.trim()),
-            None => first.trim().to_owned(),
-        });
+        self.splat = splat(&self.text);
         Ok(true)
     }
 
@@ -154,5 +155,36 @@ impl Console {
     fn tail(&self) -> String {
         let lines: Vec<&str> = self.text.lines().collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+}
+
+/// The first line that says that the kernel is broken, with the line after it. A splat whose second line has not come yet
+/// waits for it.
+fn splat(console: &str) -> Option<String> {
+    let lines: Vec<&str> = console.lines().collect();
+    lines.windows(2).find_map(|pair| {
+        let [first, second] = pair else { return None };
+        let known = KNOWN.iter().any(|(known, _)| second.contains(known));
+        let is_splat = !known && SPLATS.iter().any(|splat| first.contains(splat));
+        is_splat.then(|| format!("{} {}", first.trim(), second.trim()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::splat;
+
+    #[test]
+    fn a_warning_breaks_a_machine_unless_it_is_known() {
+        let warning =
+            |what: &str| format!("[ 1.0] fine\n[ 2.0] ------------[ cut here ]------------\n[ 2.1] {what}\n");
+        assert_eq!(splat("[ 1.0] fine\n[ 1.1] also\n"), None);
+        assert_eq!(
+            splat(&warning("trace type BPF program uses run-time allocation")),
+            None
+        );
+        let text = splat(&warning("WARNING: CPU: 0 at net/core/dev.c")).unwrap();
+        assert!(text.contains("net/core/dev.c"), "{text}");
+        assert!(splat("[ 3.0] Kernel panic - not syncing\n[ 3.1] more\n").is_some());
     }
 }
