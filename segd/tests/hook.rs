@@ -73,4 +73,32 @@ fn the_hook_lets_right_policies_be_committed_and_shows_what_they_change() {
     assert!(git(repository, &["add", "notes"]).status.success());
     let done = git(repository, &["commit", "-m", "notes"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    // In a linked working tree git tells its hooks another directory.
+    let linked = folder.path().join("linked");
+    let name = linked.to_str().expect("UTF-8");
+    assert!(
+        git(repository, &["worktree", "add", "-q", "-b", "linked", name])
+            .status
+            .success()
+    );
+    let (done, said) = commit(&linked, &RIGHT.replace("[tcp/5432]", "[tcp/5434]"));
+    assert!(done && said.contains("web -> db  tcp/5434"), "{said}");
+}
+
+#[test]
+fn the_path_says_which_repository_and_the_environment_does_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let repository = folder.path();
+    assert!(git(repository, &["init", "-q"]).status.success());
+    fs::create_dir(repository.join("policies")).expect("a directory");
+    let (done, said) = commit(repository, RIGHT);
+    assert!(done, "{said}");
+    let compared = Command::new(env!("CARGO_BIN_EXE_segd"))
+        .args(["policy", "diff", "git:HEAD:policies", "policies"])
+        .current_dir(repository)
+        .env("GIT_DIR", ".git")
+        .output()
+        .expect("segd runs");
+    let said = String::from_utf8_lossy(&compared.stderr);
+    assert!(compared.status.success(), "{said}");
 }

@@ -244,6 +244,11 @@ fn run(directory: &Path, words: &[&str], input: Vec<u8>) -> Result<Vec<u8>, Stri
             "core.hooksPath=/dev/null",
         ])
         .args(words)
+        // The path says which repository; a hook's environment would say another thing.
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .env_remove("GIT_PREFIX")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_NO_LAZY_FETCH", "1")
