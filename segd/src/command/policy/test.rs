@@ -206,7 +206,8 @@ mod tests {
         - {from: web, to: 192.0.2.9, port: any, expect: allow}\n    \
         - {from: db, to: [world, host, web, seen], port: any, expect: deny}\n    \
         - {from: host, to: [host, world], port: any, expect: allow}\n    \
-        - {from: web, to: [host], port: [udp/53, ip/47], expect: allow}\n";
+        - {from: web, to: [host], port: [udp/53, ip/47], expect: allow}\n    \
+        - {from: [web, db], to: host, port: sctp/1-65535, expect: deny}\n";
 
     #[track_caller]
     fn ask(text: &str, kernel: bool, output: Format) -> Reply {
@@ -243,14 +244,14 @@ mod tests {
             world -> host tcp/22 is allowed: `world` to `host` is not enforced by this policy\n";
         assert!(reply.answer.contains(expected), "{}", reply.answer);
         assert!(
-            reply.answer.ends_with("10 tests: 9 passed, 1 failed\n"),
+            reply.answer.ends_with("11 tests: 10 passed, 1 failed\n"),
             "{}",
             reply.answer
         );
         assert_eq!(reply.code, NO);
         let reply = ask(&passing(), false, Format::Table);
         assert!(
-            reply.answer.ends_with("10 tests: 10 passed, 0 failed\n"),
+            reply.answer.ends_with("11 tests: 11 passed, 0 failed\n"),
             "{}",
             reply.answer
         );
@@ -261,7 +262,7 @@ mod tests {
     fn answers_machines() {
         let reply = ask(POLICY, false, Format::Json);
         let answer: serde_json::Value = serde_json::from_str(&reply.answer).expect("JSON");
-        assert_eq!((&answer["passed"], &answer["failed"]), (&9.into(), &1.into()));
+        assert_eq!((&answer["passed"], &answer["failed"]), (&10.into(), &1.into()));
         let wrong = serde_json::json!({
             "from": "world", "to": "host", "port": "tcp/22", "verdict": "allowed", "reason": "host-default",
             "sentence": "`world` to `host` is not enforced by this policy", "rule": null, "location": null,

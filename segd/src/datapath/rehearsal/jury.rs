@@ -10,8 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use segd_common::{
     address::{Address, NAMESPACE_SINGLE, mapped},
     event::Hook,
+    reason::Reason,
     segment::{self, SegmentIndex},
     service::{self, Service},
+    verdict::Verdict,
     workload::Identity,
 };
 
@@ -87,8 +89,8 @@ impl Jury {
         })
     }
 
-    /// What the hooks rule; `None` if no packet asks this: of machines among themselves this host is not asked, and some
-    /// messages start nothing.
+    /// What the hooks rule; `None` if no packet asks this: of machines among themselves this host is not asked, some
+    /// messages start nothing, and some are left to a receiving socket, of which there is none here.
     ///
     /// # Errors
     ///
@@ -155,7 +157,12 @@ impl Jury {
             return Ok(None);
         };
         self.rehearsal.play(Identity::of(played))?;
-        self.rehearsal.stage().run(hook, carrier, &packet, way).map(Some)
+        let heard = self.rehearsal.stage().run(hook, carrier, &packet, way)?;
+        // What is left to a socket that would receive it (SCTP and UDP-Lite over loopback) passes here by a right without a
+        // rule; a rule that decides is always named.
+        let told = &heard.told;
+        let left = told.reason == Reason::Rule as u8 && told.rule == Verdict::NO_RULE;
+        Ok((!left).then_some(heard))
     }
 }
 
