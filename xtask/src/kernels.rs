@@ -40,9 +40,9 @@ pub struct Options {
     refresh: bool,
 }
 
-/// What is run unless something else is asked for: each file is a side of enforcement, and all of them together are
-/// what emulation can afford.
-const ENFORCEMENT: &[&str] = &["same_address", "replies", "start"];
+/// What is run unless something else is asked for: every program loads, and what is denied does not arrive in one namespace,
+/// between namespaces, or by a raw socket. On the oldest kernel each start of segd takes the emulated verifier most of a minute.
+const ENFORCEMENT: &[&str] = &["segd:verifier_accepts", "same_address"];
 
 /// Runs `cargo xtask kernels`.
 pub fn run(options: &Options) -> Result<ExitCode> {
@@ -81,5 +81,5 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             uncovered,
         });
     }
-    Ok(report::print(&rows))
+    report::print(&mut rows)
 }

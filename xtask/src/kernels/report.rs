@@ -1,12 +1,18 @@
 //! What became of each kernel, in a table and below it in full.
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
+
+use anyhow::{Context as _, Result};
 
 use super::{
     archive::Package,
     transcript::{Outcome, Run},
     uncovered::Uncovered,
 };
+use crate::workspace;
+
+/// Where people read what a kernel lacks.
+const PAGE: &str = "docs/kernels.md";
 
 /// One kernel.
 #[derive(Debug)]
@@ -19,14 +25,20 @@ pub struct Row {
     pub uncovered: Vec<Uncovered>,
 }
 
-/// Prints the report; the exit code is 1 unless every kernel is green.
-pub fn print(rows: &[Row]) -> ExitCode {
+/// Prints the report; the exit code is 1 unless every kernel is green, and lacks what people can read about.
+pub fn print(rows: &mut [Row]) -> Result<ExitCode> {
+    let page =
+        fs::read_to_string(workspace::root().join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+    for row in rows.iter_mut() {
+        let unnamed = unnamed(&page, row.package.kernel.name, &row.run.gaps);
+        row.run.troubles.extend(unnamed);
+    }
     println!();
     println!(
         "{:<28} {:>6} {:>6} {:>7} {:>11} {:>8}",
         "KERNEL", "BOOTS", "PASSED", "FAILED", "NOT COVERED", "SECONDS"
     );
-    for row in rows {
+    for row in rows.iter() {
         let (passed, failed) = row.run.counts();
         println!(
             "{:<28} {:>6} {passed:>6} {failed:>7} {:>11} {:>8}",
@@ -36,7 +48,7 @@ pub fn print(rows: &[Row]) -> ExitCode {
             row.run.took.as_secs(),
         );
     }
-    for row in rows {
+    for row in rows.iter() {
         print_details(row);
     }
     let red: Vec<&str> = rows
@@ -45,10 +57,25 @@ pub fn print(rows: &[Row]) -> ExitCode {
         .map(|row| row.package.kernel.name)
         .collect();
     if red.is_empty() {
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     println!("\nFAILED on {}", red.join(", "));
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
+}
+
+/// What a kernel lacks and its row of the page does not name.
+fn unnamed(page: &str, kernel: &str, gaps: &[String]) -> Vec<String> {
+    let row = page
+        .lines()
+        .find(|line| line.starts_with(&format!("| {kernel} |")));
+    let Some(row) = row else {
+        return vec![format!("{PAGE} has no row for {kernel}")];
+    };
+    let names = gaps.iter().filter_map(|gap| gap.split(' ').next());
+    names
+        .filter(|name| !row.contains(&format!("`{name}`")))
+        .map(|name| format!("{PAGE} does not say that {kernel} lacks `{name}`"))
+        .collect()
 }
 
 fn print_details(row: &Row) {
@@ -76,5 +103,20 @@ fn print_details(row: &Row) {
     }
     for trouble in &row.run.troubles {
         println!("  TROUBLE      {trouble}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unnamed;
+
+    #[test]
+    fn what_a_kernel_lacks_stands_in_its_row() {
+        let page = "| kernel | lacks |\n|---|---|\n| 6.1 | `tcx` |\n| 6.12 | |\n";
+        let gap = ["tcx (none)".to_owned()];
+        assert!(unnamed(page, "6.1", &gap).is_empty());
+        assert!(unnamed(page, "6.12", &[]).is_empty());
+        assert_eq!(unnamed(page, "6.12", &gap).len(), 1);
+        assert_eq!(unnamed(page, "7.3", &[]).len(), 1);
     }
 }
