@@ -164,11 +164,19 @@ extern "C" fn segd_census(ctx: *mut core::ffi::c_void) -> i32 {
     0
 }
 
-/// Runs once for every TCP socket that was ever judged, when the daemon asks.
+/// Runs once for every TCP socket of the host's network namespace, when the daemon asks.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn segd_sessions(ctx: *mut core::ffi::c_void) -> i32 {
+    let _ = sessions::tell_of_tcp(ctx);
+    0
+}
+
+/// The same for a kernel before 5.11: runs once for every socket that was ever judged.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
-extern "C" fn segd_sessions(ctx: *mut core::ffi::c_void) -> i32 {
-    let _ = sessions::tell(ctx);
+extern "C" fn segd_judged(ctx: *mut core::ffi::c_void) -> i32 {
+    let _ = sessions::tell_of_judged(ctx);
     0
 }
 

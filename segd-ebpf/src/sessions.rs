@@ -1,12 +1,12 @@
-//! Which sessions have lost their right: asked when a policy takes effect, of every TCP socket that was ever judged, in
-//! every network namespace.
+//! Which sessions have lost their right: asked when a policy takes effect, of every TCP socket of the host's network
+//! namespace, where the daemon can end them.
 //!
 //! INVARIANT: decides nothing of its own. What is told is what the packet hooks would deny at the session's next packet;
 //! where only that packet could show who the peer is, nothing is told.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::bpf_seq_write;
+use aya_ebpf::helpers::{bpf_sk_storage_get, generated::bpf_seq_write};
 use segd_common::{
     address::{Address, mapped},
     flow::{
@@ -23,19 +23,37 @@ use segd_common::{
 use crate::{
     globals, identity,
     kernel::{cgroup_of, namespace_of, peek},
+    maps::SOCKETS,
     policy::Policy,
     ruling::reason,
     skb::state,
 };
 
-/// Tells of one socket, if its session has lost its right.
+/// Tells of one socket of an iterator over TCP sockets.
 #[inline(always)]
-pub fn tell(ctx: *mut c_void) -> Option<()> {
-    // The iterator's context: four pointers, `meta`, `map`, `sk`, `value` (net/core/bpf_sk_storage.c,
-    // `bpf_iter__bpf_sk_storage_map`).
-    let fields = ctx.cast::<*mut u64>();
+pub fn tell_of_tcp(ctx: *mut c_void) -> Option<()> {
+    // The iterator's context: `meta`, `sk_common`, and a user (net/ipv4/tcp_ipv4.c, `bpf_iter__tcp`).
+    let fields = ctx.cast::<*mut c_void>();
     // SAFETY: the context of this program type.
     // VERIFIER: the pointers must come from the context itself to be known for what they are.
+    let (meta, sk) = unsafe { (fields.read_volatile(), fields.add(1).read_volatile()) };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a live socket of this run. Nothing is made: what was never judged has lost nothing, and neither has a
+    // socket that is not whole (TIME_WAIT, a request), of which the kernel says that it has no storage.
+    let memory = unsafe { bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0) };
+    tell(meta, sk as u64, memory.cast())
+}
+
+/// Tells of one socket of an iterator over the storage of sockets.
+#[inline(always)]
+pub fn tell_of_judged(ctx: *mut c_void) -> Option<()> {
+    // The iterator's context: four pointers, `meta`, `map`, `sk`, `value` (net/core/bpf_sk_storage.c,
+    // `bpf_iter__bpf_sk_storage_map`).
+    let fields = ctx.cast::<*mut c_void>();
+    // SAFETY: the context of this program type.
+    // VERIFIER: as above.
     let (meta, sk, value) = unsafe {
         (
             fields.read_volatile(),
@@ -43,16 +61,21 @@ pub fn tell(ctx: *mut c_void) -> Option<()> {
             fields.add(3).read_volatile(),
         )
     };
-    if sk.is_null() || value.is_null() {
+    tell(meta, sk as u64, value.cast())
+}
+
+/// Tells of a socket, if its session has lost its right.
+#[inline(always)]
+fn tell(meta: *mut c_void, sk: u64, memory: *mut SocketState) -> Option<()> {
+    if sk == 0 || memory.is_null() {
         return None;
     }
     // SAFETY: the value of this object's map; copied out while others may write, and judged as any of those.
-    let memory = unsafe { value.cast::<SocketState>().read_volatile() };
+    let memory = unsafe { memory.read_volatile() };
     let policy = Policy::for_good()?;
     if is_in_order(&memory, &policy) {
         return None;
     }
-    let sk = sk as u64;
     let mut session = Session::default();
     describe(sk, &mut session)?;
     let (from, to) = sides(&policy, &memory, &session, sk)?;

@@ -31,7 +31,7 @@ const MOST_LINES: usize = 16;
 /// Whoever ends them, on a thread of its own.
 #[derive(Debug, Default)]
 pub struct Cutter {
-    /// Takes the segments' names, by index. `None`: this kernel cannot end a socket from outside.
+    /// Takes the segments' names, by index. `None`: this kernel cannot find, or end, a socket from outside.
     ask: Option<Sender<Vec<String>>>,
     tally: Arc<Mutex<Tally>>,
 }
@@ -46,15 +46,16 @@ pub struct Tally {
 }
 
 impl Cutter {
-    /// Waits for work, if this kernel lets a socket be ended from outside. `host`: the namespace where it does.
+    /// Waits for work, if this kernel lets idle sessions be found, and ended from outside. `host`: the namespace where it
+    /// does.
     ///
     /// # Errors
     ///
     /// No thread.
-    pub fn start(sessions: Sessions, host: u64) -> io::Result<Cutter> {
-        if !kernel::can_destroy_sockets().unwrap_or(false) {
+    pub fn start(sessions: Option<Sessions>, host: u64) -> io::Result<Cutter> {
+        let Some(sessions) = sessions.filter(|_| kernel::can_destroy_sockets().unwrap_or(false)) else {
             return Ok(Cutter::default());
-        }
+        };
         let (ask, asked) = channel();
         let tally = Arc::<Mutex<Tally>>::default();
         let count = Arc::clone(&tally);

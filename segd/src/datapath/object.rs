@@ -21,7 +21,10 @@ use crate::report::chain;
 /// The object that `build.rs` built.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
 
+/// Walks TCP sockets: where programs that trace may read a socket's storage (Linux 5.11).
 const SESSIONS: &str = "segd_sessions";
+/// Walks the storage of sockets: where they may not. Kernels that are locked down may refuse it.
+const JUDGED: &str = "segd_judged";
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
@@ -114,9 +117,15 @@ impl Datapath {
         Census::new(&self.ebpf)
     }
 
-    /// The program that tells which sessions have lost their right.
-    pub fn sessions(&self) -> Result<Sessions, Error> {
-        Sessions::new(self.program(SESSIONS)?, self.pins.find("SOCKETS")?)
+    /// The program that tells which sessions have lost their right; `None` where the kernel takes none.
+    pub fn sessions(&self) -> Result<Option<Sessions>, Error> {
+        if let Ok(program) = self.program(SESSIONS) {
+            return Sessions::of_tcp(program).map(Some);
+        }
+        let Ok(program) = self.program(JUDGED) else {
+            return Ok(None);
+        };
+        Sessions::of_judged(program, self.pins.find("SOCKETS")?).map(Some)
     }
 
     /// Hands the programs' own diagnostics to the log.
@@ -210,10 +219,29 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
             }
             continue;
         }
-        load_program(name, program, &btf)
+        if name == SESSIONS || name == JUDGED {
+            continue;
+        }
+        load_program(program, &btf)
             .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
     }
+    if let Err(first) = load_iterator(&mut ebpf, SESSIONS, "tcp", &btf)
+        && let Err(second) = load_iterator(&mut ebpf, JUDGED, "bpf_sk_storage_map", &btf)
+    {
+        tracing::warn!(
+            "degraded: this kernel takes neither program that finds idle sessions, which end at their next packet: \
+             {first}; {second}"
+        );
+    }
     Ok(ebpf)
+}
+
+/// Loads one of the programs of which a kernel need take only one.
+fn load_iterator(ebpf: &mut Ebpf, name: &str, target: &str, btf: &Btf) -> Result<(), String> {
+    let program = ebpf.program_mut(name).ok_or("it is not in the object")?;
+    <&mut Iter>::try_from(program)
+        .and_then(|program| program.load(target, btf))
+        .map_err(|error| chain(&error))
 }
 
 /// The programs of one load: their descriptors and the kernel's ids of them.
@@ -255,7 +283,7 @@ fn load_lsm(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya::pro
     <&mut Lsm>::try_from(program)?.load(hook, btf)
 }
 
-fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
+fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
     match program {
         Program::CgroupSkb(_) => <&mut CgroupSkb>::try_from(program)?.load(),
         Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
@@ -263,14 +291,7 @@ fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya:
         Program::SchedClassifier(_) => <&mut SchedClassifier>::try_from(program)?.load(),
         Program::Xdp(_) => <&mut Xdp>::try_from(program)?.load(),
         Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
-        Program::Iter(_) => <&mut Iter>::try_from(program)?.load(
-            if name == SESSIONS {
-                "bpf_sk_storage_map"
-            } else {
-                "task"
-            },
-            btf,
-        ),
+        Program::Iter(_) => <&mut Iter>::try_from(program)?.load("task", btf),
         _ => Ok(()),
     }
 }
@@ -292,7 +313,16 @@ mod tests {
         }
         unloaded.unwrap();
         let tcx = super::feature::takes_tcx().unwrap();
-        for (name, program) in loaded.unwrap().ebpf.programs() {
+        let loaded = loaded.unwrap();
+        assert!(
+            loaded.sessions().unwrap().is_some(),
+            "idle sessions could not be found"
+        );
+        for (name, program) in loaded.ebpf.programs() {
+            if (name == super::SESSIONS || name == super::JUDGED) && program.fd().is_err() {
+                eprintln!("{name}: the other one is loaded, or this kernel does not take it");
+                continue;
+            }
             if matches!(program, super::Program::Lsm(_)) && !matches!(super::feature::takes_lsm(), Ok(true)) {
                 eprintln!("{name}: this kernel takes no LSM programs");
                 continue;

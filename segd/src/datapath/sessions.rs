@@ -24,16 +24,26 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(program: BorrowedFd<'_>, sockets: OwnedFd) -> Result<Sessions, Error> {
-        let failed = |error| Error::system("making an iterator over sessions", error);
+    /// Those among the TCP sockets of this process' network namespace.
+    pub(super) fn of_tcp(program: BorrowedFd<'_>) -> Result<Sessions, Error> {
+        Sessions::by(sys::link_create(program, 0, TRACE_ITER, 0))
+    }
+
+    /// Those among all sockets that have something in a map.
+    pub(super) fn of_judged(program: BorrowedFd<'_>, sockets: OwnedFd) -> Result<Sessions, Error> {
+        Sessions::by(sys::link_over_map(program, TRACE_ITER, sockets.as_fd()))
+    }
+
+    fn by(walk: io::Result<OwnedFd>) -> Result<Sessions, Error> {
         Ok(Sessions {
-            walk: sys::link_over_map(program, TRACE_ITER, sockets.as_fd()).map_err(failed)?,
+            walk: walk.map_err(|error| Error::system("making an iterator over sessions", error))?,
             destroyer: sys::Destroyer::open()
                 .map_err(|error| Error::system("opening a socket that ends others", error))?,
         })
     }
 
-    /// Every end of a session that the policy in force does not allow any more, in all network namespaces.
+    /// Every end of a session that the policy in force does not allow any more, in this process' network namespace at
+    /// least.
     ///
     /// # Errors
     ///
