@@ -653,6 +653,7 @@ fn try_attempt(probe: &Probe, start: Instant, micros: &mut u64) -> io::Result<&'
             return exotic::attempt(probe, timeout, micros);
         }
         Kind::RawUdp => sys::raw_udp(probe.to, probe.from.map_or(40_000, |from| from.port()), token)?,
+        Kind::RawSyn => sys::raw_syn(probe.to)?,
         Kind::Echo | Kind::PingSocket => {
             // The token tells replies apart; the identifier only has to differ between threads.
             let identifier = sys::checksum(token);

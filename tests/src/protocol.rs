@@ -24,6 +24,8 @@ pub enum Kind {
     UdpConnected,
     /// A datagram made by hand on a raw socket: no sock_addr hook sees it.
     RawUdp,
+    /// The first packet of a TCP connection, made by hand on a raw socket; what comes back is nobody's.
+    RawSyn,
     /// An echo request on a raw socket.
     Echo,
     /// An echo request on a datagram ("ping") socket.

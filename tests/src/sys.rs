@@ -515,6 +515,20 @@ pub fn raw_udp(to: SocketAddr, source_port: u16, token: &[u8]) -> io::Result<()>
     send_to(&fd, &packet, SocketAddr::new(to.ip(), 0))
 }
 
+/// Sends a SYN made by hand on a raw socket. Its checksum is that of nobody: a hook looks at it before TCP does.
+///
+/// # Errors
+/// The kernel's.
+pub fn raw_syn(to: SocketAddr) -> io::Result<()> {
+    let family = if to.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let fd = socket(family, libc::SOCK_RAW, libc::IPPROTO_TCP)?;
+    send_to(&fd, &crate::wire::syn(to.port()), SocketAddr::new(to.ip(), 0))
+}
+
 /// Makes a TUN or TAP device (`IFF_TUN`, `IFF_TAP`); it lives as long as the file.
 ///
 /// # Errors

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use segd_tests::{Kind, Lab, Segd, Worker, sys, worker::Handle};
+use segd_tests::{
+    Kind, Lab, Segd, Worker, sys,
+    wait::{self, PATIENCE},
+    worker::{Handle, probe},
+};
 
 const NOBODY: u32 = 65534;
 const GROUP: u32 = 4711;
@@ -196,4 +200,45 @@ fn ten_thousand_connections_to_the_metrics_keep_nobody_out() {
     scene.all_is_well("an endless head");
     let grown = scene.segd.resident_kib().saturating_sub(before);
     assert!(grown < 16 << 10, "segd grew by {grown} KiB");
+}
+
+#[test]
+fn a_flood_of_denied_syns_is_counted_to_the_packet_and_disturbs_no_allowed_flow() {
+    const FLOOD: u64 = 100_000;
+    const LABELS: [(&str, &str); 4] = [
+        ("from", "rogue"),
+        ("to", "db"),
+        ("verdict", "denied"),
+        ("reason", "no-rule"),
+    ];
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::open(&lab);
+    let (segd, web, rogue) = (&scene.segd, &scene.web, &scene.rogue);
+    let echo = scene.db.listen_tcp_echo((Ipv4Addr::LOCALHOST, 0));
+    let flows: Vec<Handle> = (0..4).map(|_| web.open_tcp(echo.local).unwrap()).collect();
+    let denied = || segd.metric("segd_packets_total", &LABELS).unwrap_or(0.0) as u64;
+    let said = || segd.log().matches("WARN denied").count() as u64;
+    let (denied_before, said_before) = (denied(), said());
+
+    let traffic = web.traffic(&flows);
+    let begun = Instant::now();
+    let flood = rogue.hammer(vec![probe(Kind::RawSyn, scene.listener.local, "")], 1);
+    wait::wait_until("the flood", Duration::from_secs(60), || {
+        rogue.task(flood).attempts >= FLOOD
+    });
+    let tally = rogue.stop(flood);
+    let seconds = begun.elapsed().as_secs() + 1;
+    let allowed = web.stop(traffic);
+    println!("{seconds} s: flood {tally:?}, meanwhile {allowed:?}");
+
+    assert_eq!(tally.successes, 0, "{tally:?}");
+    wait::wait_until("each is counted, once", PATIENCE, || {
+        denied() == denied_before + tally.attempts
+    });
+    // Five lines of one pair at once, then one in ten seconds, and sums.
+    let lines = said() - said_before;
+    assert!(lines <= 5 + 2 * seconds, "{lines} lines in {seconds} s");
+    assert!(allowed.failures.is_empty(), "{allowed:?}");
+    assert!(allowed.least >= 10 * seconds, "{allowed:?} in {seconds} s");
+    assert_eq!(scene.db.inbox(scene.listener).accepts, 0);
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{command, lock::HostLock, setup, workspace};
+use crate::{command, lock::HostLock, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -21,8 +21,8 @@ pub struct Options {
 struct Suite {
     name: &'static str,
     packages: &'static [&'static str],
-    /// Only the test files of this pattern: a part of another suite, which runs when it is named.
-    files: Option<&'static str>,
+    /// Only the test files that the threat model names: a part of another suite, which runs when it is named.
+    catalogue: bool,
     /// Its tests attach to the real cgroup root: one after another, as root, and a skip is a failure.
     kernel: bool,
 }
@@ -31,19 +31,19 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "unit",
         packages: &["segd-common", "segd", "xtask"],
-        files: None,
+        catalogue: false,
         kernel: false,
     },
     Suite {
         name: "kernel",
         packages: &["segd-tests"],
-        files: None,
+        catalogue: false,
         kernel: true,
     },
     Suite {
         name: "attack",
         packages: &["segd-tests"],
-        files: Some("attack*"),
+        catalogue: true,
         kernel: true,
     },
 ];
@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let filter = if named.is_some() { None } else { word };
     let suites = SUITES
         .iter()
-        .filter(|suite| named.map_or(suite.files.is_none(), |name| name == suite.name));
+        .filter(|suite| named.map_or(!suite.catalogue, |name| name == suite.name));
 
     if !workspace::is_root() {
         eprintln!(
@@ -110,8 +110,10 @@ impl Suite {
         for package in self.packages {
             cargo.args(["--package", package]);
         }
-        if let Some(files) = self.files {
-            cargo.args(["--test", files]);
+        if self.catalogue {
+            for file in tidy::threats()? {
+                cargo.args(["--test", &file]);
+            }
         }
         cargo
             .env("SEGD_BIN", workspace::segd())

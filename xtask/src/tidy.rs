@@ -78,6 +78,9 @@ impl Tree {
     }
 }
 
+/// The files of tests that show how the known ways around a policy end.
+pub use claims::files as threats;
+
 fn read_text(path: &str) -> Result<String> {
     std::fs::read_to_string(workspace::root().join(path)).with_context(|| format!("cannot read {path}"))
 }

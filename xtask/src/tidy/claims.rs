@@ -1,5 +1,7 @@
 //! What the threat model says a test shows, a test of that name shows.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::{Finding, Tree, read_text};
@@ -21,6 +23,12 @@ pub fn check(tree: &Tree) -> Result<Vec<Finding>> {
         .filter(|(_, suite, function)| !exists(suite, function))
         .map(|(line, suite, function)| Finding::new(THREATS, line, format!("no test `{suite}::{function}`")))
         .collect())
+}
+
+/// The files of tests that the threat model names.
+pub fn files() -> Result<BTreeSet<String>> {
+    let text = read_text(THREATS)?;
+    Ok(claims(&text).map(|(_, suite, _)| suite.to_owned()).collect())
 }
 
 /// The `suite::function` names of a text, with their lines.
