@@ -1,4 +1,4 @@
-//! A session that has lost its right and has not sent since, as the kernel tells the daemon of it.
+//! Sessions as the kernel tells the daemon of them: one that has lost its right and has not sent since, and any.
 
 use crate::{address::Address, segment::SegmentIndex};
 
@@ -32,4 +32,25 @@ pub struct Session {
     pub reserved: [u8; 2],
 }
 
+/// One end of any session, with whom the policy in force takes both ends for and what it says of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Living {
+    /// Which one. `NONE` as a segment: only its next packet can show who that is.
+    pub session: Session,
+    /// The cgroup of this end.
+    pub own_cgroup: u64,
+    /// The peer's cgroup; 0: it is whose address it is.
+    pub peer_cgroup: u64,
+    /// The service of the initiating direction.
+    pub service: u32,
+    /// A `Direction`.
+    pub direction: u8,
+    /// Not 0: it may go on, also because audit mode lets it.
+    pub passes: u8,
+    /// Explicit padding, zero.
+    pub reserved: [u8; 2],
+}
+
 const _: () = assert!(size_of::<Session>() == 64);
+const _: () = assert!(size_of::<Living>() == 88);

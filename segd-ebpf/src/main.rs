@@ -172,7 +172,15 @@ extern "C" fn segd_sessions(ctx: *mut core::ffi::c_void) -> i32 {
     0
 }
 
-/// The same for a kernel before 5.11: runs once for every socket that was ever judged.
+/// Runs once for every TCP socket of the host's network namespace, when somebody asks what a policy would do.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn segd_living(ctx: *mut core::ffi::c_void) -> i32 {
+    let _ = sessions::tell_of_living(ctx);
+    0
+}
+
+/// [`segd_sessions`] for a kernel before 5.11: runs once for every socket that was ever judged.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 extern "C" fn segd_judged(ctx: *mut core::ffi::c_void) -> i32 {

@@ -1,5 +1,5 @@
 //! Which sessions have lost their right: asked when a policy takes effect, of every TCP socket of the host's network
-//! namespace, where the daemon can end them.
+//! namespace, where the daemon can end them. And which sessions there are, for a policy that is only thought of.
 //!
 //! INVARIANT: decides nothing of its own. What is told is what the packet hooks would deny at the session's next packet;
 //! where only that packet could show who the peer is, nothing is told.
@@ -15,7 +15,7 @@ use segd_common::{
     },
     reason::Reason,
     service::{self, Service, TCP},
-    session::Session,
+    session::{Living, Session},
     verdict::Outcome,
     workload::Identity,
 };
@@ -32,6 +32,13 @@ use crate::{
 /// Tells of one socket of an iterator over TCP sockets.
 #[inline(always)]
 pub fn tell_of_tcp(ctx: *mut c_void) -> Option<()> {
+    let (meta, sk, memory) = of_tcp(ctx)?;
+    tell(meta, sk, memory)
+}
+
+/// What an iterator over TCP sockets is at: the sequence file, the socket, and what is remembered on it.
+#[inline(always)]
+fn of_tcp(ctx: *mut c_void) -> Option<(*mut c_void, u64, *mut SocketState)> {
     // The iterator's context: `meta`, `sk_common`, and a user (net/ipv4/tcp_ipv4.c, `bpf_iter__tcp`).
     let fields = ctx.cast::<*mut c_void>();
     // SAFETY: the context of this program type.
@@ -42,8 +49,9 @@ pub fn tell_of_tcp(ctx: *mut c_void) -> Option<()> {
     }
     // SAFETY: a live socket of this run. Nothing is made: what was never judged has lost nothing, and neither has a
     // socket that is not whole (TIME_WAIT, a request), of which the kernel says that it has no storage.
-    let memory = unsafe { bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0) };
-    tell(meta, sk as u64, memory.cast())
+    let memory =
+        unsafe { bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0) };
+    Some((meta, sk as u64, memory.cast()))
 }
 
 /// Tells of one socket of an iterator over the storage of sockets.
@@ -98,6 +106,44 @@ fn tell(meta: *mut c_void, sk: u64, memory: *mut SocketState) -> Option<()> {
             size_of::<Session>() as u32,
         )
     };
+    Some(())
+}
+
+/// Tells of one socket of an iterator over TCP sockets, whatever right its session has.
+#[inline(always)]
+pub fn tell_of_living(ctx: *mut c_void) -> Option<()> {
+    let (meta, sk, memory) = of_tcp(ctx)?;
+    let policy = Policy::for_good()?;
+    let mut living = Living::default();
+    describe(sk, &mut living.session)?;
+    if !memory.is_null() {
+        // SAFETY: as in `tell`.
+        let memory = unsafe { memory.read_volatile() };
+        know(&policy, &memory, &mut living, sk);
+    }
+    // SAFETY: as in `tell`.
+    let seq = unsafe { meta.cast::<*mut c_void>().read_volatile() };
+    // SAFETY: as in `tell`.
+    unsafe { bpf_seq_write(seq.cast(), (&raw const living).cast(), size_of::<Living>() as u32) };
+    Some(())
+}
+
+/// Says who the ends are and what the policy says, if both are certain and it has a right to lose.
+#[inline(always)]
+fn know(policy: &Policy, memory: &SocketState, living: &mut Living, sk: u64) -> Option<()> {
+    living.own_cgroup = cgroup_of(sk)?;
+    living.peer_cgroup = memory.peer_cgroup;
+    living.direction = memory.direction;
+    living.service = service(memory, &living.session);
+    if memory.flags & (STATE_PEER_JUDGES | STATE_LEARN) != 0 {
+        return None;
+    }
+    let (from, to) = sides(policy, memory, &living.session, sk)?;
+    let (reason, passes) = reason(policy, from, to, living.service);
+    living.session.from = from.segment;
+    living.session.to = to.segment;
+    living.session.reason = reason as u8;
+    living.passes = u8::from(passes);
     Some(())
 }
 

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod completions;
 pub mod decide;
 pub mod doctor;
+pub mod dry_run;
 pub mod flows;
 pub mod live;
 pub mod man;

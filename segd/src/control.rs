@@ -4,6 +4,7 @@
 //! say the protocol's version. INVARIANT: no client, however slow, large or numerous, holds the daemon up.
 
 pub mod client;
+pub mod dry_run;
 pub mod peer;
 pub mod protocol;
 pub mod server;

@@ -12,6 +12,7 @@ mod engine;
 mod tagging;
 mod trial;
 mod decide;
+mod dry_run;
 mod cover;
 mod cut;
 mod rows;

@@ -1,8 +1,9 @@
-//! `segd apply`: puts a policy in force that this command reads, for good or until it is confirmed.
+//! `segd apply`: puts a policy in force that this command reads, for good or until it is confirmed, or says what that would
+//! change.
 
 use std::{path::PathBuf, process::ExitCode, str::FromStr};
 
-use super::{ClientArgs, INVALID, OutputArgs, YES, answer, decide::ask, no_answer};
+use super::{ClientArgs, INVALID, OutputArgs, YES, answer, decide::ask, dry_run, no_answer};
 use crate::{
     control::{
         protocol::Request,
@@ -48,6 +49,13 @@ pub struct ApplyArgs {
     /// segd dead and the host unreachable too [without a time: 120s]
     #[arg(long, num_args = 0..=1, default_missing_value = "120s", value_name = "TIME")]
     confirm: Option<Seconds>,
+    /// Change nothing: say which live sessions the policy would cut, and what it changes against the one in force. Exit
+    /// code 1 if anything would change
+    #[arg(long, conflicts_with = "confirm")]
+    dry_run: bool,
+    /// With --dry-run: exit with 1 only if something would be newly allowed, or no longer enforced
+    #[arg(long, requires = "dry_run")]
+    deny_widening: bool,
     /// Accept a policy without a document: every segment, rule and guardrail is gone then
     #[arg(long)]
     allow_empty: bool,
@@ -70,11 +78,15 @@ impl ApplyArgs {
             }
         };
         eprint!("{}", loaded.render_warnings(style()));
+        let policy = loaded.policy.clone();
         let candidate = Candidate {
             texts: texts(loaded),
             allow_empty: self.allow_empty,
             confirm_seconds: self.confirm.map(|Seconds(seconds)| seconds),
         };
+        if self.dry_run {
+            return dry_run::run(&policy, candidate, self.deny_widening, &self.client, self.output);
+        }
         match ask(&self.client, &Request::Apply(candidate)) {
             Ok(applied) => answer(self.output.output, &applied, YES),
             Err(error) => no_answer(&error),

@@ -2,16 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{
-    Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping,
-    WorkloadRow,
+use super::{
+    dry_run::DryRun,
+    types::{
+        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping,
+        WorkloadRow,
+    },
 };
 
 /// The version of the protocol. A daemon refuses other versions in words.
 pub const VERSION: u32 = 1;
 /// The longest request line, its newline included.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
-/// The longest line of [`Request::Apply`] by somebody who may: the largest policy fits, as JSON writes usual text.
+/// The longest line of [`Request::Apply`] or [`Request::DryRun`] by somebody who may: the largest policy fits, as JSON writes usual text.
 pub const MAX_APPLY_BYTES: usize = 2 * crate::source::MAX_BYTES as usize;
 
 /// A message with the protocol's version.
@@ -51,6 +54,8 @@ pub enum Request {
     Reload,
     /// Put a policy in force.
     Apply(Candidate),
+    /// Say what a policy would change. Changes nothing; whoever asks hears the policy in force, word for word.
+    DryRun(Candidate),
     /// Keep the policy that is on trial.
     Confirm,
     /// Put back the policy before the one in force.
@@ -60,13 +65,16 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether it changes something: only root, or the user segd runs as, may ask.
+    /// Whether it changes something, or makes the daemon compile: only root, or the user segd runs as, may ask.
     #[must_use]
     pub fn writes(&self) -> bool {
         match self {
-            Request::Reload | Request::Apply(_) | Request::Confirm | Request::Rollback | Request::Stop => {
-                true
-            }
+            Request::DryRun(_)
+            | Request::Reload
+            | Request::Apply(_)
+            | Request::Confirm
+            | Request::Rollback
+            | Request::Stop => true,
             Request::Status
             | Request::Segments
             | Request::Workloads
@@ -131,6 +139,8 @@ pub enum Response {
     Reloaded(Reloaded),
     /// To [`Request::Apply`], [`Request::Confirm`] and [`Request::Rollback`].
     Applied(Applied),
+    /// To [`Request::DryRun`].
+    DryRun(Box<DryRun>),
     /// To [`Request::Stop`]. The connection stays open until the daemon ends.
     Stopping(Stopping),
     /// It cannot be answered.

@@ -23,6 +23,7 @@ use tokio::{
 
 use self::request::receive;
 use super::{
+    dry_run::DryRun,
     peer::{Access, Right},
     protocol::{
         Envelope, FlowFilter, FlowQuery, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, Response, VERSION,
@@ -63,6 +64,8 @@ pub trait Handler: Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Result<Reloaded, Refusal>> + Send;
     /// Puts a policy in force, for good or on trial.
     fn apply(&self, candidate: Candidate) -> impl Future<Output = Result<Applied, Refusal>> + Send;
+    /// Says what a policy would change.
+    fn dry_run(&self, candidate: Candidate) -> impl Future<Output = Result<DryRun, Refusal>> + Send;
     /// Keeps what is on trial.
     fn confirm(&self) -> impl Future<Output = Result<Applied, Refusal>> + Send;
     /// Puts back what was in force before.
@@ -270,6 +273,10 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
             Err(refusal) => Response::Refused(refusal),
         },
         Request::Apply(candidate) => applied(handler.apply(candidate).await),
+        Request::DryRun(candidate) => match handler.dry_run(candidate).await {
+            Ok(told) => Response::DryRun(Box::new(told)),
+            Err(refusal) => Response::Refused(refusal),
+        },
         Request::Confirm => applied(handler.confirm().await),
         Request::Rollback => applied(handler.rollback().await),
         Request::Stop => Response::Stopping(Stopping {

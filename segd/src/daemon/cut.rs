@@ -15,11 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use segd_common::{counter::CounterKey, session::Session, verdict::Outcome};
+use segd_common::{
+    counter::CounterKey,
+    session::{self, Session},
+    verdict::Outcome,
+};
 
 use super::shared::lock;
 use crate::{
-    datapath::{kernel, sessions::Sessions},
+    datapath::{
+        kernel,
+        sessions::{Living, Sessions},
+    },
     telemetry::names,
 };
 
@@ -34,6 +41,7 @@ pub struct Cutter {
     /// Takes the segments' names, by index. `None`: this kernel cannot find, or end, a socket from outside.
     ask: Option<Sender<Vec<String>>>,
     tally: Arc<Mutex<Tally>>,
+    living: Option<Living>,
 }
 
 /// What was ended since the daemon started.
@@ -52,9 +60,12 @@ impl Cutter {
     /// # Errors
     ///
     /// No thread.
-    pub fn start(sessions: Option<Sessions>, host: u64) -> io::Result<Cutter> {
+    pub fn start(sessions: Option<Sessions>, living: Option<Living>, host: u64) -> io::Result<Cutter> {
         let Some(sessions) = sessions.filter(|_| kernel::can_destroy_sockets().unwrap_or(false)) else {
-            return Ok(Cutter::default());
+            return Ok(Cutter {
+                living,
+                ..Cutter::default()
+            });
         };
         let (ask, asked) = channel();
         let tally = Arc::<Mutex<Tally>>::default();
@@ -65,6 +76,7 @@ impl Cutter {
         Ok(Cutter {
             ask: Some(ask),
             tally,
+            living,
         })
     }
 
@@ -74,6 +86,15 @@ impl Cutter {
             // It ends with this.
             let _ = ask.send(names);
         }
+    }
+
+    /// Every end of a TCP session of this process' network namespace; `None`: this kernel does not list them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn living(&self) -> io::Result<Option<Vec<session::Living>>> {
+        self.living.as_ref().map(Living::all).transpose()
     }
 
     /// What was ended so far.
@@ -98,9 +119,9 @@ fn work(sessions: &Sessions, host: u64, asked: &Receiver<Vec<String>>, tally: &M
 }
 
 /// A session, whichever end it is looked at from.
-type Ends = [([u8; 16], u16); 2];
+pub(super) type Ends = [([u8; 16], u16); 2];
 
-fn ends(session: &Session) -> Ends {
+pub(super) fn ends(session: &Session) -> Ends {
     let mut ends = [(session.own, session.own_port), (session.peer, session.peer_port)];
     ends.sort_unstable();
     ends

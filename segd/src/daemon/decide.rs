@@ -146,7 +146,7 @@ fn revision(engine: &Engine) -> u32 {
         .map_or(0, |in_force| in_force.active.revision())
 }
 
-fn refused(error: &ApplyError) -> Refusal {
+pub(super) fn refused(error: &ApplyError) -> Refusal {
     let kind = match error {
         ApplyError::Compile(_) | ApplyError::Ambiguous(_) => RefusalKind::Invalid,
         ApplyError::OnTrial(_) => RefusalKind::Conflict,

@@ -280,7 +280,7 @@ impl Engine {
     }
 
     /// The segments that living workloads bear: their indexes are not for others.
-    fn borne(&self, active: Active) -> Result<BTreeSet<String>, ApplyError> {
+    pub(super) fn borne(&self, active: Active) -> Result<BTreeSet<String>, ApplyError> {
         let mut borne = BTreeSet::new();
         if active.revision() == 0 {
             return Ok(borne);

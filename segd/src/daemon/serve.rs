@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     control::{
+        dry_run::DryRun,
         protocol::{FlowFilter, Refusal, RefusalKind},
         server::Handler,
         types::{
@@ -220,6 +221,10 @@ impl Handler for Front {
 
     async fn apply(&self, candidate: Candidate) -> Result<Applied, Refusal> {
         self.decide(Decision::Apply(candidate)).await
+    }
+
+    async fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {
+        self.0.dry_run(candidate)
     }
 
     async fn confirm(&self) -> Result<Applied, Refusal> {

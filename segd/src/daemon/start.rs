@@ -273,7 +273,7 @@ async fn attach(
     let (send, queue) = mpsc::channel(256);
     let births = start_births(&root, &send);
     let host = kernel::own_namespace()?.number();
-    let cutter = Cutter::start(datapath.sessions()?, host)
+    let cutter = Cutter::start(datapath.sessions()?, datapath.living()?, host)
         .map_err(|error| Failure::internal(format!("starting a thread: {error}")))?;
     let links = Links::new(&datapath, root.path(), handover.learns())?;
     let mut engine = Engine {

@@ -4,6 +4,7 @@
 //! tagged already, in the kernel, or is found by the walk.
 
 mod classify;
+mod foresee;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -79,7 +79,7 @@ impl Engine {
     }
 
     /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
-    fn text_of(&self, slot: u32) -> Option<(Kept, Sources)> {
+    pub(super) fn text_of(&self, slot: u32) -> Option<(Kept, Sources)> {
         let bytes = self.maps.text(slot).ok()??;
         let mut kept: Kept = serde_json::from_slice(&bytes).ok()?;
         let texts = std::mem::take(&mut kept.texts).into_iter();

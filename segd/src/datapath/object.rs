@@ -13,8 +13,14 @@ use aya::{
 };
 
 use super::{
-    Error, btf, census::Census, feature, kernel, manifest, map::Maps, numbering, pins::Pins,
-    sessions::Sessions, sys,
+    Error, btf,
+    census::Census,
+    feature, kernel, manifest,
+    map::Maps,
+    numbering,
+    pins::Pins,
+    sessions::{Living, Sessions},
+    sys,
 };
 use crate::report::chain;
 
@@ -25,6 +31,9 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 const SESSIONS: &str = "segd_sessions";
 /// Walks the storage of sockets: where they may not. Kernels that are locked down may refuse it.
 const JUDGED: &str = "segd_judged";
+
+/// Walks TCP sockets for whoever asks what a policy would do.
+const LIVING: &str = "segd_living";
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
@@ -128,6 +137,14 @@ impl Datapath {
         Sessions::of_judged(program, self.pins.find("SOCKETS")?).map(Some)
     }
 
+    /// The program that tells which sessions there are; `None` where the kernel takes none (before 5.11).
+    pub fn living(&self) -> Result<Option<Living>, Error> {
+        match self.program(LIVING) {
+            Ok(program) => Living::of_tcp(program).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Hands the programs' own diagnostics to the log.
     pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
         match aya_log::EbpfLogger::init(&mut self.ebpf) {
@@ -219,7 +236,7 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
             }
             continue;
         }
-        if name == SESSIONS || name == JUDGED {
+        if name == SESSIONS || name == JUDGED || name == LIVING {
             continue;
         }
         load_program(program, &btf)
@@ -232,6 +249,9 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
             "degraded: this kernel takes neither program that finds idle sessions, which end at their next packet: \
              {first}; {second}"
         );
+    }
+    if let Err(error) = load_iterator(&mut ebpf, LIVING, "tcp", &btf) {
+        tracing::debug!("`segd apply --dry-run` cannot list sessions: {error}");
     }
     Ok(ebpf)
 }
@@ -319,7 +339,9 @@ mod tests {
             "idle sessions could not be found"
         );
         for (name, program) in loaded.ebpf.programs() {
-            if (name == super::SESSIONS || name == super::JUDGED) && program.fd().is_err() {
+            if (name == super::SESSIONS || name == super::JUDGED || name == super::LIVING)
+                && program.fd().is_err()
+            {
                 eprintln!("{name}: the other one is loaded, or this kernel does not take it");
                 continue;
             }

@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use segd_common::session::Session;
+use segd_common::session::{self, Session};
 
 use super::{Error, sys};
 
@@ -49,8 +49,7 @@ impl Sessions {
     ///
     /// What the kernel said.
     pub fn without_right(&self) -> io::Result<Vec<Session>> {
-        let mut bytes = Vec::new();
-        File::from(sys::iterate(self.walk.as_fd())?).read_to_end(&mut bytes)?;
+        let bytes = run(&self.walk)?;
         let whole = bytes.chunks_exact(size_of::<Session>());
         // SAFETY: as many bytes as a `Session` has, of any alignment; any bytes are a valid one.
         Ok(whole
@@ -66,4 +65,40 @@ impl Sessions {
     pub fn end(&self, session: &Session) -> io::Result<bool> {
         self.destroyer.end(session)
     }
+}
+
+/// The program that tells of every session, whatever right it has.
+#[derive(Debug)]
+pub struct Living {
+    walk: OwnedFd,
+}
+
+impl Living {
+    pub(super) fn of_tcp(program: BorrowedFd<'_>) -> Result<Living, Error> {
+        let walk = sys::link_create(program, 0, TRACE_ITER, 0);
+        Ok(Living {
+            walk: walk.map_err(|error| Error::system("making an iterator over sessions", error))?,
+        })
+    }
+
+    /// Every end of a TCP session in this process' network namespace.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn all(&self) -> io::Result<Vec<session::Living>> {
+        let bytes = run(&self.walk)?;
+        let whole = bytes.chunks_exact(size_of::<session::Living>());
+        // SAFETY: as many bytes as a `Living` has, of any alignment; any bytes are a valid one.
+        Ok(whole
+            .map(|bytes| unsafe { bytes.as_ptr().cast::<session::Living>().read_unaligned() })
+            .collect())
+    }
+}
+
+/// All that an iterator says.
+fn run(walk: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::from(sys::iterate(walk.as_fd())?).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -251,7 +251,7 @@ impl FlowRecord {
 }
 
 /// An address with its port, as URLs write it.
-fn endpoint(address: &str, port: Option<u16>) -> String {
+pub fn endpoint(address: &str, port: Option<u16>) -> String {
     match port {
         _ if address.is_empty() => "-".to_string(),
         Some(port) if address.contains(':') => format!("[{address}]:{port}"),

@@ -251,7 +251,7 @@ fn protocol(number: u8) -> Word {
 }
 
 /// An address; a v4-mapped one as IPv4.
-fn address(bytes: segd_common::address::Address) -> String {
+pub fn address(bytes: segd_common::address::Address) -> String {
     let address = Ipv6Addr::from(bytes);
     address
         .to_ipv4_mapped()

@@ -7,8 +7,11 @@ use crate::control::{
     protocol::{Envelope, MAX_APPLY_BYTES, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, VERSION},
 };
 
-/// How a request starts that may be longer than others.
-const APPLY: &[u8] = b"{\"version\":1,\"body\":{\"apply\":";
+/// How requests start that may be longer than others: they carry a policy.
+const LONG: [&[u8]; 2] = [
+    b"{\"version\":1,\"body\":{\"apply\":",
+    b"{\"version\":1,\"body\":{\"dry-run\":",
+];
 
 /// One request, or `None` if the client left without a word.
 pub(super) async fn receive<R: AsyncRead + Unpin>(
@@ -21,7 +24,7 @@ pub(super) async fn receive<R: AsyncRead + Unpin>(
     if reader.read_until(b'\n', &mut line).await.is_err() || line.is_empty() {
         return Ok(None);
     }
-    if line.len() >= limit && right == Right::Write && line.starts_with(APPLY) {
+    if line.len() >= limit && right == Right::Write && LONG.iter().any(|start| line.starts_with(start)) {
         limit = MAX_APPLY_BYTES;
         reader.get_mut().set_limit((MAX_APPLY_BYTES - line.len()) as u64);
         if reader.read_until(b'\n', &mut line).await.is_err() {

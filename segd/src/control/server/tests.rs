@@ -74,6 +74,13 @@ impl Handler for Fixed {
         })
     }
 
+    async fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {
+        Ok(DryRun {
+            texts: candidate.texts,
+            ..DryRun::default()
+        })
+    }
+
     async fn confirm(&self) -> Result<Applied, Refusal> {
         Err(Refusal::new(RefusalKind::Conflict, "nothing is on trial"))
     }
