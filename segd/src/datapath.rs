@@ -25,6 +25,7 @@ pub mod texts;
 pub mod cgroups;
 pub mod census;
 pub mod sessions;
+pub mod island;
 pub mod places;
 pub mod counters;
 pub mod events;

@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod graph;
 mod live;
+mod probes;
 mod replay;
 mod schema;
 mod test;
@@ -28,7 +29,7 @@ pub enum PolicyCommand {
     Graph(graph::Graph),
     /// Print the JSON Schema of a policy: an editor that knows it completes, explains and checks as you type
     Schema(schema::Schema),
-    /// Run the policy's own tests: by the decision, and by the kernel programs with `--kernel`
+    /// Run the policy's own tests: by the decision, by the kernel programs with `--kernel`, by real traffic with `--live`
     Test(test::Test),
     /// Say what changes between two policies, by meaning: who may newly start what towards whom, and who no longer
     Diff(diff::Diff),

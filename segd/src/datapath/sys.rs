@@ -20,7 +20,7 @@ use std::{
 
 pub use destroy::Destroyer;
 pub use program::{ALLOW_MULTI, link_lsm, load_trivial, maps_of, program_name, programs_on, raw_tracepoint};
-pub use rehearse::{Tun, leave_namespace, run_raw_tracepoint, run_skb};
+pub use rehearse::{Tun, leave_namespace, raise_loopback, run_raw_tracepoint, run_skb};
 
 /// Runs one command.
 ///

@@ -1,5 +1,7 @@
 //! The answer of `segd policy test`. Stable; documented in docs/policy.md.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::policy::{
@@ -18,6 +20,8 @@ pub struct Tested {
     pub failed: usize,
     /// What the kernel programs said, if they were asked.
     pub kernel: Option<Kernel>,
+    /// What became of real traffic, if this host was probed.
+    pub live: Option<Live>,
     /// Every test.
     pub tests: Vec<TestRow>,
 }
@@ -31,6 +35,73 @@ pub struct Kernel {
     pub left_out: usize,
     /// Where they do not say what the decision says: faults of segd.
     pub disagreements: Vec<String>,
+}
+
+/// What became of real traffic on this host.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Live {
+    /// The revision that was in force.
+    pub revision: u32,
+    /// Questions that real traffic asked.
+    pub probed: usize,
+    /// Those that none did.
+    pub not_probed: Vec<NotProbed>,
+    /// Where it did not become what the decision says: faults of segd.
+    pub disagreements: Vec<String>,
+}
+
+/// A question that no traffic asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct NotProbed {
+    /// The label of the test.
+    pub test: String,
+    /// Who starts.
+    pub from: String,
+    /// Towards whom.
+    pub to: String,
+    /// On what.
+    pub port: String,
+    /// Why not.
+    pub why: String,
+}
+
+impl Live {
+    /// What was not probed by why, with one example each, then what was, and how it went.
+    fn lines(&self) -> String {
+        let mut out = String::new();
+        let mut by_cause: BTreeMap<&str, Vec<&NotProbed>> = BTreeMap::new();
+        for left in &self.not_probed {
+            by_cause.entry(&left.why).or_default().push(left);
+        }
+        for (why, left) in by_cause {
+            if let [first, rest @ ..] = left.as_slice() {
+                let more = match rest.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                out.push_str(&format!(
+                    "not probed: {} -> {} {} of {}{more}: {why}\n",
+                    first.from, first.to, first.port, first.test
+                ));
+            }
+        }
+        for line in &self.disagreements {
+            out.push_str(&format!("BUG   {line}\n"));
+        }
+        out.push_str(&format!(
+            "live: {} questions probed under revision {}, {} not probed, {} disagreements{}\n",
+            self.probed,
+            self.revision,
+            self.not_probed.len(),
+            self.disagreements.len(),
+            if self.disagreements.is_empty() {
+                ""
+            } else {
+                ": a fault of segd, please report it"
+            }
+        ));
+        out
+    }
 }
 
 /// One test.
@@ -104,6 +175,7 @@ impl Tested {
             passed,
             failed: tests.len() - passed,
             kernel: None,
+            live: None,
             tests,
         }
     }
@@ -176,6 +248,9 @@ pub fn table(tested: &Tested) -> String {
                 ": a fault of segd, please report it"
             }
         ));
+    }
+    if let Some(live) = &tested.live {
+        out.push_str(&live.lines());
     }
     let count = tested.tests.len();
     let noun = if count == 1 { "test" } else { "tests" };

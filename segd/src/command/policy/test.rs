@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use segd_common::{decide::outcome, service, service::Service, verdict::Outcome, workload::Identity};
 
-use super::{CANNOT, INTERNAL, INVALID, NO, Reply, YES};
+use super::{
+    CANNOT, INTERNAL, INVALID, NO, Reply, YES,
+    probes::{ProbeError, probe},
+};
 use crate::{
     datapath::{
         Error,
@@ -38,6 +41,13 @@ pub struct Test {
     /// Ask this kernel as well: the programs that would enforce the policy, loaded for this and attached to nothing. Root
     #[arg(long)]
     kernel: bool,
+    /// Probe this host as well: real traffic between short-lived cgroups below its workloads, under the policy in force, which
+    /// must be this one. Nothing reaches a service or leaves the host. Root
+    #[arg(long)]
+    live: bool,
+    /// The control socket of the running segd, for --live
+    #[arg(long, env = "SEGD_CONTROL", default_value = crate::cli::CONTROL, value_name = "SOCKET")]
+    control: PathBuf,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -77,16 +87,41 @@ impl Test {
                 }
             }
         }
-        let disagrees = answer
-            .kernel
-            .as_ref()
-            .is_some_and(|kernel| !kernel.disagreements.is_empty());
+        if self.live {
+            match probe(&loaded.policy, &loaded.sources, &self.control) {
+                Ok(live) => answer.live = Some(live),
+                Err(error) => return not_probed(&error),
+            }
+        }
+        let kernel = answer.kernel.iter().map(|kernel| &kernel.disagreements);
+        let live = answer.live.iter().map(|live| &live.disagreements);
+        let disagrees = kernel.chain(live).any(|found| !found.is_empty());
         let code = match (disagrees, answer.failed) {
             (true, _) => INTERNAL,
             (false, 0) => YES,
             (false, _) => NO,
         };
         Reply::of(print(self.output, &answer, table), String::new(), code)
+    }
+}
+
+fn not_probed(error: &ProbeError) -> Reply {
+    let (code, help) = match error {
+        ProbeError::Client(error) => (error.exit_code(), error.help()),
+        ProbeError::Another(_) => {
+            let help = "`segd apply --dry-run` says what differs; `segd status` says where it came from";
+            (INVALID, Some(help.to_owned()))
+        }
+        ProbeError::Cannot(_) => (
+            CANNOT,
+            Some("run it as root, on the host whose segd it is".to_owned()),
+        ),
+    };
+    let help = help.map_or_else(String::new, |help| format!("help: {help}\n"));
+    Reply {
+        complaint: format!("error: {error}\n{help}"),
+        code,
+        ..Reply::default()
     }
 }
 
@@ -218,6 +253,8 @@ mod tests {
         let test = Test {
             paths,
             kernel,
+            live: false,
+            control: PathBuf::new(),
             output,
         };
         let reply = test.reply(Style::Plain);

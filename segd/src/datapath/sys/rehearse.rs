@@ -19,6 +19,26 @@ pub fn leave_namespace() -> io::Result<()> {
     Ok(())
 }
 
+/// Brings the loopback device of the calling thread's namespace up.
+pub fn raise_loopback() -> io::Result<()> {
+    const SIOCSIFFLAGS: u64 = 0x8914;
+    const IFF_UP: u16 = 1;
+    let mut request = DeviceRequest {
+        name: [0; 16],
+        flags: IFF_UP,
+        rest: [0; 22],
+    };
+    for (to, from) in request.name.iter_mut().zip(b"lo") {
+        *to = *from;
+    }
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: a live request of the size the call reads.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// A device without a wire. It is gone when this is dropped.
 #[derive(Debug)]
 pub struct Tun {
