@@ -11,6 +11,7 @@ mod notify;
 mod engine;
 mod tagging;
 mod trial;
+mod usage;
 mod decide;
 mod dry_run;
 mod cover;

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod denials;
 pub mod flows;
 pub mod hits;
+pub mod usage;
 pub mod http;
 pub mod metrics;
 pub mod names;

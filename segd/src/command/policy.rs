@@ -9,6 +9,7 @@ mod probes;
 mod replay;
 mod schema;
 mod test;
+mod unused;
 mod who;
 
 use std::{

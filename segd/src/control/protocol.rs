@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     dry_run::DryRun,
     types::{
-        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping,
-        WorkloadRow,
+        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, RuleRow, SegmentRow, Status,
+        Stopping, WorkloadRow,
     },
 };
 
@@ -46,6 +46,8 @@ pub enum Request {
     Segments,
     /// Which cgroup is in which segment.
     Workloads,
+    /// The rules in force, and how they are used.
+    Rules,
     /// The flow log.
     Flows(FlowQuery),
     /// A verdict of the policy in force.
@@ -78,6 +80,7 @@ impl Request {
             Request::Status
             | Request::Segments
             | Request::Workloads
+            | Request::Rules
             | Request::Flows(_)
             | Request::Explain(_) => false,
         }
@@ -127,6 +130,8 @@ pub enum Response {
     Segments(Vec<SegmentRow>),
     /// To [`Request::Workloads`].
     Workloads(Vec<WorkloadRow>),
+    /// To [`Request::Rules`].
+    Rules(Vec<RuleRow>),
     /// To [`Request::Flows`]: one each.
     Flow(Box<FlowRecord>),
     /// The client was too slow: so many flows were left out here.

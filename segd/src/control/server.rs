@@ -29,8 +29,8 @@ use super::{
         Envelope, FlowFilter, FlowQuery, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, Response, VERSION,
     },
     types::{
-        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, SegmentRow, Status, Stopping,
-        WorkloadRow,
+        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, RuleRow, SegmentRow, Status,
+        Stopping, WorkloadRow,
     },
 };
 use crate::crowd::Crowd;
@@ -52,6 +52,8 @@ pub trait Handler: Send + Sync + 'static {
     fn segments(&self) -> impl Future<Output = Vec<SegmentRow>> + Send;
     /// Which cgroup is in which segment.
     fn workloads(&self) -> impl Future<Output = Vec<WorkloadRow>> + Send;
+    /// The rules in force, and how they are used.
+    fn rules(&self) -> impl Future<Output = Result<Vec<RuleRow>, Refusal>> + Send;
     /// The newest recorded flows, oldest first, and every later one; see `telemetry::flows::FlowLog::follow`.
     fn flows(
         &self,
@@ -264,6 +266,10 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
         Request::Status => Response::Status(Box::new(handler.status().await)),
         Request::Segments => Response::Segments(handler.segments().await),
         Request::Workloads => Response::Workloads(handler.workloads().await),
+        Request::Rules => match handler.rules().await {
+            Ok(rows) => Response::Rules(rows),
+            Err(refusal) => Response::Refused(refusal),
+        },
         Request::Explain(question) => match handler.explain(question).await {
             Ok(explanation) => Response::Explanation(Box::new(explanation)),
             Err(refusal) => Response::Refused(refusal),

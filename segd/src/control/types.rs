@@ -149,6 +149,26 @@ pub struct WorkloadRow {
     pub inherited_from: Option<String>,
 }
 
+/// A rule in force and how it is used, for `segd policy check --live --unused-for`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleRow {
+    /// Its label.
+    pub rule: String,
+    /// Where it stands, `file:line`.
+    pub location: String,
+    /// What stands there.
+    pub text: String,
+    /// How often it decided, as in `segd_rule_hits_total{rule}`.
+    pub hits: u64,
+    /// Since when this daemon watches it, RFC 3339.
+    pub watched_since: String,
+    /// When it was last seen to have decided since then.
+    pub last_hit: Option<String>,
+    /// How many ends of live TCP sessions in the host's network namespace it lets be.
+    pub sessions: u64,
+}
+
 /// A line of `segd flows`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -40,7 +40,7 @@ use crate::{
         model::Policy,
     },
     source::{ContentHash, Loaded},
-    telemetry::{flows::FlowLog, hits::RuleHits},
+    telemetry::flows::FlowLog,
     workload::{
         births::Births,
         cgroupfs::CgroupRoot,
@@ -122,7 +122,7 @@ pub struct Engine {
     pub(super) in_force: Option<InForce>,
     /// What is in force is only on trial.
     pub(super) trial: Option<OnTrial>,
-    pub(super) hits: RuleHits,
+    pub(super) hits: super::usage::Hits,
     pub(super) flows: Arc<FlowLog>,
     pub(super) cutter: Cutter,
     pub(super) probe: Option<Probe>,
@@ -378,23 +378,6 @@ impl Engine {
         let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
         cover.follow(&self.namespaces, map.seats);
         self.cover = Some(cover);
-        Ok(())
-    }
-
-    /// Adds the kernel's rule hits to the totals.
-    pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
-        let before = self.trial.as_ref().map(|trial| &trial.before);
-        for policy in self.in_force.iter().chain(before) {
-            let rules = policy.tables.rules.len();
-            let hits = self.tables.hits(policy.active.slot(), rules)?;
-            let labels = policy.tables.rules.iter().map(|rule| rule.label.as_str());
-            self.hits.absorb(
-                policy.active.slot(),
-                policy.active.revision(),
-                labels,
-                hits.as_slice(),
-            );
-        }
         Ok(())
     }
 }

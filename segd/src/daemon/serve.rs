@@ -17,7 +17,7 @@ use crate::{
         server::Handler,
         types::{
             Applied, Candidate, Explanation, FlowRecord, MapUse, Program, Question, Readiness, Reloaded,
-            SegmentRow, Status, WorkloadRow,
+            RuleRow, SegmentRow, Status, WorkloadRow,
         },
     },
     policy::{explain::explain, port},
@@ -57,7 +57,7 @@ impl http::Source for Front {
             counters,
             other: counts.other,
             names: shared.flows.names().to_vec(),
-            rule_hits: engine.hits.totals(),
+            rule_hits: engine.hits.totals.totals(),
             revision: engine
                 .in_force
                 .as_ref()
@@ -171,6 +171,11 @@ impl Handler for Front {
 
     async fn workloads(&self) -> Vec<WorkloadRow> {
         self.0.engine().workload_rows()
+    }
+
+    async fn rules(&self) -> Result<Vec<RuleRow>, Refusal> {
+        let rows = self.0.engine().rule_rows();
+        rows.map_err(|error| Refusal::new(RefusalKind::Internal, chain(&error)))
     }
 
     fn flows(

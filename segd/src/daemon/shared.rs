@@ -287,7 +287,11 @@ impl Shared {
 
     /// Looks at the health, and ends what the log left out.
     pub fn tick(&self) {
-        let mut health = Health::look(&mut self.engine());
+        let mut health = {
+            let mut engine = self.engine();
+            engine.date_hits();
+            Health::look(&mut engine)
+        };
         if let Err(error) = lock(&self.lock).follow() {
             health.enforcing = false;
             health.because.push(format!("the pin directory: {error}"));

@@ -35,7 +35,7 @@ use crate::{
     policy::{compiled::SegmentIndexes, diagnostic::Style},
     report::chain,
     source::{ContentHash, LoadError, Loaded, load},
-    telemetry::{clock::EventClock, flows::FlowLog, hits::RuleHits, http},
+    telemetry::{clock::EventClock, flows::FlowLog, http},
     workload::{
         births::Births,
         cgroupfs::CgroupRoot,
@@ -293,7 +293,7 @@ async fn attach(
         unwritten: None,
         in_force: None,
         trial: None,
-        hits: RuleHits::default(),
+        hits: super::usage::Hits::default(),
         flows: Arc::new(FlowLog::new(EventClock::Boot)),
         cutter,
         probe: given.probe,

@@ -40,6 +40,9 @@ pub struct Check {
     pub error: Option<String>,
     /// Errors and warnings.
     pub diagnostics: Vec<Finding>,
+    /// What `--live` could not tell; absent if there is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What is in a policy.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{CANNOT, INVALID, NO, Reply, YES, counted, live};
+use super::{
+    CANNOT, INVALID, NO, Reply, YES, counted, live,
+    unused::{Unused, unused_rules},
+};
 use crate::{
     output::{
         Format,
@@ -11,8 +14,8 @@ use crate::{
     policy::{
         compile::{CompileError, compile},
         compiled::SegmentIndexes,
-        diagnostic::Style,
-        document::allowance,
+        diagnostic::{Code, Diagnostic, Style},
+        document::allowance::{self, Allowance},
         resolve,
     },
     source::{self, LoadError, Loaded, Trust},
@@ -37,6 +40,13 @@ pub struct Check {
     /// The root of the cgroup v2 tree that `--live` looks at [default: where cgroup2 is mounted]
     #[arg(long, requires = "live", value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// With --live: warn of rules of the policy in force under which nothing has begun for this long, as the running segd has
+    /// watched them: 30d, 12h, 30m
+    #[arg(long, requires = "live", value_name = "TIME")]
+    unused_for: Option<Unused>,
+    /// The control socket of the running segd, for --unused-for
+    #[arg(long, env = "SEGD_CONTROL", default_value = crate::cli::CONTROL, value_name = "SOCKET")]
+    control: PathBuf,
     /// Exit with 1 if there is any warning: for CI
     #[arg(long)]
     deny_warnings: bool,
@@ -48,12 +58,8 @@ impl Check {
         match source::load(&self.paths, self.allow_empty, &Trust::Everybody).and_then(Loaded::tested) {
             Ok(mut loaded) => match fits(&loaded) {
                 Ok(()) => match self.look_at_the_host(&mut loaded) {
-                    Ok(()) => self.valid(&loaded, style),
-                    Err(error) => Reply {
-                        complaint: format!("error: {}\n", crate::report::chain(&error)),
-                        code: CANNOT,
-                        ..Reply::default()
-                    },
+                    Ok(notes) => self.valid(&loaded, notes, style),
+                    Err(reply) => reply,
                 },
                 Err(error) => self.invalid(Some(error.to_string()), Vec::new(), format!("error: {error}\n")),
             },
@@ -75,15 +81,17 @@ impl Check {
         }
     }
 
-    fn valid(&self, loaded: &Loaded, style: Style) -> Reply {
+    fn valid(&self, loaded: &Loaded, notes: Vec<String>, style: Style) -> Reply {
+        let noted: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
         let answer = Answer {
             valid: true,
             summary: Some(Summary::of(&loaded.policy, loaded.sources.len())),
             error: None,
             diagnostics: findings(&loaded.warnings, &loaded.sources),
+            notes,
         };
         let complaint = match self.output {
-            Format::Table => loaded.render_warnings(style),
+            Format::Table => loaded.render_warnings(style) + &noted,
             Format::Json | Format::Yaml => String::new(),
         };
         let code = if self.deny_warnings && !loaded.warnings.is_empty() {
@@ -94,23 +102,44 @@ impl Check {
         Reply::of(print(self.output, &answer, table), complaint, code)
     }
 
-    /// `--live`: adds what only the host can tell.
-    fn look_at_the_host(&self, loaded: &mut Loaded) -> Result<(), WorkloadError> {
+    /// `--live`: adds what only the host can tell, and notes of what it cannot.
+    fn look_at_the_host(&self, loaded: &mut Loaded) -> Result<Vec<String>, Reply> {
         if !self.live {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let root = CgroupRoot::of(self.cgroup_root.as_deref())?;
-        let mut found = live::matchers_without_members(&loaded.matchers, &root)?;
-        let of_the_host: Vec<_> = loaded
-            .allowances
-            .iter()
-            .filter(|allowance| allowance.code.is_of_the_host())
-            .cloned()
-            .collect();
-        allowance::apply(&of_the_host, true, &mut found);
+        let mut found = self.matchers(loaded).map_err(|error| Reply {
+            complaint: format!("error: {}\n", crate::report::chain(&error)),
+            code: CANNOT,
+            ..Reply::default()
+        })?;
+        let mut notes = Vec::new();
+        if let Some(unused) = &self.unused_for {
+            let told = unused_rules(loaded, unused, &self.control).map_err(|error| {
+                let help = error
+                    .help()
+                    .map_or_else(String::new, |help| format!("help: {help}\n"));
+                Reply {
+                    complaint: format!("error: {error}\n{help}"),
+                    code: error.exit_code(),
+                    ..Reply::default()
+                }
+            })?;
+            notes = told.notes;
+            let mut unused = told.warnings;
+            // A rule may be used for a while: an allowance that waits is not superfluous.
+            allowance::apply(&allowed(loaded, Code::UnusedRule), false, &mut unused);
+            found.extend(unused);
+        }
         loaded.warnings.extend(found);
         resolve::sort(&loaded.sources, &mut loaded.warnings);
-        Ok(())
+        Ok(notes)
+    }
+
+    fn matchers(&self, loaded: &Loaded) -> Result<Vec<Diagnostic>, WorkloadError> {
+        let root = CgroupRoot::of(self.cgroup_root.as_deref())?;
+        let mut found = live::matchers_without_members(&loaded.matchers, &root)?;
+        allowance::apply(&allowed(loaded, Code::NoMember), true, &mut found);
+        Ok(found)
     }
 
     fn invalid(
@@ -124,6 +153,7 @@ impl Check {
             summary: None,
             error,
             diagnostics,
+            notes: Vec::new(),
         };
         let complaint = match self.output {
             Format::Table => complaint,
@@ -131,6 +161,15 @@ impl Check {
         };
         Reply::of(print(self.output, &answer, |_| String::new()), complaint, INVALID)
     }
+}
+
+/// The comments that allow one warning.
+fn allowed(loaded: &Loaded, code: Code) -> Vec<Allowance> {
+    let allowances = loaded.allowances.iter();
+    allowances
+        .filter(|allowance| allowance.code == code)
+        .cloned()
+        .collect()
 }
 
 /// Whether it fits into the kernel tables.

@@ -40,6 +40,10 @@ impl Handler for Fixed {
             .collect()
     }
 
+    async fn rules(&self) -> Result<Vec<RuleRow>, Refusal> {
+        Ok(Vec::new())
+    }
+
     fn flows(
         &self,
         last: usize,

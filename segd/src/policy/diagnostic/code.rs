@@ -100,6 +100,8 @@ codes! {
         UnreachableSegment = "unreachable-segment";
         /// A matcher that nothing on this host fits now (`check --live`).
         NoMember = "no-member";
+        /// A rule under which nothing has begun for a long time (`check --live --unused-for`).
+        UnusedRule = "unused-rule";
         /// A `# segd: allow(…)` that names no warning.
         UnknownAllowance = "unknown-allowance";
         /// A `# segd: allow(…)` of a warning that there is not.
@@ -123,6 +125,6 @@ impl Code {
     /// Whether it is told only where the host is looked at: its allowance may be needed elsewhere.
     #[must_use]
     pub fn is_of_the_host(self) -> bool {
-        self == Code::NoMember
+        matches!(self, Code::NoMember | Code::UnusedRule)
     }
 }

@@ -1,0 +1,115 @@
+//! Rule hits: read out of the kernel, totalled and dated; and what they say of each rule in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::{Duration, Instant, SystemTime},
+};
+
+use segd_common::{decide::decide, segment::NONE, verdict::Verdict, workload::Identity};
+
+use super::engine::{ApplyError, Engine, InForce};
+use crate::{
+    control::types::RuleRow,
+    telemetry::{
+        clock::rfc3339,
+        hits::RuleHits,
+        usage::{Usage, key},
+    },
+};
+
+/// How old a count may get before it is read without being asked for.
+const COUNTED: Duration = Duration::from_secs(60);
+
+/// What is known of rule hits.
+#[derive(Debug, Default)]
+pub struct Hits {
+    pub(super) totals: RuleHits,
+    usage: Usage,
+    read: Option<Instant>,
+}
+
+fn keys(policy: &InForce) -> Vec<String> {
+    let rules = policy.policy.rules.iter();
+    rules.map(|rule| key(&rule.label, &rule.text)).collect()
+}
+
+impl Engine {
+    /// Adds the kernel's rule hits to the totals, and dates them.
+    pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
+        let now = SystemTime::now();
+        let before = self.trial.as_ref().map(|trial| &trial.before);
+        let mut known = Vec::new();
+        for policy in self.in_force.iter().chain(before) {
+            let rules = policy.tables.rules.len();
+            let (slot, revision) = (policy.active.slot(), policy.active.revision());
+            let hits = self.tables.hits(slot, rules)?;
+            let labels = policy.tables.rules.iter().map(|rule| rule.label.as_str());
+            self.hits.totals.absorb(slot, revision, labels, hits.as_slice());
+            let keys = keys(policy);
+            self.hits
+                .usage
+                .absorb(slot, revision, &keys, hits.as_slice(), now);
+            known.extend(keys);
+        }
+        self.hits.usage.keep(&known.iter().collect::<BTreeSet<_>>());
+        self.hits.read = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Collects, unless that was done a moment ago: a hit is dated when it is seen.
+    pub(super) fn date_hits(&mut self) {
+        if self.hits.read.is_none_or(|read| read.elapsed() >= COUNTED)
+            && let Err(error) = self.collect_hits()
+        {
+            tracing::warn!("reading rule hits: {}", crate::report::chain(&error));
+        }
+    }
+
+    /// The rules in force, and how they are used.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub(super) fn rule_rows(&mut self) -> Result<Vec<RuleRow>, ApplyError> {
+        self.collect_hits()?;
+        let sessions = self.sessions_by_rule().unwrap_or_default();
+        let totals: BTreeMap<String, u64> = self.hits.totals.totals().into_iter().collect();
+        let Some(in_force) = &self.in_force else {
+            return Ok(Vec::new());
+        };
+        let rows = in_force.policy.rules.iter().enumerate().map(|(index, rule)| {
+            let used = self.hits.usage.of(&key(&rule.label, &rule.text));
+            RuleRow {
+                rule: rule.label.clone(),
+                location: rule.location.to_string(),
+                text: rule.text.clone(),
+                hits: totals.get(&rule.label).copied().unwrap_or(0),
+                watched_since: used.map(|used| rfc3339(used.since)).unwrap_or_default(),
+                last_hit: used.and_then(|used| used.last).map(rfc3339),
+                sessions: sessions.get(&index).copied().unwrap_or(0),
+            }
+        });
+        Ok(rows.collect())
+    }
+
+    /// How many ends of live sessions each rule lets be: who began long ago hits no more.
+    fn sessions_by_rule(&self) -> io::Result<BTreeMap<usize, u64>> {
+        let mut sessions: BTreeMap<usize, u64> = BTreeMap::new();
+        let Some(in_force) = &self.in_force else {
+            return Ok(sessions);
+        };
+        for living in self.cutter.living()?.unwrap_or_default() {
+            let (from, to) = (living.session.from, living.session.to);
+            if from == NONE || to == NONE || living.passes == 0 {
+                continue;
+            }
+            let tables = in_force.tables.as_ref();
+            let verdict = decide(tables, Identity::of(from), Identity::of(to), living.service);
+            if verdict.rule != Verdict::NO_RULE {
+                *sessions.entry(verdict.rule as usize).or_default() += 1;
+            }
+        }
+        Ok(sessions)
+    }
+}
