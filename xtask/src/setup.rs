@@ -5,6 +5,7 @@
 
 mod apt;
 mod host;
+mod language_server;
 mod promtool;
 mod rust_src;
 mod systemd_root;
@@ -52,6 +53,7 @@ enum Missing {
     Promtool,
     CargoDeny,
     SystemdRoot,
+    LanguageServer,
     BpfFs,
     Cgroup2,
 }
@@ -120,6 +122,7 @@ fn missing(scope: Scope) -> Result<Vec<Missing>> {
             workspace::find_program("promtool").is_some(),
         ),
         (Scope::Test, Missing::SystemdRoot, systemd_root::present()),
+        (Scope::Test, Missing::LanguageServer, language_server::present()),
         (Scope::Ci, Missing::CargoDeny, tools::cargo_deny_present()?),
         (Scope::Demo, Missing::BpfFs, host::bpffs_mounted()?),
         (Scope::Demo, Missing::Cgroup2, cgroup2_root()?.is_some()),
@@ -140,11 +143,10 @@ fn cannot_help(missing: &[Missing]) -> Result<Option<&'static str>> {
             "without a cgroup2 mount no process has an identity that segd could read",
         ));
     }
-    let needs_apt = missing.iter().any(|item| {
-        matches!(
-            item,
-            Missing::Packages(_) | Missing::Promtool | Missing::SystemdRoot
-        )
+    let needs_apt = missing.iter().any(|item| match item {
+        Missing::Packages(_) | Missing::Promtool | Missing::SystemdRoot => true,
+        Missing::LanguageServer => language_server::needs_apt(),
+        _ => false,
     });
     if needs_apt && !apt::is_debian()? {
         return Ok(Some(
@@ -171,6 +173,9 @@ impl Missing {
             Missing::SystemdRoot => {
                 String::from("a small Debian, which the tests boot to try the systemd unit")
             }
+            Missing::LanguageServer => {
+                String::from("a YAML language server, which a test asks as an editor does")
+            }
             Missing::BpfFs => String::from("bpffs at /sys/fs/bpf, where segd pins what outlives it"),
             Missing::Cgroup2 => String::from("a cgroup2 mount"),
         }
@@ -187,6 +192,7 @@ impl Missing {
             Missing::Promtool => String::from("put Prometheus's promtool into PATH"),
             Missing::CargoDeny => tools::cargo_deny_line(),
             Missing::SystemdRoot => format!("as root: {}", systemd_root::by_hand()),
+            Missing::LanguageServer => language_server::by_hand(),
             Missing::BpfFs => String::from("as root: mount -t bpf bpf /sys/fs/bpf"),
             Missing::Cgroup2 => String::from(
                 "boot with systemd.unified_cgroup_hierarchy=1, or as root: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
@@ -202,6 +208,7 @@ impl Missing {
             Missing::Promtool => promtool::install(),
             Missing::CargoDeny => tools::install_cargo_deny(),
             Missing::SystemdRoot => systemd_root::install(),
+            Missing::LanguageServer => language_server::install(),
             Missing::BpfFs => host::mount_bpffs(),
             Missing::Cgroup2 => bail!("no cgroup2 mount"),
         }
