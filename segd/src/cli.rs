@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     apply::ApplyArgs, completions::CompletionsArgs, decide::DecideArgs, doctor::DoctorArgs, flows::FlowsArgs,
-    man::ManArgs, policy::PolicyCommand, reload::ReloadArgs, run::RunArgs, segments::SegmentsArgs,
-    status::StatusArgs, unload::UnloadArgs, workloads::WorkloadsArgs,
+    learn::LearnArgs, man::ManArgs, policy::PolicyCommand, reload::ReloadArgs, run::RunArgs,
+    segments::SegmentsArgs, status::StatusArgs, unload::UnloadArgs, workloads::WorkloadsArgs,
 };
 
 /// The default of `--control`.
@@ -70,6 +70,11 @@ enum Command {
     /// Print the flow log
     #[command(after_help = "Example:\n  segd flows --follow --verdict denied --to db")]
     Flows(FlowsArgs),
+    /// Propose a minimal policy for the traffic that is seen, or additions to a policy
+    #[command(
+        after_help = "Example:\n  segd learn --for 10m > learned.yaml\n  segd learn --for 10m --merge policy | git apply"
+    )]
+    Learn(LearnArgs),
     /// Read the policy again now, and wait until it is in force
     #[command(after_help = "Example:\n  segd reload")]
     Reload(ReloadArgs),
@@ -125,6 +130,7 @@ impl Command {
             Command::Segments(args) => args.run(),
             Command::Workloads(args) => args.run(),
             Command::Flows(args) => args.run(),
+            Command::Learn(args) => args.run(),
             Command::Reload(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Unload(args) => args.run(),

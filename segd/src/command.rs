@@ -6,6 +6,7 @@ pub mod decide;
 pub mod doctor;
 pub mod dry_run;
 pub mod flows;
+pub mod learn;
 pub mod live;
 pub mod man;
 pub mod policy;

@@ -22,6 +22,7 @@ pub mod expectation;
 pub mod schema;
 pub mod picture;
 pub mod doctor;
+pub mod learn;
 
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -18,6 +18,7 @@ pub mod explain;
 pub mod expectation;
 pub mod diff;
 pub mod picture;
+pub mod learn;
 pub mod oracle;
 #[cfg(test)]
 mod testing;

@@ -6,11 +6,11 @@ mod explain;
 mod graph;
 mod live;
 mod probes;
-mod replay;
+pub(super) mod replay;
 mod schema;
 mod test;
 mod unused;
-mod who;
+pub(super) mod who;
 
 use std::{
     io::{IsTerminal as _, Write as _},

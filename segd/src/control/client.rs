@@ -181,6 +181,26 @@ impl Client {
         let _ = self.reader.get_ref().set_read_timeout(None);
     }
 
+    /// Waits for the next answer to begin, for at most this long. Tells whether one did, or the connection ended.
+    pub fn wait_readable(&mut self, limit: Duration) -> bool {
+        // No time at all would mean for ever.
+        let _ = self
+            .reader
+            .get_ref()
+            .set_read_timeout(Some(limit.max(Duration::from_millis(1))));
+        let ready = match self.reader.fill_buf() {
+            Ok(_) => true,
+            Err(error) => !matches!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock
+                    | std::io::ErrorKind::TimedOut
+                    | std::io::ErrorKind::Interrupted
+            ),
+        };
+        let _ = self.reader.get_ref().set_read_timeout(Some(ANSWER_DEADLINE));
+        ready
+    }
+
     /// Waits until the daemon closes the connection or the time is over. Tells whether it closed.
     pub fn wait_for_the_end(&mut self, limit: Duration) -> bool {
         let _ = self.reader.get_ref().set_read_timeout(Some(limit));

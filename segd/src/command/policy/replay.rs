@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// The longest line that is read; a longer one is no flow.
-const LONGEST_LINE: usize = 64 << 10;
+pub const LONGEST_LINE: usize = 64 << 10;
 
 /// One policy, with whom it takes everybody for: most flows are between the same few.
-struct Judge<'p> {
+pub struct Judge<'p> {
     side: Side<'p>,
     known: BTreeMap<Who, Option<String>>,
 }
@@ -103,7 +103,8 @@ fn replay_lines(mut reader: Box<dyn BufRead + '_>, old: Side<'_>, new: Side<'_>)
 }
 
 impl<'p> Judge<'p> {
-    fn of(side: Side<'p>) -> Judge<'p> {
+    /// Who knows nobody yet.
+    pub fn of(side: Side<'p>) -> Judge<'p> {
         Judge {
             side,
             known: BTreeMap::new(),
@@ -111,14 +112,15 @@ impl<'p> Judge<'p> {
     }
 
     /// Both sides' segments, and the verdict; `None` if the policy knows nobody of that name.
-    fn judge(&mut self, from: &Who, to: &Who, service: Service) -> Option<(String, String, Verdict)> {
+    pub fn judge(&mut self, from: &Who, to: &Who, service: Service) -> Option<(String, String, Verdict)> {
         let (from, to) = (self.segment(from)?, self.segment(to)?);
         let index = |name: &str| self.side.tables.index(name).map(Identity::of);
         let verdict = decide(self.side.tables, index(&from)?, index(&to)?, service);
         Some((from, to, verdict))
     }
 
-    fn segment(&mut self, who: &Who) -> Option<String> {
+    /// The segment of somebody; `None` if the policy cannot tell.
+    pub fn segment(&mut self, who: &Who) -> Option<String> {
         let tables: &CompiledTables = self.side.tables;
         let known = self.known.entry(who.clone());
         known

@@ -138,7 +138,7 @@ fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, String> 
 }
 
 /// The flags of each cgroup on the way, as far as this host has them.
-fn on_this_host(path: &str) -> Vec<u16> {
+pub fn on_this_host(path: &str) -> Vec<u16> {
     let way = CgroupRoot::find().and_then(|root| root.way_to(path));
     way.unwrap_or_default()
         .iter()
@@ -155,6 +155,15 @@ fn on_this_host(path: &str) -> Vec<u16> {
 pub fn of_flow(line: &str) -> Result<(Who, Who, String), String> {
     let flow: FlowRecord = serde_json::from_str(line.trim())
         .map_err(|error| format!("this is no line of `segd flows -o json`: {error}"))?;
+    of_record(&flow)
+}
+
+/// As [`of_flow`], of a line that is read.
+///
+/// # Errors
+///
+/// What it lacks.
+pub fn of_record(flow: &FlowRecord) -> Result<(Who, Who, String), String> {
     // `cgroup` is the local side: who sends at an egress hook or a system call, who receives at an ingress hook.
     let sends = &*flow.hook != "ingress";
     let (own, peer) = (flow.cgroup.clone(), flow.peer_cgroup.clone());
