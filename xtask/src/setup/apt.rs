@@ -29,8 +29,9 @@ const PACKAGES: &[(Scope, &str)] = &[
     (Scope::Demo, "nginx-light"),
     (Scope::Demo, "redis-server"),
     (Scope::Demo, "redis-tools"),
-    // The tests: DHCP, firewalls, what is left loaded, processes, the systemd unit.
+    // The tests: DHCP, DNS, firewalls, what is left loaded, processes, the systemd unit.
     (Scope::Test, "busybox-static"),
+    (Scope::Test, "dnsmasq-base"),
     (Scope::Test, "iptables"),
     (Scope::Test, "bpftool"),
     (Scope::Test, "nftables"),
@@ -98,6 +99,7 @@ fn without_dpkg(wanted: &[&'static str]) -> Vec<&'static str> {
         ("redis-server", "redis-server"),
         ("redis-tools", "redis-cli"),
         ("busybox-static", "busybox"),
+        ("dnsmasq-base", "dnsmasq"),
         ("iptables", "iptables"),
         ("bpftool", "bpftool"),
         ("nftables", "nft"),
