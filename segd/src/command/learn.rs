@@ -1,5 +1,6 @@
 //! `segd learn`: a minimal policy for what was seen, checked against what was seen before it is printed.
 
+mod judge;
 mod proposal;
 mod recorded;
 

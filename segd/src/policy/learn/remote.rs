@@ -15,7 +15,6 @@ pub const FEW: usize = 8;
 /// Which addresses get a segment.
 pub struct Remotes {
     named: BTreeMap<IpAddr, String>,
-    uses: BTreeMap<String, Vec<String>>,
 }
 
 /// What a segment does with an address.
@@ -62,11 +61,9 @@ pub fn segments(sides: &[(Side, Side, Service)], taken: &BTreeSet<String>, few: 
     let mut taken = taken.clone();
     let mut remotes = Remotes {
         named: BTreeMap::new(),
-        uses: BTreeMap::new(),
     };
     for (uses, addresses) in groups {
         let name = name::free(&called(&uses), &mut taken);
-        remotes.uses.insert(name.clone(), Vec::new());
         for address in addresses {
             remotes.named.insert(address, name.clone());
         }
@@ -103,20 +100,18 @@ impl Remotes {
 
     /// The segments.
     pub fn into_segments(self) -> Vec<Segment> {
-        let mut segments: Vec<Segment> = self
-            .uses
+        let mut by_name: BTreeMap<String, Vec<Member>> = BTreeMap::new();
+        for (address, name) in self.named {
+            by_name.entry(name).or_default().push(Member::Address(address));
+        }
+        let mut segments: Vec<Segment> = by_name
             .into_iter()
-            .map(|(name, remarks)| Segment {
+            .map(|(name, members)| Segment {
                 name,
-                members: Vec::new(),
-                remarks,
+                members,
+                remarks: Vec::new(),
             })
             .collect();
-        for (address, name) in self.named {
-            if let Some(segment) = segments.iter_mut().find(|segment| segment.name == name) {
-                segment.members.push(Member::Address(address));
-            }
-        }
         for segment in &mut segments {
             let count = segment.members.len();
             segment.remarks.push(format!(
