@@ -7,7 +7,9 @@ use crate::{
     reason::Reason,
     segment,
     service::Service,
-    tables::{MAX_STEPS, PortRange, PortSet, RULE_DENY, RULE_HOST, RULE_INTRA, TABLES_AUDIT, Tables},
+    tables::{
+        MAX_STEPS, PortRange, PortSet, RULE_DENY, RULE_HOST, RULE_INTRA, RULE_UNTIL, TABLES_AUDIT, Tables,
+    },
     verdict::{Outcome, Verdict},
     workload::{AMBIGUOUS, Identity, ORPHANED, PENDING},
 };
@@ -57,6 +59,12 @@ fn search<T: Tables>(tables: &T, class: u16, service: Service) -> Verdict {
         rule if rule & RULE_DENY != 0 => Verdict {
             reason: Reason::Guardrail,
             rule: rule & !RULE_DENY,
+        },
+        // The compiler lets a rule that ends decide only where nothing else allows.
+        rule if rule & RULE_UNTIL != 0 && tables.is_over(rule & !RULE_UNTIL) => Verdict::of(Reason::NoRule),
+        rule if rule & RULE_UNTIL != 0 => Verdict {
+            reason: Reason::Rule,
+            rule: rule & !RULE_UNTIL,
         },
         rule => Verdict {
             reason: Reason::Rule,

@@ -20,6 +20,9 @@ pub const RULE_INTRA: RuleIndex = (1 << 30) | 1;
 /// [`PortRange::rule`] of `host` traffic the policy does not enforce.
 pub const RULE_HOST: RuleIndex = (1 << 30) | 2;
 
+/// Set in [`PortRange::rule`]: the rule ends by itself, at what [`PolicyTables::ends`] says.
+pub const RULE_UNTIL: RuleIndex = 1 << 29;
+
 /// The whole policy only observes (`segd run --mode audit`, `spec.mode: audit`).
 pub const TABLES_AUDIT: u32 = 1 << 0;
 /// The tables are complete. The zeroed value is not a policy.
@@ -43,7 +46,7 @@ pub struct PortRange {
     pub low: Service,
     /// The last service.
     pub high: Service,
-    /// The rule, with [`RULE_DENY`] for a guardrail, or one of the `RULE_` constants.
+    /// The rule, with [`RULE_DENY`] for a guardrail or [`RULE_UNTIL`] if it ends, or one of the `RULE_` constants.
     pub rule: RuleIndex,
 }
 
@@ -54,6 +57,8 @@ pub struct PolicyTables {
     pub revision: u32,
     /// `TABLES_` flags.
     pub flags: u32,
+    /// When each rule ends, in nanoseconds of the clock that counts from boot, suspended time included; 0 = never.
+    pub ends: [u64; MAX_RULES],
     /// `SEGMENT_` flags by index.
     pub segments: [u32; MAX_SEGMENTS],
     /// Port sets by class.
@@ -68,7 +73,11 @@ const _: () = assert!(size_of::<PortSet>() == 8);
 const _: () = assert!(size_of::<PortRange>() == 12);
 const _: () = assert!(
     size_of::<PolicyTables>()
-        == 8 + 4 * MAX_SEGMENTS + 8 * MAX_CLASSES + 12 * MAX_RANGES + 2 * MAX_SEGMENTS * MAX_SEGMENTS
+        == 8 + 8 * MAX_RULES
+            + 4 * MAX_SEGMENTS
+            + 8 * MAX_CLASSES
+            + 12 * MAX_RANGES
+            + 2 * MAX_SEGMENTS * MAX_SEGMENTS
 );
 
 /// Read access to one revision of the policy.
@@ -83,4 +92,6 @@ pub trait Tables {
     fn set(&self, class: u16) -> PortSet;
     /// The range at an index; `None` out of range.
     fn range(&self, index: u32) -> Option<PortRange>;
+    /// Whether the time of a rule with [`RULE_UNTIL`] is over. Asked of no other; what is not known is over.
+    fn is_over(&self, rule: RuleIndex) -> bool;
 }

@@ -171,7 +171,7 @@ pub fn note(
         } else {
             ruling.from
         },
-        revision: policy.revision,
+        revision: policy.to_remember(ruling.rule),
         service: ruling.service,
         asked: known.map_or(0, |flow| flow.asked) | asked,
     };

@@ -5,6 +5,7 @@ use segd_common::{
     config::Active,
     segment::MAX_SEGMENTS,
     tables::{PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
+    verdict::RuleIndex,
 };
 
 use crate::maps::{ACTIVE, POLICY, TRIAL};
@@ -72,6 +73,33 @@ impl Policy {
             revision: tables.revision,
         })
     }
+
+    /// The revision to remember a verdict under: none if its rule ends by itself, so that each packet is judged.
+    #[inline(always)]
+    pub fn to_remember(&self, rule: RuleIndex) -> u32 {
+        segd_remember(self.slot, self.revision, rule)
+    }
+
+    /// When a rule ends on the boot clock; 0 = never.
+    #[inline(always)]
+    fn end_of(&self, rule: RuleIndex) -> u64 {
+        // Volatile: the daemon moves it when the calendar is put right.
+        element_at(&self.tables.ends, rule as usize).map_or(0, |end| {
+            // SAFETY: an element of the table.
+            unsafe { end.read_volatile() }
+        })
+    }
+}
+
+/// [`Policy::to_remember`].
+// VERIFIER: a global function of scalars, see `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_remember(slot: u32, revision: u32, rule: u32) -> u32 {
+    match Policy::in_slot(slot) {
+        Some(policy) if policy.end_of(rule) == 0 => revision,
+        _ => 0,
+    }
 }
 
 /// What a word on trial means now: itself, or once the time is over the word before it. Nobody has to do anything
@@ -128,17 +156,31 @@ impl Tables for Policy {
     fn range(&self, index: u32) -> Option<PortRange> {
         element(&self.tables.ranges, index as usize)
     }
+
+    #[inline(always)]
+    fn is_over(&self, rule: RuleIndex) -> bool {
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        now >= self.end_of(rule)
+    }
 }
 
-/// An element of a table, or `None` out of range.
+/// Where an element of a table stands, or `None` out of range.
 // VERIFIER: the comparison must be made on the very register that is added to the pointer. `black_box` keeps the
 // compiler from comparing an earlier, narrower copy ("R4 max value is outside of the allowed memory range").
 #[inline(always)]
-fn element<T: Copy, const N: usize>(table: &[T; N], index: usize) -> Option<T> {
+fn element_at<T, const N: usize>(table: &[T; N], index: usize) -> Option<*const T> {
     let index = core::hint::black_box(index);
     if index >= N {
         return None;
     }
     // SAFETY: checked above.
-    Some(unsafe { *table.get_unchecked(index) })
+    Some(unsafe { table.as_ptr().add(index) })
+}
+
+/// What stands there.
+#[inline(always)]
+fn element<T: Copy, const N: usize>(table: &[T; N], index: usize) -> Option<T> {
+    // SAFETY: an element of the table.
+    element_at(table, index).map(|element| unsafe { *element })
 }

@@ -347,7 +347,7 @@ fn note(policy: &Policy, ruling: &mut Ruling, memory: &mut SocketState, own: &Id
     memory.rule = ruling.rule;
     memory.reason = ruling.reason;
     memory.outcome = ruling.outcome;
-    memory.revision = policy.revision;
+    memory.revision = policy.to_remember(ruling.rule);
     if ruling.passes() {
         memory.flags |= STATE_WAS_ALLOWED;
     }

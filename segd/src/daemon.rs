@@ -16,6 +16,7 @@ mod decide;
 mod dry_run;
 mod cover;
 mod cut;
+mod expiry;
 mod rows;
 mod start;
 mod watch;

@@ -7,6 +7,7 @@
 pub mod diagnostic;
 pub mod document;
 pub mod port;
+pub mod time;
 pub mod model;
 pub mod pattern;
 pub mod resolve;

@@ -8,10 +8,11 @@ use std::{
 };
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use proptest::{collection::vec, prelude::*, sample::select};
 use segd::policy::{
     compile::compile,
-    compiled::{CompiledTables, SegmentIndexes, zeroed_tables},
+    compiled::{CompiledTables, Moment, SegmentIndexes, zeroed_tables},
     model::{Action, Location, Mode, Peer, Policy, Rule, Segment, Selector, SelectorKind},
     oracle,
     prefixes::{Claim, Walk},
@@ -22,7 +23,7 @@ use segd_common::{
     segment::{self, MAX_SEGMENTS, SEGMENT_ADMITS, SEGMENT_INITIATES},
     service::{self, Service},
     tables::{MAX_RANGES, PolicyTables, PortRange, PortSet, Tables},
-    verdict::{Outcome, Verdict},
+    verdict::{Outcome, RuleIndex, Verdict},
     workload::Identity,
 };
 
@@ -92,14 +93,20 @@ fn services() -> impl Strategy<Value = Vec<(Service, Service)>> {
     })
 }
 
+/// Few moments, so that rules end together.
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
 fn rule(count: usize) -> impl Strategy<Value = Rule> {
     (
         any::<bool>(),
         side(count).prop_map(Arc::new),
         side(count).prop_map(Arc::new),
         services(),
+        prop::option::of(0..4_i64),
     )
-        .prop_map(|(deny, from, to, services)| Rule {
+        .prop_map(|(deny, from, to, services, end)| Rule {
             location: location(),
             label: "random".to_owned(),
             action: if deny { Action::Deny } else { Action::Allow },
@@ -108,6 +115,7 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
             services,
             text: String::new(),
             reason: None,
+            until: end.filter(|_| !deny).map(second),
         })
 }
 
@@ -155,27 +163,35 @@ fn questions() -> Vec<Service> {
 }
 
 /// The kernel's layout, read the way the kernel reads it.
-struct Layout(Box<PolicyTables>);
+struct Layout {
+    tables: Box<PolicyTables>,
+    /// What the kernel's clock says.
+    boot_ns: u64,
+}
 
 impl Tables for Layout {
     fn flags(&self) -> u32 {
-        self.0.flags
+        self.tables.flags
     }
 
     fn segment(&self, index: u16) -> u32 {
-        self.0.segments[usize::from(index)]
+        self.tables.segments[usize::from(index)]
     }
 
     fn class(&self, from: u16, to: u16) -> u16 {
-        self.0.classes[usize::from(from) * MAX_SEGMENTS + usize::from(to)]
+        self.tables.classes[usize::from(from) * MAX_SEGMENTS + usize::from(to)]
     }
 
     fn set(&self, class: u16) -> PortSet {
-        self.0.sets[usize::from(class)]
+        self.tables.sets[usize::from(class)]
     }
 
     fn range(&self, index: u32) -> Option<PortRange> {
-        ((index as usize) < MAX_RANGES).then(|| self.0.ranges[index as usize])
+        ((index as usize) < MAX_RANGES).then(|| self.tables.ranges[index as usize])
+    }
+
+    fn is_over(&self, rule: RuleIndex) -> bool {
+        self.boot_ns >= self.tables.ends[rule as usize]
     }
 }
 
@@ -209,6 +225,32 @@ proptest! {
                     if expected != Outcome::Denied && !elsewhere {
                         prop_assert!(tables.segment(a.segment) & SEGMENT_INITIATES != 0, "{:?} initiates", from);
                         prop_assert!(tables.segment(b.segment) & SEGMENT_ADMITS != 0, "{:?} admits", to);
+                    }
+                }
+            }
+        }
+    }
+
+    // Whether a time is asked about before compiling, as commands do, or by the kernel's clock, as packets do.
+    #[test]
+    fn at_every_time_the_tables_say_what_the_policy_means_then(policy in policy()) {
+        let whole = compiled(&policy, None).1;
+        let written = Moment { calendar: second(0), boot_ns: 7_000_000_000 };
+        let mut layout = Layout { tables: zeroed_tables(), boot_ns: 0 };
+        whole.fill(1, written, &mut layout.tables);
+        for elapsed in [0, 1, 2, 3, 100_u32] {
+            let time = second(elapsed.into());
+            let (_, tables) = compiled(&policy.at(time), None);
+            layout.boot_ns = written.boot_ns + u64::from(elapsed) * 1_000_000_000;
+            for from in peers(policy.segments.len()) {
+                for to in peers(policy.segments.len()) {
+                    let (a, b) = (identity(&tables, &from), identity(&tables, &to));
+                    for service in questions() {
+                        let (reason, rule) = oracle::judge_at(&policy, time, &from, &to, service);
+                        let rule = rule.map_or(Verdict::NO_RULE, |rule| rule as u32);
+                        let verdict = Verdict { reason, rule };
+                        prop_assert_eq!(decide(&tables, a, b, service), verdict, "{:?} {:?} {:x}", from, to, service);
+                        prop_assert_eq!(decide(&layout, a, b, service), verdict, "{:?} {:?} {:x}", from, to, service);
                     }
                 }
             }
@@ -274,11 +316,11 @@ proptest! {
     fn the_kernel_layout_says_the_same(first in policy(), second in policy()) {
         let mut layout = zeroed_tables();
         // Filled twice: nothing of the first revision may be left in the second.
-        compiled(&first, None).1.fill(1, &mut layout);
+        compiled(&first, None).1.fill(1, Moment::FIRST, &mut layout);
         let (_, tables) = compiled(&second, None);
-        tables.fill(2, &mut layout);
+        tables.fill(2, Moment::FIRST, &mut layout);
         prop_assert_eq!(layout.revision, 2);
-        let layout = Layout(layout);
+        let layout = Layout { tables: layout, boot_ns: 0 };
         let most = u16::try_from(MAX_SEGMENTS).expect("fits");
         for from in (0..12).chain([most - 1]).map(Identity::of) {
             for to in (0..12).chain([most - 1]).map(Identity::of) {

@@ -47,8 +47,24 @@ pub struct Status {
     pub segments: u64,
     /// Events that did not fit into the ring buffer.
     pub events_lost: u64,
+    /// Rules that end by themselves, the next one first.
+    pub expiries: Vec<Expiry>,
     /// What is degraded, one sentence each.
     pub warnings: Vec<String>,
+}
+
+/// A rule that ends by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Expiry {
+    /// Its label.
+    pub rule: String,
+    /// Where it stands, `file:line`.
+    pub location: String,
+    /// When, RFC 3339.
+    pub until: String,
+    /// How long that is from now; negative once it is over.
+    pub seconds_left: i64,
 }
 
 /// A policy that has to be confirmed.

@@ -16,6 +16,7 @@ use segd_common::{
 use super::{
     Options, cover,
     cut::Cutter,
+    expiry::Expiry,
     health::Repairs,
     probe::Probe,
     sequence::{self, Step},
@@ -40,7 +41,7 @@ use crate::{
         model::Policy,
     },
     source::{ContentHash, Loaded},
-    telemetry::flows::FlowLog,
+    telemetry::{clock, flows::FlowLog},
     workload::{
         births::Births,
         cgroupfs::CgroupRoot,
@@ -123,6 +124,7 @@ pub struct Engine {
     /// What is in force is only on trial.
     pub(super) trial: Option<OnTrial>,
     pub(super) hits: super::usage::Hits,
+    pub(super) expiry: Expiry,
     pub(super) flows: Arc<FlowLog>,
     pub(super) cutter: Cutter,
     pub(super) probe: Option<Probe>,
@@ -220,7 +222,8 @@ impl Engine {
             match step {
                 Step::Settle => self.tables.settle()?,
                 Step::Tables => {
-                    self.tables.write(slot, revision, &tables, &selectors)?;
+                    let now = clock::moment();
+                    self.tables.write(slot, revision, &tables, &selectors, now)?;
                     self.note_names(before)?;
                 }
                 Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,

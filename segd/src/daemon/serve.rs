@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use segd_common::{counter::Counter, segment::PROBE};
 use tokio::sync::{broadcast, oneshot};
 
@@ -20,9 +21,13 @@ use crate::{
             RuleRow, SegmentRow, Status, WorkloadRow,
         },
     },
-    policy::{explain::explain, port},
+    policy::{compile::compile, explain::explain, port},
     report::chain,
-    telemetry::{clock::rfc3339, http, snapshot::Snapshot},
+    telemetry::{
+        clock::{self, rfc3339},
+        http,
+        snapshot::Snapshot,
+    },
 };
 
 /// The servers' view of the daemon.
@@ -58,6 +63,7 @@ impl http::Source for Front {
             other: counts.other,
             names: shared.flows.names().to_vec(),
             rule_hits: engine.hits.totals.totals(),
+            rule_ends: engine.rule_ends(),
             revision: engine
                 .in_force
                 .as_ref()
@@ -161,6 +167,7 @@ impl Handler for Front {
                 .as_ref()
                 .map_or(0, |in_force| in_force.policy.segments.len() as u64),
             events_lost,
+            expiries: engine.expiries(clock::moment()),
             warnings: engine.warnings(),
         }
     }
@@ -193,14 +200,12 @@ impl Handler for Front {
         let Some(in_force) = &engine.in_force else {
             return Err(Refusal::new(RefusalKind::Internal, "no policy is in force"));
         };
-        let answer = explain(
-            &in_force.policy,
-            &in_force.tables,
-            &question.from,
-            &question.to,
-            service,
-        )
-        .map_err(|error| invalid(error.to_string()))?;
+        // Rules that are over by now stand in the tables in force, and open nothing.
+        let policy = in_force.policy.at(Timestamp::now());
+        let tables = compile(&policy, &engine.indexes, self.0.options.mode)
+            .map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
+        let answer = explain(&policy, &tables, &question.from, &question.to, service)
+            .map_err(|error| invalid(error.to_string()))?;
         Ok(Explanation {
             from: answer.from,
             to: answer.to,

@@ -27,7 +27,11 @@ use crate::{
     datapath::census::Census,
     report::chain,
     source::{ContentHash, LoadError, Loaded, Sources, read, resolve_read},
-    telemetry::{clock::rfc3339, flows::FlowLog, http},
+    telemetry::{
+        clock::{self, rfc3339},
+        flows::FlowLog,
+        http,
+    },
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
@@ -289,6 +293,7 @@ impl Shared {
     pub fn tick(&self) {
         let mut health = {
             let mut engine = self.engine();
+            engine.keep_time(clock::moment());
             engine.date_hits();
             Health::look(&mut engine)
         };

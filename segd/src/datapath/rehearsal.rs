@@ -34,7 +34,11 @@ use super::{
     sys,
     tables::Tables,
 };
-use crate::{policy::compiled::CompiledTables, report::chain, workload::selector::SelectorTables};
+use crate::{
+    policy::compiled::{CompiledTables, Moment},
+    report::chain,
+    workload::selector::SelectorTables,
+};
 
 /// In which namespace the packets are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +176,9 @@ impl Rehearsal {
             message: chain(&error),
         })?;
         self.tables.settle()?;
-        self.tables.write(slot, revision, tables, &nobody)?;
+        // The tables are read as they are, at whatever time they were compiled for.
+        self.tables
+            .write(slot, revision, tables, &nobody, Moment::FIRST)?;
         let next = Active::new(revision, slot);
         self.tables.flip(next)?;
         Ok(next)

@@ -1,6 +1,6 @@
 //! Writing a revision: everything of it into the slot that is not in force, then one word.
 //!
-//! INVARIANT: nothing of the slot in force is touched, and the other slot is written only after every program run
+//! INVARIANT: nothing of the slot in force is touched but when its rules end, which follows the calendar; and the other slot is written only after every program run
 //! that might still read it has ended.
 
 use std::thread::JoinHandle;
@@ -19,7 +19,7 @@ use super::{
     sys,
 };
 use crate::{
-    policy::compiled::{CompiledTables, zeroed_tables},
+    policy::compiled::{CompiledTables, Moment, zeroed_tables},
     workload::selector::SelectorTables,
 };
 
@@ -104,7 +104,7 @@ impl Tables {
         Ok(self.trial.read(&0)?.unwrap_or_default())
     }
 
-    /// Writes everything of a revision but the workloads into a slot that is not in force.
+    /// Writes everything of a revision but the workloads into a slot that is not in force. `now`: by which its rules end.
     ///
     /// # Errors
     ///
@@ -115,10 +115,11 @@ impl Tables {
         revision: u32,
         tables: &CompiledTables,
         selectors: &SelectorTables,
+        now: Moment,
     ) -> Result<(), Error> {
         self.policy.lend(slot, |room| {
             // SAFETY: plain integers, and nobody reads this slot: it is not in force, and `settle` was waited for.
-            tables.fill(revision, unsafe { &mut *room });
+            tables.fill(revision, now, unsafe { &mut *room });
         })?;
         self.hits.lend(slot, |hits| {
             // SAFETY: as above.
@@ -126,6 +127,22 @@ impl Tables {
         })?;
         self.write_prefixes(slot, tables)?;
         self.write_selectors(slot, selectors)
+    }
+
+    /// Says again when the rules of a slot end, in force or not: the calendar was put right.
+    ///
+    /// # Errors
+    ///
+    /// The tables cannot be reached.
+    pub fn write_ends(&self, slot: u32, tables: &CompiledTables, now: Moment) -> Result<(), Error> {
+        self.policy.lend(slot, |room| {
+            // SAFETY: inside the element, aligned; volatile, because the kernel programs read it meanwhile.
+            let first = unsafe { (&raw mut (*room).ends).cast::<u64>() };
+            for (rule, end) in tables.ends(now).enumerate() {
+                // SAFETY: as above; there are no more than the table holds.
+                unsafe { first.add(rule).write_volatile(end) };
+            }
+        })
     }
 
     fn write_prefixes(&self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
@@ -177,7 +194,7 @@ impl Tables {
         self.flip(active.on_trial())
     }
 
-    /// Whether a slot holds just what a revision is made of, the workloads aside.
+    /// Whether a slot holds just what a revision is made of, the workloads and the ends of its rules aside.
     ///
     /// # Errors
     ///
@@ -190,8 +207,11 @@ impl Tables {
         selectors: &SelectorTables,
     ) -> Result<bool, Error> {
         let mut wanted = zeroed_tables();
-        tables.fill(revision, &mut wanted);
+        tables.fill(revision, Moment::FIRST, &mut wanted);
         let same = self.policy.lend(slot, |held| {
+            // When a rule ends is known to the nanosecond to whoever wrote it, and written again by whoever adopts it.
+            // SAFETY: a field of the element, and of another value of its type.
+            unsafe { std::ptr::copy_nonoverlapping(&raw const (*held).ends, &raw mut wanted.ends, 1) };
             // SAFETY: both are whole values of the type, which has no padding, and nobody writes a slot in use.
             unsafe {
                 libc::memcmp(

@@ -16,8 +16,21 @@ pub struct Answer {
     pub changes: Vec<Changed>,
     /// Who belongs to another segment than before.
     pub moved: Vec<Mover>,
+    /// What changes later, when rules end that the other policy does not have, or ends otherwise: from each moment on.
+    pub later: Vec<Later>,
     /// What of recorded traffic would be judged otherwise, if a log was given.
     pub flows: Option<Replayed>,
+}
+
+/// What changes between the two from a moment on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Later {
+    /// The moment, RFC 3339.
+    pub from: String,
+    /// Whether more passes then than under the old policy.
+    pub widens: bool,
+    /// What changes, all of it.
+    pub changes: Vec<Changed>,
 }
 
 /// A flow log under both policies.
@@ -73,7 +86,7 @@ impl Judged {
 }
 
 /// One change for one cause.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Changed {
     /// `allowed`, `audited`, `denied`, `enforced`.
     pub change: &'static str,
@@ -90,7 +103,7 @@ pub struct Changed {
 }
 
 /// A segment, `host`, `world`, or `any`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Party {
     /// Its name now.
     pub name: String,
@@ -99,7 +112,7 @@ pub struct Party {
 }
 
 /// What decides.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decider {
     /// `rule`, `guardrail`, `intra`, `host-default`, `no-rule`.
     pub reason: &'static str,
@@ -130,6 +143,7 @@ impl Answer {
             widens: diff.widens(),
             changes: diff.entries.iter().map(Changed::of).collect(),
             moved: diff.moved.iter().map(Mover::of).collect(),
+            later: Vec::new(),
             flows: None,
         }
     }
@@ -196,9 +210,45 @@ impl Mover {
 #[must_use]
 pub fn table(answer: &Answer) -> String {
     let mut out = answer.flows.as_ref().map(traffic).unwrap_or_default();
+    out.push_str(&changes(&answer.changes));
+    for later in &answer.later {
+        out.push_str(&format!("from {} on\n\n", later.from));
+        out.push_str(match later.changes.is_empty() {
+            true => "  no packet is judged differently\n\n",
+            false => "",
+        });
+        out.push_str(&changes(&later.changes));
+    }
+    if !answer.moved.is_empty() {
+        out.push_str("in another segment than before\n");
+        for mover in &answer.moved {
+            out.push_str(&format!(
+                "  {} -> {}: {}\n",
+                mover.old,
+                mover.new,
+                few(&mover.what)
+            ));
+        }
+        out.push('\n');
+    }
+    out.push_str(
+        match (
+            answer.widens,
+            answer.changes.is_empty() && answer.later.is_empty(),
+        ) {
+            (true, _) => "the policy widens\n",
+            (false, false) => "the policy narrows, and widens nowhere\n",
+            (false, true) => "no packet is judged differently\n",
+        },
+    );
+    out
+}
+
+/// Entries by what changes, what widens first.
+fn changes(changes: &[Changed]) -> String {
+    let mut out = String::new();
     for change in Change::ALL {
-        let entries: Vec<&Changed> = answer
-            .changes
+        let entries: Vec<&Changed> = changes
             .iter()
             .filter(|entry| entry.change == change.label())
             .collect();
@@ -219,23 +269,6 @@ pub fn table(answer: &Answer) -> String {
         }
         out.push('\n');
     }
-    if !answer.moved.is_empty() {
-        out.push_str("in another segment than before\n");
-        for mover in &answer.moved {
-            out.push_str(&format!(
-                "  {} -> {}: {}\n",
-                mover.old,
-                mover.new,
-                few(&mover.what)
-            ));
-        }
-        out.push('\n');
-    }
-    out.push_str(match (answer.widens, answer.changes.is_empty()) {
-        (true, _) => "the policy widens\n",
-        (false, false) => "the policy narrows, and widens nowhere\n",
-        (false, true) => "no packet is judged differently\n",
-    });
     out
 }
 

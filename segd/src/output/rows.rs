@@ -50,6 +50,14 @@ impl Table for Status {
             let value = if value.is_empty() { "-" } else { &value };
             text.push_str(&format!("{:<13}{}\n", format!("{name}:"), clean(value)));
         }
+        for expiry in &self.expiries {
+            let when = match expiry.seconds_left {
+                left @ 1.. => format!("in {left} s"),
+                _ => "over".to_owned(),
+            };
+            let line = format!("{} at {}: {when}, {}", expiry.rule, expiry.location, expiry.until);
+            text.push_str(&format!("{:<13}{}\n", "Expiry:", clean(&line)));
+        }
         for warning in &self.warnings {
             text.push_str(&format!("{:<13}{}\n", "Warning:", clean(warning)));
         }

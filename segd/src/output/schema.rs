@@ -90,8 +90,9 @@ fn definitions() -> Value {
             "examples": ["tcp/443", "udp/1000-1999", "icmp/echo-request", "icmpv6/echo-request", "ip/47", "any"],
         },
         "ports": {"type": "array", "minItems": 1, "items": reference("port")},
-        "allow": rule(&["from", "to", "ports"]),
-        "deny": rule(&["from", "to"]),
+        "allow": rule(&["from", "to", "ports"], &time()),
+        // A guardrail does not end.
+        "deny": rule(&["from", "to"], &json!(false)),
         "test": mapping(TEST, &["from", "to", "port", "expect"], &|field| match field {
             "from" | "to" => reference("peers"),
             "port" => json!({"anyOf": [reference("port"), reference("ports")]}),
@@ -101,10 +102,18 @@ fn definitions() -> Value {
     })
 }
 
-fn rule(required: &[&str]) -> Value {
+/// RFC 3339, as far as a pattern can tell.
+fn time() -> Value {
+    let pattern =
+        "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$";
+    json!({"type": "string", "pattern": pattern, "examples": ["2026-12-01T18:00:00Z", "2026-12-01T18:00:00+01:00"]})
+}
+
+fn rule(required: &[&str], until: &Value) -> Value {
     mapping(RULE, required, &|field| match field {
         "from" | "to" => reference("peers"),
         "ports" => reference("ports"),
+        "until" => until.clone(),
         _ => json!({"type": "string"}),
     })
 }

@@ -3,8 +3,8 @@
 //! Rules with the same two ends form a bundle; segments that stand in the same bundles form a group. Work is done
 //! once for each pair of groups, so neither many rules between few segments nor many segments under few rules is slow.
 //!
-//! INVARIANT: precedence is `host` default, then guardrail, then allow, then intra; within a kind the rule that
-//! stands first. Deliberately absent: any choice that depends on the order of rules beyond naming one of them.
+//! INVARIANT: precedence is `host` default, then guardrail, then allow, then intra, then allow rules that end by
+//! themselves; within a kind the rule that stands first, of those that end the one that ends last. Deliberately absent: any choice that depends on the order of rules beyond naming one of them.
 
 mod groups;
 mod indexes;
@@ -77,6 +77,7 @@ pub fn compile(
             .map(|rule| RuleInfo {
                 label: rule.label.clone(),
                 location: rule.location.clone(),
+                until: rule.until,
             })
             .collect(),
         release: policy.release.iter().cloned().collect(),

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use segd_common::{
     address::Address,
     segment::{self, MAX_SEGMENTS, SegmentIndex},
-    tables::{PolicyTables, PortRange, PortSet, Tables},
+    tables::{MAX_RULES, PolicyTables, PortRange, PortSet, Tables},
+    verdict::RuleIndex,
 };
+
+use jiff::Timestamp;
 
 use super::model::{Location, SelectorKind};
 
@@ -50,6 +53,33 @@ pub struct RuleInfo {
     pub label: String,
     /// Where it stands.
     pub location: Location,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+}
+
+/// One moment on two clocks: by the calendar, in which policies are written, and by the one that the kernel programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The calendar.
+    pub calendar: Timestamp,
+    /// Nanoseconds of the clock that counts from boot, suspended time included.
+    pub boot_ns: u64,
+}
+
+impl Moment {
+    /// Before the end of every rule, for tables that are to be read as they are.
+    pub const FIRST: Moment = Moment {
+        calendar: Timestamp::MIN,
+        boot_ns: 0,
+    };
+
+    /// When the calendar will say `end`, on the kernel's clock. Never 0; what is past is past, whatever is 0 there.
+    #[must_use]
+    pub fn boot_ns_of(&self, end: Timestamp) -> u64 {
+        let left = end.as_nanosecond() - self.calendar.as_nanosecond();
+        let at = i128::from(self.boot_ns).saturating_add(left);
+        u64::try_from(at.max(1)).unwrap_or(u64::MAX)
+    }
 }
 
 /// A workload selector, for people and for the classifier.
@@ -97,10 +127,22 @@ impl CompiledTables {
             .map_or(segment::WORLD, |(_, _, index)| *index)
     }
 
+    /// When each rule ends, as the kernel programs read it: on their clock, 0 = never.
+    pub fn ends(&self, now: Moment) -> impl Iterator<Item = u64> {
+        let ends = self
+            .rules
+            .iter()
+            .map(move |rule| rule.until.map_or(0, |end| now.boot_ns_of(end)));
+        ends.chain(std::iter::repeat(0)).take(MAX_RULES)
+    }
+
     /// Writes the kernel's layout. Whatever stood in `out` is gone.
-    pub fn fill(&self, revision: u32, out: &mut PolicyTables) {
+    pub fn fill(&self, revision: u32, now: Moment, out: &mut PolicyTables) {
         out.revision = revision;
         out.flags = self.flags;
+        for (slot, end) in out.ends.iter_mut().zip(self.ends(now)) {
+            *slot = end;
+        }
         copy(&mut out.segments, &self.segments);
         copy(&mut out.sets, &self.sets);
         copy(&mut out.ranges, &self.ranges);
@@ -153,5 +195,10 @@ impl Tables for CompiledTables {
 
     fn range(&self, index: u32) -> Option<PortRange> {
         self.ranges.get(index as usize).copied()
+    }
+
+    // What is over at the time that is asked about was not compiled: `Policy::at`.
+    fn is_over(&self, _: RuleIndex) -> bool {
+        false
     }
 }

@@ -111,6 +111,8 @@ pub struct RuleEntry {
     pub ports: Ports,
     /// `reason`.
     pub reason: Option<String>,
+    /// `until`.
+    pub until: Option<Text>,
 }
 
 /// One entry of `tests`.

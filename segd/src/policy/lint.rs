@@ -10,6 +10,8 @@ mod unreachable;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
+
 use self::{
     bits::{Bits, Numbering},
     implied::Implied,
@@ -71,6 +73,20 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
     broad::matchers(&standing.matchers, out);
     overlap::addresses(&standing.matchers, out);
     overlap::workloads(&standing.matchers, out);
+}
+
+/// Warnings about rules that are over at a time. `spans`: where rules stand, by their index.
+#[must_use]
+pub fn expired(policy: &Policy, spans: &[Span], time: Timestamp) -> Vec<Diagnostic> {
+    let over = policy.rules.iter().zip(spans).filter_map(|(rule, span)| {
+        let end = rule.until.filter(|end| *end <= time)?;
+        let message = format!("the rule opens nothing any more: it was over at {end}");
+        Some(
+            Diagnostic::warning(Code::Expired, *span, message)
+                .help("take it out, or give it another `until`"),
+        )
+    });
+    over.collect()
 }
 
 /// A rule with its ends as sets of numbers.

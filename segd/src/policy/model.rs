@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use segd_common::service::Service;
 
 /// One file of a policy, as it was read. Reading is the caller's business.
@@ -159,6 +160,22 @@ pub struct Rule {
     pub text: String,
     /// `reason:`, for people.
     pub reason: Option<String>,
+    /// `until:`, of an `allow`: from then on it opens nothing.
+    pub until: Option<Timestamp>,
+}
+
+impl Policy {
+    /// The policy at a time: rules that are over then keep their numbers, and match nothing.
+    #[must_use]
+    pub fn at(&self, time: Timestamp) -> Policy {
+        let mut policy = self.clone();
+        for rule in &mut policy.rules {
+            if rule.until.is_some_and(|end| end <= time) {
+                rule.services.clear();
+            }
+        }
+        policy
+    }
 }
 
 /// What the policy's author expects of it.

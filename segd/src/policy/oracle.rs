@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use segd_common::{reason::Reason, service::Service};
 
 use super::model::{Action, Mode, Peer, Policy, Rule, SelectorKind};
@@ -11,6 +12,18 @@ use super::model::{Action, Mode, Peer, Policy, Rule, SelectorKind};
 /// Why `from` may or may not initiate `service` towards `to`, and the first rule that says so.
 #[must_use]
 pub fn judge(policy: &Policy, from: &Peer, to: &Peer, service: Service) -> (Reason, Option<usize>) {
+    judge_at(policy, Timestamp::MIN, from, to, service)
+}
+
+/// As [`judge`], at a time.
+#[must_use]
+pub fn judge_at(
+    policy: &Policy,
+    time: Timestamp,
+    from: &Peer,
+    to: &Peer,
+    service: Service,
+) -> (Reason, Option<usize>) {
     let host_alone = (from == &Peer::Host && matches!(to, Peer::Host | Peer::World))
         || (from == &Peer::World && to == &Peer::Host);
     if host_alone && !policy.enforce_host {
@@ -28,7 +41,7 @@ pub fn judge(policy: &Policy, from: &Peer, to: &Peer, service: Service) -> (Reas
         policy
             .rules
             .iter()
-            .position(|rule| rule.action == action && says(rule))
+            .position(|rule| rule.action == action && rule.until.is_none() && says(rule))
     };
     if let Some(rule) = first(Action::Deny) {
         return (Reason::Guardrail, Some(rule));
@@ -41,6 +54,20 @@ pub fn judge(policy: &Policy, from: &Peer, to: &Peer, service: Service) -> (Reas
         && policy.segments.get(a).is_some_and(|segment| segment.intra)
     {
         return (Reason::Intra, None);
+    }
+    // Only what nothing else allows hangs on a rule that ends: of several, on the last to end.
+    let mut last: Option<(Timestamp, usize)> = None;
+    for (number, rule) in policy.rules.iter().enumerate() {
+        if let Some(end) = rule.until
+            && end > time
+            && last.is_none_or(|(latest, _)| latest < end)
+            && says(rule)
+        {
+            last = Some((end, number));
+        }
+    }
+    if let Some((_, number)) = last {
+        return (Reason::Rule, Some(number));
     }
     (Reason::NoRule, None)
 }

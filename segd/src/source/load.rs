@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
+
 use super::{ContentHash, SourceError, Sources, Trust, git::GitPath, read};
 use crate::policy::{
     compile::compile,
@@ -39,7 +41,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Only if its own tests pass: a policy that fails them does not mean what its author thinks.
+    /// Only if its own tests pass: a policy that fails them does not mean what its author thinks. They are asked of the
+    /// rules as they are written, those that end included: no policy becomes wrong because time passes.
     ///
     /// # Errors
     ///
@@ -63,6 +66,15 @@ impl Loaded {
             sources: self.sources,
             hash: self.hash,
         })
+    }
+
+    /// The same, judged at a time.
+    #[must_use]
+    pub fn at(self, time: Timestamp) -> Loaded {
+        Loaded {
+            policy: self.policy.at(time),
+            ..self
+        }
     }
 
     /// The warnings, drawn. Empty if there are none.

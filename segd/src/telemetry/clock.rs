@@ -6,6 +6,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::Timestamp;
+
+use crate::policy::compiled::Moment;
+
 /// The clock of the kernel programs' events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventClock {
@@ -45,6 +49,17 @@ impl EventClock {
     pub fn calendar(self, event_ns: u64) -> SystemTime {
         let age = Duration::from_nanos(self.now_ns().saturating_sub(event_ns));
         SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// The present moment on the calendar and on the boot clock.
+#[must_use]
+pub fn moment() -> Moment {
+    // In this order: whatever comes between the two readings makes rules end early, not late.
+    let boot_ns = EventClock::Boot.now_ns();
+    Moment {
+        calendar: Timestamp::now(),
+        boot_ns,
     }
 }
 

@@ -243,6 +243,16 @@ impl Metrics {
             "segd_rule_hits_total",
             "Verdicts by the rule that made them.",
             hits.iter().map(|(rule, count)| (vec![("rule", *rule)], *count)),
+        )?;
+        page.family(
+            MetricType::GAUGE,
+            "segd_rule_expiry_timestamp_seconds",
+            "When a rule ends by itself (`until`), in Unix time; it stays when that is past.",
+            snapshot
+                .rule_ends
+                .iter()
+                .take(self.limit)
+                .map(|(rule, end)| (vec![("rule", rule.as_str())], *end)),
         )
     }
 }

@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub names: Vec<String>,
     /// Hits by rule label, see [`super::hits::RuleHits::totals`].
     pub rule_hits: Vec<(String, u64)>,
+    /// Rules that end by themselves, by label, each with the second of the calendar (Unix time).
+    pub rule_ends: Vec<(String, u64)>,
     /// The revision in force; 0 = none.
     pub revision: u32,
     /// Readings of the policy that succeeded.

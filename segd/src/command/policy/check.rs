@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use jiff::Timestamp;
+
 use super::{
     CANNOT, INVALID, NO, Reply, YES, counted, live,
     unused::{Unused, unused_rules},
@@ -16,7 +18,7 @@ use crate::{
         compiled::SegmentIndexes,
         diagnostic::{Code, Diagnostic, Style},
         document::allowance::{self, Allowance},
-        resolve,
+        lint, resolve, time,
     },
     source::{self, LoadError, Loaded, Trust},
     workload::{cgroupfs::CgroupRoot, error::WorkloadError},
@@ -37,6 +39,9 @@ pub struct Check {
     /// Look at this host as well: warn of matchers that none of its cgroups fits now
     #[arg(long)]
     live: bool,
+    /// Judge by this time instead of now: warn of rules whose `until` is over then
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    at: Option<Timestamp>,
     /// The root of the cgroup v2 tree that `--live` looks at [default: where cgroup2 is mounted]
     #[arg(long, requires = "live", value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
@@ -57,7 +62,7 @@ impl Check {
     pub(super) fn reply(&self, style: Style) -> Reply {
         match source::load(&self.paths, self.allow_empty, &Trust::Everybody).and_then(Loaded::tested) {
             Ok(mut loaded) => match fits(&loaded) {
-                Ok(()) => match self.look_at_the_host(&mut loaded) {
+                Ok(()) => match self.look_beyond_the_text(&mut loaded) {
                     Ok(notes) => self.valid(&loaded, notes, style),
                     Err(reply) => reply,
                 },
@@ -102,18 +107,21 @@ impl Check {
         Reply::of(print(self.output, &answer, table), complaint, code)
     }
 
-    /// `--live`: adds what only the host can tell, and notes of what it cannot.
-    fn look_at_the_host(&self, loaded: &mut Loaded) -> Result<Vec<String>, Reply> {
-        if !self.live {
-            return Ok(Vec::new());
-        }
-        let mut found = self.matchers(loaded).map_err(|error| Reply {
-            complaint: format!("error: {}\n", crate::report::chain(&error)),
-            code: CANNOT,
-            ..Reply::default()
-        })?;
+    /// Adds what the text alone does not tell: the time does, and with `--live` the host; and notes of what it cannot.
+    fn look_beyond_the_text(&self, loaded: &mut Loaded) -> Result<Vec<String>, Reply> {
+        let now = self.at.unwrap_or_else(Timestamp::now);
+        let mut found = lint::expired(&loaded.policy, &loaded.rules, now);
+        allowance::apply(&allowed(loaded, Code::Expired), true, &mut found);
         let mut notes = Vec::new();
-        if let Some(unused) = &self.unused_for {
+        if self.live {
+            let matchers = self.matchers(loaded).map_err(|error| Reply {
+                complaint: format!("error: {}\n", crate::report::chain(&error)),
+                code: CANNOT,
+                ..Reply::default()
+            })?;
+            found.extend(matchers);
+        }
+        if let Some(unused) = self.unused_for.as_ref().filter(|_| self.live) {
             let told = unused_rules(loaded, unused, &self.control).map_err(|error| {
                 let help = error
                     .help()

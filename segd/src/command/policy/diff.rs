@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
+
 use super::{CANNOT, INVALID, NO, Reply, YES, replay::replay};
 use crate::{
     output::{
         Format,
-        diff::{Answer, table},
+        diff::{Answer, Later, table},
         policy::print,
     },
     policy::{
@@ -17,6 +19,8 @@ use crate::{
         compiled::{CompiledTables, SegmentIndexes},
         diagnostic::Style,
         diff::{Side, diff},
+        model::Policy,
+        time,
     },
     source::{Loaded, load_named},
     workload::selector::moves::moves,
@@ -34,6 +38,9 @@ pub struct Diff {
     /// Exit with 1 only if something is newly allowed, or no longer enforced: for CI
     #[arg(long)]
     deny_widening: bool,
+    /// Compare from this time on instead of now: rules whose `until` is over then open nothing
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    at: Option<Timestamp>,
     /// Judge a recorded flow log under both: the lines of `segd flows -o json`, or `-` for stdin
     #[arg(long, value_name = "LOG")]
     against_flows: Option<PathBuf>,
@@ -48,12 +55,16 @@ pub struct Diff {
 impl Diff {
     /// The answer.
     pub(super) fn reply(&self, style: Style) -> Reply {
-        let old = match self.read(&self.old, style) {
-            Ok(read) => read,
+        let time = self.at.unwrap_or_else(Timestamp::now);
+        let sides = self
+            .read(&self.old, style)
+            .and_then(|old| Ok((old, self.read(&self.new, style)?)));
+        let (old_whole, new_whole) = match sides {
+            Ok(sides) => sides,
             Err(reply) => return reply,
         };
-        let new = match self.read(&self.new, style) {
-            Ok(read) => read,
+        let (old, new) = match both(&old_whole, &new_whole, time) {
+            Ok(sides) => sides,
             Err(reply) => return reply,
         };
         let moves = match moves(&old.1, &new.1) {
@@ -61,20 +72,25 @@ impl Diff {
             Err(error) => return Reply::refusal(&error.to_string()),
         };
         let old = Side {
-            policy: &old.0.policy,
+            policy: &old.0,
             tables: &old.1,
         };
         let new = Side {
-            policy: &new.0.policy,
+            policy: &new.0,
             tables: &new.1,
         };
         let found = diff(old, new, moves);
-        let no = if self.deny_widening {
-            found.widens()
-        } else {
-            !found.entries.is_empty()
-        };
         let mut answer = Answer::of(&found);
+        answer.later = match later(&old_whole, &new_whole, time, &answer) {
+            Ok(later) => later,
+            Err(reply) => return reply,
+        };
+        answer.widens |= answer.later.iter().any(|later| later.widens);
+        let no = if self.deny_widening {
+            answer.widens
+        } else {
+            !(found.entries.is_empty() && answer.later.is_empty())
+        };
         if let Some(log) = &self.against_flows {
             match replay(log, old, new) {
                 Ok(replayed) => answer.flows = Some(replayed),
@@ -94,20 +110,67 @@ impl Diff {
         )
     }
 
-    /// One side, compiled. What it probably does not mean is `check`'s business.
-    fn read(&self, path: &Path, style: Style) -> Result<(Loaded, CompiledTables), Reply> {
-        let loaded = load_named(path, self.allow_empty).map_err(|error| Reply {
+    /// One side. What it probably does not mean is `check`'s business.
+    fn read(&self, path: &Path, style: Style) -> Result<Loaded, Reply> {
+        load_named(path, self.allow_empty).map_err(|error| Reply {
             complaint: error.render(style),
             code: INVALID,
             ..Reply::default()
-        })?;
-        let mut indexes = SegmentIndexes::default();
-        let tables = indexes
-            .allocate(&loaded.policy, &BTreeSet::new())
-            .and_then(|()| compile(&loaded.policy, &indexes, None))
-            .map_err(|error| Reply::refusal(&format!("{}: {error}", path.display())))?;
-        Ok((loaded, tables))
+        })
     }
+}
+
+/// Both sides as they are at a time.
+fn both(old: &Loaded, new: &Loaded, time: Timestamp) -> Result<(Compiled, Compiled), Reply> {
+    Ok((compiled(old, time)?, compiled(new, time)?))
+}
+
+type Compiled = (Policy, CompiledTables);
+
+fn compiled(loaded: &Loaded, time: Timestamp) -> Result<Compiled, Reply> {
+    let policy = loaded.policy.at(time);
+    let mut indexes = SegmentIndexes::default();
+    let tables = indexes
+        .allocate(&policy, &BTreeSet::new())
+        .and_then(|()| compile(&policy, &indexes, None))
+        .map_err(|error| Reply::refusal(&error.to_string()))?;
+    Ok((policy, tables))
+}
+
+/// What is different at the ends of rules after a time, wherever that is not what it was before.
+fn later(old: &Loaded, new: &Loaded, time: Timestamp, answer: &Answer) -> Result<Vec<Later>, Reply> {
+    let rules = old.policy.rules.iter().chain(&new.policy.rules);
+    let ends: BTreeSet<Timestamp> = rules
+        .filter_map(|rule| rule.until)
+        .filter(|end| *end > time)
+        .collect();
+    let mut before = answer.changes.clone();
+    let mut found = Vec::new();
+    for end in ends {
+        let (old, new) = both(old, new, end)?;
+        let moves = moves(&old.1, &new.1).map_err(|error| Reply::refusal(&error.to_string()))?;
+        let then = diff(
+            Side {
+                policy: &old.0,
+                tables: &old.1,
+            },
+            Side {
+                policy: &new.0,
+                tables: &new.1,
+            },
+            moves,
+        );
+        let then = Answer::of(&then);
+        if then.changes != before {
+            before.clone_from(&then.changes);
+            found.push(Later {
+                from: end.to_string(),
+                widens: then.widens,
+                changes: then.changes,
+            });
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -136,6 +199,7 @@ mod tests {
             old: at("old.yaml"),
             new: at("new.yaml"),
             deny_widening: insist,
+            at: None,
             against_flows: flows.map(|flows| {
                 fs::write(at("flows"), flows).expect("a file");
                 at("flows")

@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use jiff::Timestamp;
 use segd_common::{service::Service, verdict::Outcome};
 
 use super::{
@@ -24,7 +25,7 @@ use crate::{
         compiled::SegmentIndexes,
         diagnostic::Style,
         explain::{Explanation, explain},
-        port,
+        port, time,
     },
     source::{self, Loaded, Trust, git},
 };
@@ -62,6 +63,9 @@ pub struct Explain {
     /// A recorded flow: a line of `segd flows -o json`, or `-` to read it from stdin
     #[arg(long, value_name = "LINE", conflicts_with_all = ["from", "from_cgroup", "from_pid", "to", "to_cgroup", "to_pid", "port"])]
     flow: Option<String>,
+    /// Judge by this time instead of now
+    #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "paths")]
+    at: Option<Timestamp>,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -118,7 +122,7 @@ impl Explain {
             Err(refusal) => return refusal,
         };
         let loaded = match source::load(&self.paths, true, &Trust::Everybody) {
-            Ok(loaded) => loaded,
+            Ok(loaded) => loaded.at(self.at.unwrap_or_else(Timestamp::now)),
             Err(error) => {
                 return Reply {
                     complaint: error.render(style),

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use jiff::Timestamp;
+
 use super::{INVALID, Reply, YES};
 use crate::{
     output::picture::{dot, mermaid, svg},
@@ -39,7 +41,7 @@ impl Graph {
     /// The picture.
     pub(super) fn reply(&self, style: Style) -> Reply {
         let loaded = match source::load(&self.paths, false, &Trust::Everybody) {
-            Ok(loaded) => loaded,
+            Ok(loaded) => loaded.at(Timestamp::now()),
             Err(error) => {
                 return Reply {
                     complaint: error.render(style),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use jiff::Timestamp;
 use segd_common::{decide::outcome, service, service::Service, verdict::Outcome, workload::Identity};
 
 use super::{
@@ -24,7 +25,7 @@ use crate::{
         diagnostic::Style,
         expectation::{Answer, Party, each_answer},
         model::Policy,
-        port, prefixes,
+        port, prefixes, time,
     },
     source::{self, Trust},
 };
@@ -48,6 +49,9 @@ pub struct Test {
     /// The control socket of the running segd, for --live
     #[arg(long, env = "SEGD_CONTROL", default_value = crate::cli::CONTROL, value_name = "SOCKET")]
     control: PathBuf,
+    /// Judge by this time: rules whose `until` is over then open nothing [default: none is over, as when a policy is loaded]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    at: Option<Timestamp>,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -57,7 +61,10 @@ impl Test {
     /// The answer.
     pub(super) fn reply(&self, style: Style) -> Reply {
         let loaded = match source::load(&self.paths, false, &Trust::Everybody) {
-            Ok(loaded) => loaded,
+            Ok(loaded) => match self.at {
+                Some(time) => loaded.at(time),
+                None => loaded,
+            },
             Err(error) => {
                 return Reply {
                     complaint: error.render(style),
@@ -251,6 +258,7 @@ mod tests {
         fs::write(&path, text).expect("a file");
         let paths = vec![path];
         let test = Test {
+            at: None,
             paths,
             kernel,
             live: false,

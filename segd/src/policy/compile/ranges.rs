@@ -1,10 +1,12 @@
 //! One pair's rules laid over each other: a sorted list of disjoint ranges, each with the rule that decides it.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use jiff::Timestamp;
 
 use segd_common::{
     service::{self, Service},
-    tables::{PortRange, RULE_DENY, RULE_HOST, RULE_INTRA},
+    tables::{PortRange, RULE_DENY, RULE_HOST, RULE_INTRA, RULE_UNTIL},
     verdict::RuleIndex,
 };
 
@@ -30,14 +32,15 @@ pub fn of(rules: &[Rule], covering: &[usize], base: Base) -> Vec<PortRange> {
             rule: RULE_HOST,
         }];
     }
-    // Where something begins or ends, and what: guardrails sort before allows, the first of each kind first.
+    // Where something begins or ends, and what: guardrails sort before what opens, the first of each kind first.
     let mut edges: Vec<(Service, bool, (Layer, RuleIndex))> = Vec::new();
     for index in covering {
         let Some(rule) = rules.get(*index) else { continue };
         let number = RuleIndex::try_from(*index).unwrap_or(RuleIndex::MAX);
-        let key = match rule.action {
-            Action::Deny => (Layer::Deny, number),
-            Action::Allow => (Layer::Allow, number),
+        let key = match (rule.action, rule.until) {
+            (Action::Deny, _) => (Layer::Deny, number),
+            (Action::Allow, None) => (Layer::Allow, number),
+            (Action::Allow, Some(end)) => (Layer::Until(Reverse(end)), number),
         };
         for (low, high) in &rule.services {
             edges.push((*low, true, key));
@@ -70,6 +73,7 @@ pub fn of(rules: &[Rule], covering: &[usize], base: Base) -> Vec<PortRange> {
             Layer::Deny => number | RULE_DENY,
             Layer::Allow => *number,
             Layer::Intra => RULE_INTRA,
+            Layer::Until(_) => number | RULE_UNTIL,
         };
         match ranges.last_mut() {
             Some(last) if last.rule == rule && last.high + 1 == at => last.high = next - 1,
@@ -89,4 +93,6 @@ enum Layer {
     Deny,
     Allow,
     Intra,
+    /// What does not last decides only where nothing else allows: the one that ends last, first.
+    Until(Reverse<Timestamp>),
 }

@@ -66,6 +66,8 @@ codes! {
         InvalidUnit = "invalid-unit";
         /// Not a user.
         InvalidUser = "invalid-user";
+        /// Not a moment.
+        InvalidTime = "invalid-time";
         /// Two segments claim the same with equal right.
         Conflict = "conflict";
         /// More than the kernel tables hold.
@@ -102,6 +104,8 @@ codes! {
         NoMember = "no-member";
         /// A rule under which nothing has begun for a long time (`check --live --unused-for`).
         UnusedRule = "unused-rule";
+        /// A rule whose time is over (`check`).
+        Expired = "expired";
         /// A `# segd: allow(…)` that names no warning.
         UnknownAllowance = "unknown-allowance";
         /// A `# segd: allow(…)` of a warning that there is not.
@@ -122,9 +126,9 @@ impl Code {
         Code::WARNINGS.contains(&self) && !matches!(self, Code::UnknownAllowance | Code::UnneededAllowance)
     }
 
-    /// Whether it is told only where the host is looked at: its allowance may be needed elsewhere.
+    /// Whether more than the text tells of it, the host or the time: its allowance may be needed elsewhere, or later.
     #[must_use]
-    pub fn is_of_the_host(self) -> bool {
-        matches!(self, Code::NoMember | Code::UnusedRule)
+    pub fn is_beyond_the_text(self) -> bool {
+        matches!(self, Code::NoMember | Code::UnusedRule | Code::Expired)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
     segment::{self, SegmentIndex},
-    tables::{RULE_DENY, RULE_HOST, RULE_INTRA},
+    tables::{RULE_DENY, RULE_HOST, RULE_INTRA, RULE_UNTIL},
     verdict::RuleIndex,
 };
 
@@ -140,7 +140,7 @@ fn cause(policy: &Policy, rule: Option<RuleIndex>) -> Option<Cause> {
         RULE_INTRA => Some(Cause::Intra),
         RULE_HOST => Some(Cause::HostDefault),
         rule => {
-            let found = RuleRef::of(policy.rules.get((rule & !RULE_DENY) as usize)?);
+            let found = RuleRef::of(policy.rules.get((rule & !(RULE_DENY | RULE_UNTIL)) as usize)?);
             Some(match rule & RULE_DENY {
                 0 => Cause::Rule(found),
                 _ => Cause::Guardrail(found),

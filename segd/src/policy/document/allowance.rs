@@ -67,7 +67,7 @@ pub fn allowances(file: usize, source: &Source, nodes: &[Node], out: &mut Vec<Di
 
 /// Takes the warnings away that are allowed, and reports allowances that took nothing away.
 ///
-/// `host`: the host has been looked at, so that what only it can tell has been told.
+/// `host`: the host, or the clock, has been looked at, so that what only it can tell has been told.
 pub fn apply(allowances: &[Allowance], host: bool, out: &mut Vec<Diagnostic>) {
     let mut needed = vec![false; allowances.len()];
     out.retain(|diagnostic| {
@@ -84,7 +84,7 @@ pub fn apply(allowances: &[Allowance], host: bool, out: &mut Vec<Diagnostic>) {
         !allowed
     });
     for (allowance, needed) in allowances.iter().zip(needed) {
-        if needed || (allowance.code.is_of_the_host() && !host) {
+        if needed || (allowance.code.is_beyond_the_text() && !host) {
             continue;
         }
         let label = allowance.code.label();

@@ -100,6 +100,10 @@ pub const RULE: &Fields = &[
         "Ports of the side that is started towards. Required in `allow`; in `deny`, leaving them out means every port.",
     ),
     ("reason", "A text for people; `segd policy explain` shows it."),
+    (
+        "until",
+        "Only in `allow`: from this moment on the rule opens nothing, and what it alone allowed is ended. RFC 3339.",
+    ),
 ];
 /// An entry of `tests`.
 pub const TEST: &Fields = &[

@@ -130,9 +130,10 @@ impl Bundle<'_> {
             return None;
         }
         let covers = |other: usize| {
-            let services = &rules.get(other)?.rule.services;
-            let first = !same || other < number || *services != rule.services;
-            (other != number && first && within(&rule.services, services)).then_some(other)
+            let by = &rules.get(other)?.rule;
+            let services = &by.services;
+            let first = !same || other < number || *services != rule.services || by.until != rule.until;
+            (other != number && first && within(&rule.services, services) && lasts(by, rule)).then_some(other)
         };
         // Nearly always the one that reaches farthest does; else each that begins early enough is asked.
         let (_, best) = self.intervals.get(farthest)?;
@@ -143,6 +144,15 @@ impl Bundle<'_> {
                 .filter(|((_, end), _)| *end >= high)
                 .find_map(|(_, other)| covers(*other))
         })
+    }
+}
+
+/// Whether a rule holds at least as long as another.
+fn lasts(rule: &Rule, other: &Rule) -> bool {
+    match (rule.until, other.until) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(end), Some(other)) => end >= other,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::policy::{
     document::{Document, Peers, PeersKind, Ports, RuleEntry, Text},
     model::{Action, Peer, Rule},
     port::{self, Interval},
+    time,
 };
 
 impl Resolver<'_> {
@@ -48,6 +49,19 @@ impl Resolver<'_> {
                 None
             }
         };
+        let until = match entry
+            .until
+            .as_ref()
+            .map(|text| (time::parse(&text.value), text.span))
+        {
+            None => Some(None),
+            Some((Ok(end), _)) => Some(Some(end)),
+            Some((Err(problem), span)) => {
+                let diagnostic = Diagnostic::error(Code::InvalidTime, span, problem.message);
+                self.report(diagnostic.help(problem.help));
+                None
+            }
+        };
         Some(Rule {
             location: self.places.locate(entry.span),
             label: format!("{document}/{word}[{}]", entry.index),
@@ -57,6 +71,7 @@ impl Resolver<'_> {
             services: services?,
             text: self.one_line(entry.extent),
             reason: entry.reason.clone(),
+            until: until?,
         })
     }
 

@@ -15,6 +15,7 @@ fn tables(label: &str) -> Arc<CompiledTables> {
                 line: 12,
                 column: 3,
             },
+            until: None,
         }],
         ..Default::default()
     })

@@ -53,6 +53,7 @@ fn snapshot() -> Snapshot {
         other: count(4),
         names: ["", "host", "world", "", "web", "db"].map(String::from).to_vec(),
         rule_hits: vec![("shop/allow[0]".into(), 10), ("shop/deny[0]".into(), 0)],
+        rule_ends: vec![("shop/allow[0]".into(), 1_796_148_000)],
         revision: 7,
         reload_success: 3,
         reload_failure: 1,

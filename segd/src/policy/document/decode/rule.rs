@@ -32,6 +32,18 @@ impl Decoder<'_> {
             .value("reason")
             .and_then(|node| self.text(node, "a reason"))
             .map(|text| text.value);
+        let until = match (fields.value("until"), action) {
+            (Some(node), Action::Deny) => {
+                // What a guardrail forbids would be open from then on, although nobody changed anything.
+                let message = "a guardrail has no `until`: its end would open what it forbids";
+                let help =
+                    "take the guardrail out when its time is over, or give `until` to the rules that open";
+                self.report(Diagnostic::error(Code::InvalidValue, node.span, message).help(help));
+                None
+            }
+            (Some(node), Action::Allow) => Some(self.text(node, "a time")?),
+            (None, _) => None,
+        };
         let extent = Span {
             end: node.end,
             ..fields.span
@@ -45,6 +57,7 @@ impl Decoder<'_> {
             to,
             ports,
             reason,
+            until,
         })
     }
 

@@ -31,10 +31,7 @@ impl<'n> Fields<'n> {
 }
 
 /// A field that a later version will have, and what to do until then.
-const LATER: [(&str, &str); 2] = [
-    ("until", "take the rule out when its time is over"),
-    ("when", "a rule holds always; take the condition out"),
-];
+const LATER: [(&str, &str); 1] = [("when", "a rule holds at any hour; take the condition out")];
 
 /// What other tools call it, and what it is called here.
 const ELSEWHERE: [(&str, &str); 17] = [
