@@ -9,7 +9,7 @@ use segd_common::{
     workload::{AMBIGUOUS, CgroupSlot, MAX_CGROUPS, MAX_EDGES, ORPHANED, PENDING},
 };
 
-use super::engine::{ApplyError, Engine};
+use super::engine::Engine;
 use crate::{
     control::types::{SegmentRow, WorkloadRow},
     policy::model::SelectorKind,
@@ -49,23 +49,6 @@ impl Engine {
             }
         }
         counts.into_iter().collect()
-    }
-
-    /// Adds the kernel's rule hits to the totals.
-    pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
-        let before = self.trial.as_ref().map(|trial| &trial.before);
-        for policy in self.in_force.iter().chain(before) {
-            let rules = policy.tables.rules.len();
-            let hits = self.tables.hits(policy.active.slot(), rules)?;
-            let labels = policy.tables.rules.iter().map(|rule| rule.label.as_str());
-            self.hits.absorb(
-                policy.active.slot(),
-                policy.active.revision(),
-                labels,
-                hits.as_slice(),
-            );
-        }
-        Ok(())
     }
 
     /// How full the tables are.
