@@ -1,3 +1,5 @@
+//! What is learned, in small: names, ports, patches that `patch` and `git apply` take.
+
 use std::{fs, process::Command};
 
 use super::*;
