@@ -15,7 +15,11 @@ use serde_json::{Value, json};
 /// What of a value does not fit; the keywords that the schema uses, and no others.
 fn misfits(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     let mut out = Vec::new();
-    let fields = schema.as_object().expect("a schema is an object");
+    let fields = match schema {
+        Value::Bool(true) => return out,
+        Value::Bool(false) => return vec![format!("{at}: is not to be here")],
+        schema => schema.as_object().expect("a schema is an object"),
+    };
     let fits = |schema: &Value| misfits(root, schema, value, at).is_empty();
     let list = |keyword: &Value| keyword.as_array().expect("a list").clone();
     for (keyword, said) in fields {
