@@ -237,7 +237,7 @@ fn completion_offers_what_a_policy_may_say_there_and_nothing_else() {
         (
             "a rule",
             spec("  allow:\n    - "),
-            &["from", "to", "ports", "reason"],
+            &["from", "to", "ports", "reason", "until"],
         ),
         (
             "a rule that has begun",
