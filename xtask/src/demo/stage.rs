@@ -46,6 +46,7 @@ pub struct Places {
 /// The addresses on the demo's bridge, IPv4 and IPv6.
 pub const WEB: [&str; 2] = ["10.213.77.10", "fd6d:5e9d:77::10"];
 pub const DB: [&str; 2] = ["10.213.77.20", "fd6d:5e9d:77::20"];
+const BRIDGE: [&str; 2] = ["10.213.77.1/24", "fd6d:5e9d:77::1/64"];
 const SHOPPER: [&str; 2] = ["10.213.77.30", "fd6d:5e9d:77::30"];
 const ROGUE: [&str; 2] = ["10.213.77.66", "fd6d:5e9d:77::66"];
 
@@ -53,7 +54,7 @@ impl Stage {
     /// Lays the networks, makes the cgroups, starts the services and waits until each answers.
     pub fn new(scratch: &Scratch) -> Result<Stage> {
         let cgroups = CgroupTree::new(NAME)?;
-        let mut network = Network::new(NAME)?;
+        let mut network = Network::new(NAME, &BRIDGE)?;
         let mut member = |name: &str, [v4, v6]: [&str; 2]| -> Result<Place> {
             let namespace = network.member(name, &[&format!("{v4}/24"), &format!("{v6}/64")])?;
             Ok(Place::cgroup(&cgroups.child(name)?).with_namespace(&namespace))
