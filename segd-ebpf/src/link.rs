@@ -5,7 +5,7 @@
 //! judged as its namespace's one segment would be, and never passes on the tuple that another socket uses.
 //! Deliberately absent: a second policy. What passes here is judged by the receiver as before.
 
-use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes_relative};
 use segd_common::{
     address::{self, LOCAL_BY_LINK, LOCAL_HOST, mapped},
     bytes::Bytes,
@@ -22,7 +22,7 @@ use crate::{
     identity::{self, UNKNOWN},
     maps::LOOPBACK_SEEN,
     policy::Policy,
-    ruling::{Ruling, count, emit},
+    ruling::{Ruling, count, emit, pack, unpack},
     skb::{LOOPBACK, Skb},
     toward::place,
 };
@@ -203,14 +203,39 @@ pub fn is_plain_host(identity: Identity) -> bool {
 }
 
 /// Denies a frame, unless audit mode lets it pass. Whether it passes.
-#[inline(never)]
+#[inline(always)]
 pub fn refuse(way: &Way, reason: u32) -> bool {
+    let policy = u64::from(way.policy.slot) << 32 | u64::from(way.policy.revision);
+    let from = pack(way.from) | u64::from(reason) << 32;
+    segd_refuse_frame(way.skb.skb, policy, way.namespace, way.cgroup, from) != 0
+}
+
+// VERIFIER: global, as `segd_judge`: it walks the packet, and a frame is refused in many places.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_refuse_frame(
+    skb: *mut __sk_buff,
+    policy: u64,
+    namespace: u64,
+    cgroup: u64,
+    from: u64,
+) -> u32 {
+    let skb = Skb { skb };
+    let Some(policy) = Policy::again((policy >> 32) as u32, policy as u32) else {
+        return 0;
+    };
+    let way = Way {
+        namespace,
+        cgroup,
+        from: unpack(from),
+        ..Way::new(policy, skb, Sender::Nobody)
+    };
     let mut packet = Packet::default();
-    let unparsed = read(way.skb, &mut packet);
+    let unparsed = read(skb, &mut packet);
     if unparsed != 0 {
-        packet.bytes = way.skb.bytes();
+        packet.bytes = skb.bytes();
     }
-    record(way, &packet, unparsed, reason)
+    u32::from(record(&way, &packet, unparsed, (from >> 32) as u32))
 }
 
 /// Counts and tells what was denied. `unparsed`: why the packet could not be read; what is not a packet has none.

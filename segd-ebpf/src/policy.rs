@@ -74,6 +74,13 @@ impl Policy {
         })
     }
 
+    /// The policy that [`Policy::active`] gave for this packet, by its slot and its number.
+    #[inline(always)]
+    pub fn again(slot: u32, revision: u32) -> Option<Policy> {
+        let policy = Policy::in_slot(slot)?;
+        Some(Policy { revision, ..policy })
+    }
+
     /// The revision to remember a verdict under: none if its rule ends by itself, so that each packet is judged.
     #[inline(always)]
     pub fn to_remember(&self, rule: RuleIndex) -> u32 {
