@@ -14,9 +14,18 @@ mod machine;
 mod transcript;
 mod report;
 
-use std::process::ExitCode;
+use std::{
+    num::NonZero,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use anyhow::{Result, bail};
+use archive::Package;
+use built::Test;
+use uncovered::Uncovered;
 
 use crate::{
     setup::{self, Scope},
@@ -63,23 +72,67 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         workspace::build_other_layout()?;
     }
     let uncovered = uncovered::List::read(&built)?;
-    let mut rows = Vec::new();
+    let mut machines = Vec::new();
     for kernel in kernels {
         let package = archive::fetch(kernel, options.refresh)?;
         let (uncovered, tests) = uncovered.split(kernel, &tests);
         eprintln!(
-            "\n== {}: {} tests, {} not covered",
+            "{}: {} tests, {} not covered",
             package.release,
             tests.len(),
             uncovered.len()
         );
         let image = root::build(&package, &built, &tests)?;
-        let run = machine::run(&package, &image, &tests)?;
-        rows.push(report::Row {
+        machines.push(Prepared {
             package,
-            run,
+            image,
+            tests,
             uncovered,
         });
     }
+    let mut rows = run_all(machines)?;
     report::print(&mut rows)
+}
+
+/// A machine that can be started.
+struct Prepared {
+    package: Package,
+    image: PathBuf,
+    tests: Vec<Test>,
+    uncovered: Vec<Uncovered>,
+}
+
+/// Runs them, as many at once as this host has processors: each keeps one busy.
+fn run_all(machines: Vec<Prepared>) -> Result<Vec<report::Row>> {
+    let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    let waiting = Mutex::new(machines.into_iter().enumerate());
+    let work = || {
+        let mut rows = Vec::new();
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((place, machine)) = next else {
+                return anyhow::Ok(rows);
+            };
+            let run = machine::run(&machine.package, &machine.image, &machine.tests)?;
+            let row = report::Row {
+                package: machine.package,
+                run,
+                uncovered: machine.uncovered,
+            };
+            rows.push((place, row));
+        }
+    };
+    let mut rows = Vec::new();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(found) => rows.extend(found?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        anyhow::Ok(())
+    })?;
+    rows.sort_by_key(|(place, _)| *place);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
 }

@@ -44,7 +44,7 @@ const KNOWN: &[(&str, &str)] = &[(
 pub fn run(package: &Package, image: &Path, tests: &[Test]) -> Result<Run> {
     for boot in 1.. {
         let mut machine = Machine::boot(package, image)?;
-        let run = machine.watch(tests)?;
+        let run = machine.watch(package.kernel.name, tests)?;
         if run.booted || boot == BOOTS {
             return Ok(run);
         }
@@ -88,8 +88,8 @@ impl Machine {
         Ok(Machine { qemu, lines, console })
     }
 
-    fn watch(&mut self, tests: &[Test]) -> Result<Run> {
-        let mut transcript = Transcript::new(tests);
+    fn watch(&mut self, kernel: &'static str, tests: &[Test]) -> Result<Run> {
+        let mut transcript = Transcript::new(kernel, tests);
         let mut console = Console::default();
         let mut heard = Instant::now();
         loop {

@@ -23,7 +23,7 @@ const DEBUG: &str = "segd/target/debug";
 
 /// Builds it; returns the archive that the kernel unpacks.
 pub fn build(package: &Package, built: &Built, tests: &[Test]) -> Result<PathBuf> {
-    let root = archive::home().join("root");
+    let root = archive::home().join(format!("root-{}", package.kernel.name));
     archive::remove(&root)?;
     for folder in [
         "bin", "dev", "proc", "run", "sys", "tmp", "root", "var/tmp", "etc",
@@ -107,7 +107,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 
 /// Packs it the way the kernel unpacks it; not compressed, as an emulated processor would have to undo that.
 fn pack(root: &Path) -> Result<PathBuf> {
-    let image = root.with_extension("cpio");
+    // A version has a dot.
+    let image = root.with_added_extension("cpio");
     let mut names = Vec::new();
     collect(root, Path::new("."), &mut names)?;
     let out = fs::File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;

@@ -35,6 +35,8 @@ pub enum Outcome {
 
 /// A run that is under way.
 pub struct Transcript {
+    /// Whose, for those who read more than one at once.
+    kernel: &'static str,
     results: Vec<(Test, Outcome)>,
     start: Instant,
     begun: Instant,
@@ -49,9 +51,10 @@ pub struct Transcript {
 
 impl Transcript {
     /// Before the first line.
-    pub fn new(tests: &[Test]) -> Transcript {
+    pub fn new(kernel: &'static str, tests: &[Test]) -> Transcript {
         let results = tests.iter().map(|test| (test.clone(), Outcome::Missing));
         Transcript {
+            kernel,
             results: results.collect(),
             start: Instant::now(),
             begun: Instant::now(),
@@ -73,7 +76,8 @@ impl Transcript {
         match word {
             "here" => {
                 self.booted = true;
-                eprintln!("booted in {:.1} s", self.start.elapsed().as_secs_f32());
+                let took = self.start.elapsed().as_secs_f32();
+                self.tell(&format!("booted in {took:.1} s"));
             }
             "begin" => {
                 self.begun = Instant::now();
@@ -81,7 +85,7 @@ impl Transcript {
             }
             "end" => self.end(rest),
             "doctor" => self.doctor(rest),
-            "verified" => eprintln!("    {rest}"),
+            "verified" => self.tell(&format!("    {rest}")),
             "done" => self.done = true,
             _ => self.troubles.push(line.to_owned()),
         }
@@ -98,12 +102,10 @@ impl Transcript {
             Outcome::Failed(format!("exit code {code}\n{}", self.said.join("\n")))
         };
         let word = if code == "0" { "ok" } else { "FAILED" };
-        eprintln!(
-            "{word:>6} {:6.1} s  {file}::{name}",
-            self.begun.elapsed().as_secs_f32()
-        );
+        let took = self.begun.elapsed().as_secs_f32();
+        self.tell(&format!("{word:>6} {took:6.1} s  {file}::{name}"));
         if let Outcome::Failed(why) = &outcome {
-            eprintln!("{why}");
+            self.tell(why);
         }
         let test = self
             .results
@@ -126,10 +128,16 @@ impl Transcript {
             let text = |key: &str| check[key].as_str().unwrap_or_default();
             if text("state") != "ok" {
                 let gap = format!("{} ({})", text("name"), text("found"));
-                eprintln!("  lacks  {gap}");
+                self.tell(&format!("  lacks  {gap}"));
                 self.gaps.push(gap);
             }
         }
+    }
+
+    /// Prints at once: other machines print, too.
+    fn tell(&self, text: &str) {
+        let lines = text.lines().map(|line| format!("{:<5} {line}\n", self.kernel));
+        eprint!("{}", lines.collect::<String>());
     }
 
     /// Whether everything has been said.
@@ -140,7 +148,7 @@ impl Transcript {
     /// The machine cannot go on.
     pub fn broken(&mut self, why: String) {
         if !self.broken {
-            eprintln!("BROKEN: {why}");
+            self.tell(&format!("BROKEN: {why}"));
             self.troubles.push(why);
         }
         self.broken = true;
@@ -154,10 +162,10 @@ impl Transcript {
     /// After the last line; `console` is what the kernel said last.
     pub fn finish(mut self, console: &str) -> Run {
         if self.broken {
-            eprintln!(
+            self.tell(&format!(
                 "--- the test under way said:\n{}\n--- the kernel said:\n{console}\n---",
                 self.said.join("\n")
-            );
+            ));
         }
         if !self.booted {
             self.troubles.push("it did not boot".to_owned());
@@ -195,7 +203,7 @@ mod tests {
             file: "start".to_owned(),
             name: name.to_owned(),
         };
-        let mut transcript = Transcript::new(&[test("a"), test("b")]);
+        let mut transcript = Transcript::new("6.1", &[test("a"), test("b")]);
         for line in lines {
             transcript.hear(line);
         }
