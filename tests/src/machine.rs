@@ -32,6 +32,28 @@ pub struct Machine {
     cgroup_root: PathBuf,
 }
 
+/// A unit that is started at a boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The target that wants it.
+    pub wanted_by: &'a str,
+    /// Its file; empty if the machine has it.
+    pub text: &'a str,
+}
+
+impl Unit<'_> {
+    fn enable(&self, units: &Path) {
+        if !self.text.is_empty() {
+            fs::write(units.join(self.name), self.text).unwrap();
+        }
+        let wants = units.join(format!("{}.wants", self.wanted_by));
+        fs::create_dir_all(&wants).unwrap();
+        std::os::unix::fs::symlink(format!("../{}", self.name), wants.join(self.name)).unwrap();
+    }
+}
+
 impl Machine {
     /// Boots with segd's unit in place, not started, and this policy.
     ///
@@ -40,6 +62,29 @@ impl Machine {
     #[track_caller]
     #[must_use]
     pub fn boot(lab: &Lab, policy: &str) -> Machine {
+        Machine::boot_with(lab, policy, &[], &[])
+    }
+
+    /// Boots with segd enabled and beside units that are started at the boot, each with the target that wants it; `words`:
+    /// the command line that the first process sees as the kernel's.
+    ///
+    /// # Panics
+    /// As [`Machine::boot`].
+    #[track_caller]
+    #[must_use]
+    pub fn boot_enabled(lab: &Lab, policy: &str, units: &[Unit<'_>], words: &[&str]) -> Machine {
+        let segd = fs::read_to_string(repository().join("deploy/systemd/segd.service")).unwrap();
+        let wanted_by = segd.lines().find_map(|line| line.strip_prefix("WantedBy="));
+        let own = Unit {
+            name: "segd.service",
+            wanted_by: wanted_by.expect("the unit can be enabled"),
+            text: "",
+        };
+        Machine::boot_with(lab, policy, &[units, &[own]].concat(), words)
+    }
+
+    #[track_caller]
+    fn boot_with(lab: &Lab, policy: &str, units: &[Unit<'_>], words: &[&str]) -> Machine {
         let root = root();
         assert!(
             root.join("usr/lib/systemd/systemd").exists(),
@@ -48,8 +93,11 @@ impl Machine {
         );
         clean(lab.cgroup_root());
         let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
-        for name in ["bpf", "policy"] {
+        for name in ["bpf", "policy", "units"] {
             fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        for unit in units {
+            unit.enable(&directory.path().join("units"));
         }
         let bpf = directory.path().join("bpf");
         let mount = Command::new("mount")
@@ -58,7 +106,7 @@ impl Machine {
             .output()
             .unwrap();
         assert!(mount.status.success(), "{mount:?}");
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let repository = repository();
         let log = File::create(directory.path().join("console")).unwrap();
         let mut nspawn = Command::new("systemd-nspawn");
         nspawn
@@ -85,9 +133,11 @@ impl Machine {
                 "/etc/tmpfiles.d/segd.conf",
             ),
             (directory.path().join("policy"), "/etc/segd"),
+            (directory.path().join("units"), "/usr/local/lib/systemd/system"),
         ] {
             nspawn.arg(format!("--bind-ro={}:{to}", from.display()));
         }
+        nspawn.args(words);
         nspawn
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .stdin(Stdio::null())
@@ -239,6 +289,12 @@ impl Drop for Machine {
         Command::new("umount").arg(bpf).output().ok();
         wait::within(PATIENCE, || clean(&self.cgroup_root));
     }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a folder of the repository")
 }
 
 /// Removes nspawn's cgroups; whether they are gone.

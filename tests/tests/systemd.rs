@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use segd_tests::{
     Kind, Lab, Machine, Worker,
+    machine::Unit,
     wait::{self, PATIENCE},
     worker::Handle,
 };
@@ -240,4 +241,64 @@ fn a_listener_that_systemd_opens_is_its_service_s() {
         rows.contains("db.socket"),
         "the unit's socket is listed as what it is:\n{rows}"
     );
+}
+
+/// Accepts, and writes down what arrives, of one connection after the other.
+const BOOT_DB: Unit<'_> = Unit {
+    name: "db.service",
+    wanted_by: "multi-user.target",
+    text: "[Service]\nType=exec\nExecStartPre=ip link set lo up\nExecStart=/usr/bin/perl -MIO::Socket::INET -e '\
+           my $l = IO::Socket::INET->new(Listen => 9, LocalAddr => \"127.0.0.1:5432\", ReuseAddr => 1) or die; \
+           $| = 1; while ($c = $l->accept) { print while <$c> }'\nStandardOutput=append:/run/arrived\n",
+};
+
+/// Knocks from the first moment on, as often as it can, and says when it has got through or given up.
+macro_rules! knocker {
+    ($name:literal) => {
+        Unit {
+            name: concat!($name, ".service"),
+            wanted_by: "multi-user.target",
+            text: concat!(
+                "[Service]\nExecStartPre=ip link set lo up\nExecStart=/usr/bin/perl -MIO::Socket::INET -e '\
+                 for (1..1500) { $c = IO::Socket::INET->new(PeerAddr => \"127.0.0.1:5432\", Timeout => 1); \
+                 if ($c) { print $c \"",
+                $name,
+                ";\\n\"; last } select(undef, undef, undef, 0.002) } print \"done\\n\"'\n\
+                 StandardOutput=append:/run/",
+                $name,
+                "\n"
+            ),
+        }
+    };
+}
+
+#[test]
+fn at_a_boot_the_first_packet_of_a_unit_is_judged_unless_the_kernels_command_line_says_off() {
+    let Some(lab) = Lab::open() else { return };
+    let units = [BOOT_DB, knocker!("web"), knocker!("rogue")];
+    for (words, enforces) in [(&[][..], true), (&["segd=off"][..], false)] {
+        let machine = Machine::boot_enabled(&lab, POLICY, &units, words);
+        for name in ["web", "rogue"] {
+            wait::wait_until(name, PATIENCE, || {
+                machine.file(&format!("/run/{name}")).contains("done")
+            });
+        }
+        wait::wait_until("what web says arrives", PATIENCE, || {
+            machine.file("/run/arrived").contains("web;")
+        });
+        let arrived = machine.file("/run/arrived");
+        assert_eq!(
+            arrived.contains("rogue;"),
+            !enforces,
+            "{words:?}\n{}",
+            machine.journal()
+        );
+        let state = machine.segd("ActiveState");
+        assert_eq!(
+            state,
+            if enforces { "active" } else { "inactive" },
+            "{}",
+            machine.journal()
+        );
+    }
 }

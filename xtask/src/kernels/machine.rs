@@ -19,8 +19,8 @@ use crate::{
     fixture::process::{Place, Process, lines},
 };
 
-/// How long neither the tests nor the kernel may say anything: the slowest test, twice.
-const SILENCE: Duration = Duration::from_secs(240);
+/// How long neither the tests nor the kernel may say anything: the slowest test, twice, on a busy host.
+const SILENCE: Duration = Duration::from_secs(600);
 /// How long it may take to power off once everything has been said.
 const POWER_OFF: Duration = Duration::from_secs(30);
 /// How often a boot that never came to its first line is tried again: emulation fails there now and then.

@@ -24,6 +24,8 @@ const NEEDED: &[&str] = &[
     "nft_masq",
     "nft_ct",
     "sch_ingress",
+    "sch_tbf",
+    "vxlan",
     "cls_bpf",
     "inet_diag",
     "tcp_diag",
