@@ -1,7 +1,8 @@
 //! The `bpf(2)` commands that aya does not offer, or offers without the file descriptor.
 //!
 //! Layouts: `union bpf_attr` in include/uapi/linux/bpf.h. A shorter attribute than the kernel's is valid: the rest
-//! is taken as zero.
+//! is taken as zero. But what a kernel answers it may write wherever its own attribute has the field, however short the one
+//! it was given: BPF_PROG_QUERY of 6.18.15 writes `revision` behind an attribute that ends before it.
 
 pub mod info;
 mod rehearse;
@@ -11,25 +12,46 @@ mod destroy;
 use std::{
     ffi::CString,
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
+    ptr,
 };
 
 pub use destroy::Destroyer;
 pub use program::{ALLOW_MULTI, link_lsm, load_trivial, maps_of, program_name, programs_on, raw_tracepoint};
 pub use rehearse::{Tun, leave_namespace, raise_loopback, run_raw_tracepoint, run_skb};
 
+/// As long as any kernel's attribute, with room for what they will add.
+const BEYOND: usize = 512;
+
+/// An attribute, and behind it what a kernel may overwrite.
+#[repr(C)]
+struct Room<T> {
+    attr: MaybeUninit<T>,
+    beyond: [u8; BEYOND],
+}
+
 /// Runs one command.
 ///
 /// # Safety
 ///
-/// Every pointer in `attr` must be valid for what the command reads or writes there.
+/// `T` consists of integers, and every pointer among them must be valid for what the command reads or writes there.
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
-    // SAFETY: the attribute is a live value of its own size; its pointers are the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    let mut room = Room {
+        attr: MaybeUninit::<T>::uninit(),
+        beyond: [0; BEYOND],
+    };
+    // SAFETY: both are a `T`. It is copied back as the kernel left it: integers, of which every value is valid.
+    let result = unsafe {
+        ptr::copy_nonoverlapping(&raw const *attr, room.attr.as_mut_ptr(), 1);
+        let result = libc::syscall(libc::SYS_bpf, command, &raw mut room, size_of::<T>());
+        ptr::copy_nonoverlapping(room.attr.as_ptr(), &raw mut *attr, 1);
+        result
+    };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
