@@ -17,6 +17,7 @@ mod dry_run;
 mod cover;
 mod cut;
 mod expiry;
+mod alarm;
 mod rows;
 mod start;
 mod watch;
@@ -95,6 +96,8 @@ enum Event {
     NamespacesListed(Vec<NamespaceInfo>),
     /// A cgroup was born that the kernel could not classify.
     Born(Birth),
+    /// A window opens or shuts, a rule ends, or somebody set the clock.
+    Clock,
     /// Time to look at the health and to tell what was left out of the log.
     Tick,
     /// End, and leave everything enforced.
@@ -209,6 +212,7 @@ async fn live(mut running: Running) -> ExitCode {
             Event::NamespacesMoved => list_namespaces(&shared, running.send.clone()),
             Event::NamespacesListed(list) => shared.set_namespaces(list),
             Event::Born(birth) => shared.classify(&birth),
+            Event::Clock => shared.keep_time(),
             Event::Tick => {
                 shared.tick();
                 notify::alive();
@@ -254,11 +258,32 @@ fn pump(running: &Running) -> Vec<tokio::task::JoinHandle<()>> {
             Err(error) => tracing::warn!("a signal cannot be handled: {error}"),
         }
     }
+    match alarm::Alarm::new() {
+        Ok(alarm) => {
+            running.shared.wake_by(alarm.clone());
+            tasks.push(tokio::spawn(wait_for(alarm, running.send.clone())));
+        }
+        Err(error) => {
+            tracing::warn!("windows open, and steps of the clock are noticed, up to a second late: {error}")
+        }
+    }
     tasks.push(tokio::spawn(every(TICK, running.send.clone(), || Event::Tick)));
     tasks.push(tokio::spawn(every(POLICY_TIMER, running.send.clone(), || {
         Event::PolicyTimer
     })));
     tasks
+}
+
+async fn wait_for(alarm: alarm::Alarm, send: mpsc::Sender<Event>) {
+    loop {
+        if let Err(error) = alarm.rings().await {
+            tracing::warn!("waiting for the clock: {error}");
+            return;
+        }
+        if send.send(Event::Clock).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn every(period: Duration, send: mpsc::Sender<Event>, event: fn() -> Event) {

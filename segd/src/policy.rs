@@ -8,6 +8,8 @@ pub mod diagnostic;
 pub mod document;
 pub mod port;
 pub mod time;
+pub mod window;
+pub mod term;
 pub mod model;
 pub mod pattern;
 pub mod resolve;
@@ -22,4 +24,4 @@ pub mod picture;
 pub mod learn;
 pub mod oracle;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

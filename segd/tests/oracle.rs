@@ -16,6 +16,8 @@ use segd::policy::{
     model::{Action, Location, Mode, Peer, Policy, Rule, Segment, Selector, SelectorKind},
     oracle,
     prefixes::{Claim, Walk},
+    term::Term,
+    window::{When, Zone},
 };
 use segd_common::{
     address::{Address, mapped},
@@ -93,9 +95,26 @@ fn services() -> impl Strategy<Value = Vec<(Service, Service)>> {
     })
 }
 
-/// Few moments, so that rules end together.
-fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).expect("a time")
+/// Few moments, so that rules end together: hours of the first day of 1970, a Thursday.
+fn hour(hour: i64) -> Timestamp {
+    Timestamp::from_second(hour * 3600).expect("a time")
+}
+
+/// Windows of some hours, which touch, overlap and leave gaps; in two zones, an hour apart then.
+fn when() -> impl Strategy<Value = When> {
+    let window = (
+        0..6_u32,
+        1..4_u32,
+        prop::sample::select(vec!["UTC", "Africa/Lagos"]),
+    );
+    vec(window, 1..3).prop_map(|windows| {
+        let mut when = When::default();
+        for (start, length, zone) in windows {
+            let zone = Zone::find(zone).expect("a zone");
+            when.add(&[3], (start * 3600, (start + length) * 3600), zone);
+        }
+        when
+    })
 }
 
 fn rule(count: usize) -> impl Strategy<Value = Rule> {
@@ -104,9 +123,10 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
         side(count).prop_map(Arc::new),
         side(count).prop_map(Arc::new),
         services(),
-        prop::option::of(0..4_i64),
+        prop::option::of(0..8_i64),
+        prop::option::of(when()),
     )
-        .prop_map(|(deny, from, to, services, end)| Rule {
+        .prop_map(|(deny, from, to, services, end, when)| Rule {
             location: location(),
             label: "random".to_owned(),
             action: if deny { Action::Deny } else { Action::Allow },
@@ -115,11 +135,25 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
             services,
             text: String::new(),
             reason: None,
-            until: end.filter(|_| !deny).map(second),
+            term: Term {
+                until: end.filter(|_| !deny).map(hour),
+                when: when.filter(|_| !deny),
+            },
+            resting: None,
         })
 }
 
+/// Without windows.
 fn policy() -> impl Strategy<Value = Policy> {
+    policy_with_windows().prop_map(|mut policy| {
+        for rule in &mut policy.rules {
+            rule.term.when = None;
+        }
+        policy
+    })
+}
+
+fn policy_with_windows() -> impl Strategy<Value = Policy> {
     (0..5_usize).prop_flat_map(|count| {
         let segments = vec((any::<bool>(), prop::bool::weighted(0.2)), count);
         (segments, vec(rule(count), 0..10), any::<bool>()).prop_map(|(segments, rules, enforce_host)| {
@@ -231,17 +265,28 @@ proptest! {
         }
     }
 
-    // Whether a time is asked about before compiling, as commands do, or by the kernel's clock, as packets do.
+    // Whether a time is asked about before compiling, as commands do, or by the kernel's clock, as packets do: with a daemon that
+    // says at each moment when rules end, and with one that died at the first.
     #[test]
-    fn at_every_time_the_tables_say_what_the_policy_means_then(policy in policy()) {
+    fn at_every_time_the_tables_say_what_the_policy_means_then(policy in policy_with_windows()) {
         let whole = compiled(&policy, None).1;
-        let written = Moment { calendar: second(0), boot_ns: 7_000_000_000 };
-        let mut layout = Layout { tables: zeroed_tables(), boot_ns: 0 };
-        whole.fill(1, written, &mut layout.tables);
-        for elapsed in [0, 1, 2, 3, 100_u32] {
-            let time = second(elapsed.into());
+        let died = Moment { calendar: hour(0), boot_ns: 7_000_000_000 };
+        let (mut alive, mut dead) = (
+            Layout { tables: zeroed_tables(), boot_ns: 0 },
+            Layout { tables: zeroed_tables(), boot_ns: 0 },
+        );
+        whole.fill(1, died, &mut dead.tables);
+        let mut due = Some(hour(0));
+        for elapsed in 0..12_u32 {
+            let time = hour(elapsed.into());
             let (_, tables) = compiled(&policy.at(time), None);
-            layout.boot_ns = written.boot_ns + u64::from(elapsed) * 1_000_000_000;
+            let boot_ns = died.boot_ns + u64::from(elapsed) * 3_600_000_000_000;
+            // A daemon writes only when something changes.
+            if due.is_some_and(|due| due <= time) {
+                whole.fill(1, Moment { calendar: time, boot_ns }, &mut alive.tables);
+                due = whole.change_after(time);
+            }
+            (alive.boot_ns, dead.boot_ns) = (boot_ns, boot_ns);
             for from in peers(policy.segments.len()) {
                 for to in peers(policy.segments.len()) {
                     let (a, b) = (identity(&tables, &from), identity(&tables, &to));
@@ -250,7 +295,19 @@ proptest! {
                         let rule = rule.map_or(Verdict::NO_RULE, |rule| rule as u32);
                         let verdict = Verdict { reason, rule };
                         prop_assert_eq!(decide(&tables, a, b, service), verdict, "{:?} {:?} {:x}", from, to, service);
-                        prop_assert_eq!(decide(&layout, a, b, service), verdict, "{:?} {:?} {:x}", from, to, service);
+                        let mut by_clock = decide(&alive, a, b, service);
+                        if by_clock.rule != Verdict::NO_RULE {
+                            by_clock.rule = whole.decider(by_clock.rule, time).expect("a rule") as u32;
+                        }
+                        prop_assert_eq!(by_clock, verdict, "at {}: {:?} {:?} {:x}", time, from, to, service);
+                        let left = decide(&dead, a, b, service);
+                        prop_assert!(
+                            verdict.allows() || !left.allows(),
+                            "with no daemon, at {}: {:?} {:?} {:x}", time, from, to, service
+                        );
+                        // What the daemon could have known goes on without it: only windows that opened since do not.
+                        let untouched = policy.rules.iter().all(|rule| rule.term.when.is_none());
+                        prop_assert!(!untouched || left == verdict);
                     }
                 }
             }

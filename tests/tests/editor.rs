@@ -203,7 +203,7 @@ fn completion_offers_what_a_policy_may_say_there_and_nothing_else() {
     let Some(mut editor) = Editor::open() else { return };
     let spec = |rest: &str| format!("{HEAD}spec:\n{rest}");
     let web = "  segments:\n    web:\n";
-    let cases: [(&str, String, &[&str]); 12] = [
+    let cases: [(&str, String, &[&str]); 13] = [
         (
             "a document",
             String::new(),
@@ -237,7 +237,12 @@ fn completion_offers_what_a_policy_may_say_there_and_nothing_else() {
         (
             "a rule",
             spec("  allow:\n    - "),
-            &["from", "to", "ports", "reason", "until"],
+            &["from", "to", "ports", "reason", "until", "when"],
+        ),
+        (
+            "a window",
+            spec("  allow:\n    - from: web\n      when:\n        "),
+            &["days", "hours", "zone"],
         ),
         (
             "a rule that has begun",

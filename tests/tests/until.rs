@@ -1,4 +1,5 @@
-//! A rule that ends by itself ends what it alone allowed, to the moment: with the daemon, and without it.
+//! A rule that ends by itself, for good or with a window, ends what it alone allowed, to the moment: with the daemon, and without
+//! it. A window that opens, opens.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::{
@@ -103,7 +104,8 @@ fn at(port: u16) -> SocketAddr {
 
 #[track_caller]
 fn wait_until_it_is(end: SystemTime) {
-    wait::wait_until("the rule's end", Duration::from_secs(30), || {
+    // Windows are told to the minute.
+    wait::wait_until("the rule's end", Duration::from_secs(90), || {
         SystemTime::now() >= end
     });
 }
@@ -200,4 +202,135 @@ fn a_right_ends_to_the_moment_when_the_daemon_is_dead_and_stays_ended_when_it_is
     for talk in &talks[1..] {
         talk.goes_on("with a new daemon;");
     }
+}
+
+/// `HH:MM` in UTC, some minutes from a minute of Unix time.
+fn clock(minute: u64) -> String {
+    format!("{:02}:{:02}", minute / 60 % 24, minute % 60)
+}
+
+/// A window of every day, in minutes of Unix time.
+fn window(from: u64, to: u64) -> String {
+    let to = match clock(to).as_str() {
+        "00:00" => "24:00".to_owned(),
+        other => other.to_owned(),
+    };
+    format!(
+        "when: {{days: [mon-sun], hours: \"{}-{to}\", zone: UTC}}",
+        clock(from)
+    )
+}
+
+#[test]
+fn a_window_that_shuts_cuts_its_session_and_one_that_opens_lets_another_begin_with_the_daemon_and_shuts_without_it()
+ {
+    let Some(lab) = Lab::open() else { return };
+    let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
+    let (client, server) = (lab.worker(&web), lab.worker(&db));
+    let since_epoch = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    // Enough of this minute has to be left for what comes before its end.
+    wait::wait_until("a new minute", Duration::from_secs(30), || {
+        since_epoch().as_secs() % 60 < 40
+    });
+    let minute = since_epoch().as_secs() / 60;
+    let moment = |minute: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(minute * 60);
+    let rule = |port: u16, window: &str| {
+        format!("    - {{from: web, to: db, ports: [tcp/{port}, udp/{port}], {window}}}\n")
+    };
+    let (shuts, opens) = (window(minute - 5, minute + 1), window(minute + 1, minute + 2));
+    let stays = window(minute + 1, minute + 60);
+    let policy = format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: when}}
+spec:
+  segments:
+    web: {{match: [{{cgroup: {}}}]}}
+    db: {{match: [{{cgroup: {}}}]}}
+  allow:
+{}{}{}{}",
+        web.path(),
+        db.path(),
+        rule(ENDS, &shuts),
+        rule(STAYS, &shuts),
+        rule(STAYS, &stays),
+        rule(LATER, &opens),
+    );
+    let mut segd = lab.enforce(&policy);
+    let talks = [ENDS, STAYS].map(|port| Talk::open(&client, &server, port));
+    for talk in &talks {
+        talk.goes_on("in the window;");
+    }
+    let idle = client.open_tcp(at(ENDS)).expect("a connection");
+    let listener = server.listen_tcp_echo(at(LATER));
+    client.open_tcp(at(LATER)).expect_err("its window is not open");
+    assert_eq!(server.inbox(listener).accepts, 0);
+    let status = segd.json(&["status"]);
+    let next = |number: usize| {
+        let row = &status["expiries"][number];
+        (
+            row["rule"].as_str().unwrap().to_owned(),
+            row["next"].as_str().unwrap().to_owned(),
+        )
+    };
+    let says = |rule: &str, next: &str| (rule.to_owned(), next.to_owned());
+    assert_eq!(next(0), says("when/allow[0]", "shuts"), "{status}");
+    assert_eq!(next(3), says("when/allow[3]", "opens"), "{status}");
+    let metric = |rule: &str| segd.metric("segd_rule_expiry_timestamp_seconds", &[("rule", rule)]);
+    assert_eq!(metric("when/allow[0]"), Some(((minute + 1) * 60) as f64));
+    assert_eq!(metric("when/allow[3]"), Some(((minute + 2) * 60) as f64));
+    assert!(
+        SystemTime::now() < moment(minute + 1),
+        "this machine is too slow for this test"
+    );
+
+    wait_until_it_is(moment(minute + 1));
+    let since = Instant::now();
+    let before = talks[0].received();
+    let _ = client.send_to(talks[0].socket, at(ENDS), "late;");
+    wait::wait_until("the server is told", Duration::from_millis(1000), || {
+        server.inbox(talks[0].listener).open == 0
+    });
+    for connection in [talks[0].connection, idle] {
+        let told = client.receive(connection, 500);
+        assert!(told.is_err(), "the client saw {told:?}");
+    }
+    println!("both ends were told {:?} after the window", since.elapsed());
+    let mut opened = None;
+    wait::wait_until("the other window is open", Duration::from_millis(1000), || {
+        opened = client.open_tcp(at(LATER)).ok();
+        opened.is_some()
+    });
+    println!("another session began {:?} after its window had", since.elapsed());
+    let opened = opened.expect("a connection");
+    client.send(opened, "in time;").expect("it is sent");
+    assert_eq!(client.receive(opened, 2000), Ok(Some("in time;".to_owned())));
+    talks[0].insists();
+    assert_eq!(talks[0].received(), before, "something came after the window");
+    talks[1].goes_on("by the next rule;");
+    assert!(!segd.explains_allowed("web", "db", "tcp/5432"));
+    assert!(segd.explains_allowed("web", "db", "tcp/5434"));
+
+    segd.kill();
+    client.send(opened, "alone;").expect("it is sent");
+    assert_eq!(client.receive(opened, 2000), Ok(Some("alone;".to_owned())));
+    wait_until_it_is(moment(minute + 2));
+    let before = server.inbox(listener).bytes;
+    let _ = client.send(opened, "late;");
+    client.open_tcp(at(LATER)).expect_err("nobody opened it again");
+    assert!(
+        !matches!(client.receive(opened, 500), Ok(Some(_))),
+        "there was an answer"
+    );
+    assert_eq!(
+        server.inbox(listener).bytes,
+        before,
+        "something came after the window"
+    );
+    talks[1].goes_on("with the daemon dead;");
+    segd.restart();
+    client
+        .open_tcp(at(LATER))
+        .expect_err("a new daemon opened it again");
+    talks[1].goes_on("with a new daemon;");
 }

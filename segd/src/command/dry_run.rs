@@ -1,8 +1,13 @@
 //! `segd apply --dry-run`: asks the daemon what a policy would change. Nothing is changed by it.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::process::ExitCode;
 
-use super::{ClientArgs, INVALID, NO, OutputArgs, YES, answer, no_answer};
+use jiff::Timestamp;
+
+use super::{
+    ClientArgs, INVALID, NO, OutputArgs, YES, answer, no_answer,
+    policy::compare::{Then, later},
+};
 use crate::{
     control::{
         client::{Client, ClientError},
@@ -12,14 +17,8 @@ use crate::{
     },
     daemon::style,
     output::{diff::Answer as Changes, dry_run::Answer, fail},
-    policy::{
-        compile::{CompileError, compile},
-        compiled::{CompiledTables, SegmentIndexes},
-        diff::{Side, diff},
-        model::{Mode, Policy, Source},
-    },
+    policy::model::{Mode, Policy, Source},
     source::{Sources, resolve_read},
-    workload::selector::moves::moves,
 };
 
 /// Sends a policy, and compares it with the one in force. Exit code 1 if something would change: with `deny_widening`, only
@@ -51,23 +50,18 @@ pub fn run(
         Some(_) => Some(Mode::Enforce),
         None => None,
     };
-    let (old_tables, new_tables) = match (tables(&old, mode), tables(new, mode)) {
-        (Ok(old), Ok(new)) => (old, new),
-        (Err(error), _) | (_, Err(error)) => return fail(INVALID, &error.to_string(), None),
+    let time = Timestamp::now();
+    let compared = Then::of(&old, mode, time).and_then(|then| {
+        let mut changes = Changes::of(&then.against(&Then::of(new, mode, time)?)?);
+        changes.later = later(&old, new, mode, time, &changes.changes)?;
+        changes.widens |= changes.later.iter().any(|later| later.widens);
+        Ok(changes)
+    });
+    let changes = match compared {
+        Ok(changes) => changes,
+        Err(error) => return fail(INVALID, &error, None),
     };
-    let moves = match moves(&old_tables, &new_tables) {
-        Ok(moves) => moves,
-        Err(error) => return fail(INVALID, &error.to_string(), None),
-    };
-    let old = Side {
-        policy: &old,
-        tables: &old_tables,
-    };
-    let new = Side {
-        policy: new,
-        tables: &new_tables,
-    };
-    let found = Answer::of(told, Changes::of(&diff(old, new, moves)));
+    let found = Answer::of(told, changes);
     let no = if deny_widening {
         found.diff.widens
     } else {
@@ -82,10 +76,4 @@ fn ask(client: &ClientArgs, candidate: Candidate) -> Result<DryRun, ClientError>
         Response::DryRun(told) => Ok(*told),
         _ => Err(client.surprise()),
     }
-}
-
-fn tables(policy: &Policy, mode: Option<Mode>) -> Result<CompiledTables, CompileError> {
-    let mut indexes = SegmentIndexes::default();
-    indexes.allocate(policy, &BTreeSet::new())?;
-    compile(policy, &indexes, mode)
 }

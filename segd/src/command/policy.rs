@@ -1,6 +1,7 @@
 //! `segd policy …`: questions about a policy that need no daemon.
 
 mod check;
+pub(super) mod compare;
 mod diff;
 mod explain;
 mod graph;

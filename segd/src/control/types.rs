@@ -53,7 +53,7 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// A rule that ends by itself.
+/// A rule that ends, or opens and shuts, by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Expiry {
@@ -61,7 +61,9 @@ pub struct Expiry {
     pub rule: String,
     /// Where it stands, `file:line`.
     pub location: String,
-    /// When, RFC 3339.
+    /// What it does next: `ends`, for good; `shuts`, until its next window; `opens`; `over`: nothing any more.
+    pub next: String,
+    /// When, RFC 3339; if it is over, since when.
     pub until: String,
     /// How long that is from now; negative once it is over.
     pub seconds_left: i64,

@@ -39,7 +39,10 @@ use crate::{
         port, prefixes,
     },
     source::{Loaded, Sources, resolve_read},
-    telemetry::{clock::rfc3339, flows},
+    telemetry::{
+        clock::{self, rfc3339},
+        flows,
+    },
     workload::{selector::SelectorTables, users},
 };
 
@@ -66,7 +69,9 @@ impl Shared {
             let message = "the text of the policy in force is not known";
             Refusal::new(RefusalKind::Internal, message).help("`segd reload` brings it back")
         })?;
-        let judge = Judge::of(&engine, &loaded).map_err(|error| refused(&error))?;
+        // Rules that open nothing now are not asked.
+        let judge =
+            Judge::of(&engine, &loaded.at(clock::moment().calendar)).map_err(|error| refused(&error))?;
         let mut answer = DryRun {
             revision,
             mode: engine.options.mode.map(|mode| match mode {

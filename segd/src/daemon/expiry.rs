@@ -1,14 +1,26 @@
-//! Rules that end by themselves (`until`): told to the kernel programs on their clock, and again whenever the calendar is put
-//! right.
+//! Rules that end by themselves (`until`), and rules in windows (`when`): told to the kernel programs on their clock, and again
+//! whenever a window opens or the calendar is put right.
 //!
-//! INVARIANT: the kernel programs end a right by themselves, whether this runs or not. What is done here keeps their clock
-//! in step with the calendar, and ends the sessions of a rule that is over.
+//! INVARIANT: the kernel programs end a right by themselves, whether this runs or not. What is done here opens windows, keeps
+//! the kernel's clock in step with the calendar, and ends the sessions of a rule that is shut.
 //! Deliberately absent: a new revision. The tables hold what the policy says, before a rule's end and after it.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
-use super::engine::{Engine, InForce};
-use crate::{control::types, policy::compiled::Moment, report::chain};
+use jiff::Timestamp;
+
+use super::engine::Engine;
+use crate::{
+    control::types,
+    policy::{
+        compiled::{CompiledTables, Moment},
+        term::{State, Term},
+    },
+    report::chain,
+};
 
 /// How far the two clocks may move against each other before the ends are written again. Reading both is not one act.
 const STEP_NS: i128 = 20_000_000;
@@ -16,10 +28,85 @@ const STEP_NS: i128 = 20_000_000;
 /// What is known of ends.
 #[derive(Debug, Default)]
 pub struct Expiry {
-    /// By which the ends were written last; those of a revision that came since are as good.
+    /// By which the ends were written last.
     written: Option<Moment>,
-    /// Rules that are over: the revision and the label.
-    over: BTreeSet<(u32, String)>,
+    /// The revisions that they were written for.
+    revisions: Vec<u32>,
+    /// The first moment at which they are others.
+    due: Option<Timestamp>,
+    /// Rules that open nothing: the revision and the label.
+    shut: BTreeSet<(u32, String)>,
+}
+
+/// A revision that packets may be judged by, and its tables.
+type Judging<'t> = (u32, &'t CompiledTables);
+
+/// What there is to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Todo {
+    /// Say again when rules end.
+    write: bool,
+    /// Rules that are shut since the last look: the revision, the label, and when they open again.
+    shut: Vec<(u32, String, Option<Timestamp>)>,
+    /// Rules that are open again.
+    opened: Vec<(u32, String)>,
+}
+
+impl Expiry {
+    /// Compares both clocks, and the policies, with the last look. What is to be written is taken for done: see
+    /// [`Expiry::again`].
+    fn look(&mut self, policies: &[Judging<'_>], now: Moment) -> Todo {
+        let revisions: Vec<u32> = policies.iter().map(|(revision, _)| *revision).collect();
+        let stepped = self
+            .written
+            .is_none_or(|before| step_ns(&before, &now).abs() >= STEP_NS);
+        let due = self.due.is_some_and(|due| due <= now.calendar);
+        if !stepped && !due && revisions == self.revisions {
+            return Todo::default();
+        }
+        let mut todo = Todo {
+            write: true,
+            ..Todo::default()
+        };
+        let mut shut = BTreeSet::new();
+        for (revision, tables) in policies {
+            for rule in tables.rules.iter().filter(|rule| !rule.term.is_lasting()) {
+                let key = (*revision, rule.label.clone());
+                let known = self.shut.contains(&key);
+                match rule.term.at(now.calendar) {
+                    State::Shut(opens) => {
+                        if !known {
+                            todo.shut.push((*revision, rule.label.clone(), opens));
+                        }
+                        shut.insert(key);
+                    }
+                    State::Open(_) if known => todo.opened.push(key),
+                    State::Open(_) => {}
+                }
+            }
+        }
+        *self = Expiry {
+            written: Some(now),
+            revisions,
+            due: policies
+                .iter()
+                .filter_map(|(_, tables)| tables.change_after(now.calendar))
+                .min(),
+            shut,
+        };
+        todo
+    }
+
+    /// They could not be written: the next look tries again.
+    fn again(&mut self) {
+        self.written = None;
+    }
+
+    /// When to look next, whatever the clock does till then; `None`: nothing is known to change.
+    pub(super) fn due(&self) -> Option<SystemTime> {
+        let since = Duration::try_from(self.due?.as_duration()).unwrap_or_default();
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    }
 }
 
 /// How far the calendar has moved against the boot clock.
@@ -29,63 +116,80 @@ fn step_ns(before: &Moment, now: &Moment) -> i128 {
 }
 
 impl Engine {
-    /// Looks at both clocks: once a second.
+    /// Looks at both clocks: once a second, when a window is to open or shut, and when the calendar was put right.
     pub(super) fn keep_time(&mut self, now: Moment) {
-        let step = self.expiry.written.map(|before| step_ns(&before, &now));
-        if step.is_none_or(|step| step.abs() >= STEP_NS) {
+        // Hits so far are those of the rules that were open.
+        if self.expiry.due.is_some_and(|due| due <= now.calendar)
+            && let Err(error) = self.collect_hits()
+        {
+            tracing::warn!("reading rule hits: {}", chain(&error));
+        }
+        let mut expiry = std::mem::take(&mut self.expiry);
+        let policies: Vec<Judging<'_>> = self
+            .policies()
+            .map(|policy| (policy.active.revision(), policy.tables.as_ref()))
+            .collect();
+        let todo = expiry.look(&policies, now);
+        self.expiry = expiry;
+        if todo.write {
             self.write_ends(now);
         }
-        self.end_sessions(now);
+        for (revision, label) in &todo.opened {
+            tracing::info!("rule `{label}` of revision {revision} is open: its window has begun");
+        }
+        for (revision, label, opens) in &todo.shut {
+            let word = match opens {
+                Some(opens) => format!("shut until {opens}"),
+                None => "over".to_owned(),
+            };
+            tracing::info!(
+                "rule `{label}` of revision {revision} is {word}: what it alone allowed is denied"
+            );
+        }
+        if !todo.shut.is_empty() {
+            self.cut();
+        }
     }
 
     /// Says in every slot that packets may be judged by when its rules end.
     fn write_ends(&mut self, now: Moment) {
-        for policy in self.policies() {
-            if let Err(error) = self.tables.write_ends(policy.active.slot(), &policy.tables, now) {
-                // The next look tries again. Rules end as they would have by the calendar before.
-                tracing::error!("saying when rules end: {}", chain(&error));
-                return;
-            }
+        let written = self
+            .policies()
+            .try_for_each(|policy| self.tables.write_ends(policy.active.slot(), &policy.tables, now));
+        if let Err(error) = written {
+            // Rules end as they would have by the calendar before.
+            tracing::error!("saying when rules end: {}", chain(&error));
+            self.expiry.again();
         }
-        self.expiry.written = Some(now);
     }
 
-    /// Ends the sessions of rules that are over since the last look, idle ones too.
-    fn end_sessions(&mut self, now: Moment) {
-        let over: BTreeSet<(u32, String)> = self.policies().flat_map(|policy| over(policy, now)).collect();
-        let new: Vec<&(u32, String)> = over.difference(&self.expiry.over).collect();
-        for (revision, label) in &new {
-            tracing::info!("rule `{label}` of revision {revision} is over: what it alone allowed is denied");
-        }
-        if !new.is_empty() {
-            self.cut();
-        }
-        self.expiry.over = over;
-    }
-
-    /// Rules of the policy in force that end, the next one first; those that are over stand last.
+    /// Rules of the policy in force that change by themselves, the next one first; those that are over stand last.
     pub(super) fn expiries(&self, now: Moment) -> Vec<types::Expiry> {
-        let mut ends: Vec<_> = self
+        let mut found: Vec<_> = self
             .in_force
             .iter()
             .flat_map(|policy| &policy.tables.rules)
-            .filter_map(|rule| rule.until.map(|end| (end <= now.calendar, end, rule)))
+            .filter_map(|rule| {
+                let (next, at) = next_of(&rule.term, now.calendar)?;
+                Some((next == "over", at, next, rule))
+            })
             .collect();
-        ends.sort_by_key(|(over, end, _)| (*over, *end));
-        let rows = ends.into_iter().map(|(_, end, rule)| types::Expiry {
+        found.sort_by_key(|(over, at, ..)| (*over, *at));
+        let rows = found.into_iter().map(|(_, at, next, rule)| types::Expiry {
             rule: rule.label.clone(),
             location: rule.location.to_string(),
-            until: end.to_string(),
-            seconds_left: end.as_second() - now.calendar.as_second(),
+            next: next.to_owned(),
+            until: at.to_string(),
+            seconds_left: at.as_second() - now.calendar.as_second(),
         });
         rows.collect()
     }
 
-    /// The same for metrics.
-    pub(super) fn rule_ends(&self) -> Vec<(String, u64)> {
+    /// When what each rule allows ends next, for metrics.
+    pub(super) fn rule_ends(&self, now: Moment) -> Vec<(String, u64)> {
         let rules = self.in_force.iter().flat_map(|policy| &policy.tables.rules);
         let ends = rules.filter_map(|rule| {
-            let second = rule.until?.as_second();
+            let second = end_of(&rule.term, now.calendar)?.as_second();
             // A policy may say a year before 1970.
             Some((rule.label.clone(), u64::try_from(second).unwrap_or(0)))
         });
@@ -93,50 +197,23 @@ impl Engine {
     }
 }
 
-/// The rules of a policy that are over.
-fn over(policy: &InForce, now: Moment) -> impl Iterator<Item = (u32, String)> {
-    let revision = policy.active.revision();
-    let rules = policy.tables.rules.iter();
-    rules
-        .filter(move |rule| rule.until.is_some_and(|end| end <= now.calendar))
-        .map(move |rule| (revision, rule.label.clone()))
+/// What a rule does next, and when; `None`: nothing, it holds for good.
+fn next_of(term: &Term, now: Timestamp) -> Option<(&'static str, Timestamp)> {
+    match term.at(now) {
+        State::Open(end) => Some((if end == term.until { "ends" } else { "shuts" }, end?)),
+        State::Shut(Some(opens)) => Some(("opens", opens)),
+        State::Shut(None) => Some(("over", term.until?)),
+    }
+}
+
+/// When what a rule allows ends next: its window, the one that is open or the next one, or the rule itself.
+fn end_of(term: &Term, now: Timestamp) -> Option<Timestamp> {
+    match term.at(now) {
+        State::Open(end) => end,
+        State::Shut(None) => term.until,
+        State::Shut(Some(opens)) => term.at(opens).change(),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-
-    fn moment(second: i64, boot_ns: u64) -> Moment {
-        Moment {
-            calendar: Timestamp::from_second(second).expect("a time"),
-            boot_ns,
-        }
-    }
-
-    #[test]
-    fn time_that_passes_is_no_step() {
-        let before = moment(1_000_000, 5_000_000_000);
-        assert_eq!(step_ns(&before, &moment(1_000_007, 12_000_000_000)), 0);
-        assert_eq!(
-            step_ns(&before, &moment(1_000_107, 12_000_000_000)),
-            100_000_000_000
-        );
-        assert_eq!(
-            step_ns(&before, &moment(1_000_006, 12_000_000_000)),
-            -1_000_000_000
-        );
-    }
-
-    #[test]
-    fn an_end_keeps_its_distance_on_the_boot_clock() {
-        let now = moment(1_000_000, 5_000_000_000);
-        let end = |second: i64| Timestamp::from_second(second).expect("a time");
-        assert_eq!(now.boot_ns_of(end(1_000_003)), 8_000_000_000);
-        assert_eq!(now.boot_ns_of(end(999_999)), 4_000_000_000);
-        assert_eq!(now.boot_ns_of(end(0)), 1, "past, and not without an end");
-        assert_eq!(Moment::FIRST.boot_ns_of(end(0)), u64::MAX, "nothing is over yet");
-        assert!(now.boot_ns_of(Timestamp::MAX) > now.boot_ns);
-    }
-}
+mod tests;

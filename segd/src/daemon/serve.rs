@@ -63,7 +63,7 @@ impl http::Source for Front {
             other: counts.other,
             names: shared.flows.names().to_vec(),
             rule_hits: engine.hits.totals.totals(),
-            rule_ends: engine.rule_ends(),
+            rule_ends: engine.rule_ends(clock::moment()),
             revision: engine
                 .in_force
                 .as_ref()

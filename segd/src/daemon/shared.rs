@@ -3,7 +3,7 @@
 //! INVARIANT: a policy that is wrong changes nothing but the counters and the log.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Instant, SystemTime},
 };
 
@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use super::{
     Event, Options,
+    alarm::Alarm,
     engine::{Engine, Origin},
     health::Health,
     lock::Lock,
@@ -45,6 +46,8 @@ pub struct Shared {
     pub(super) send: mpsc::Sender<Event>,
     servers: Mutex<Option<(Server, Option<TcpListener>)>>,
     lock: Mutex<Lock>,
+    /// What wakes the loop when rules change by themselves.
+    alarm: OnceLock<Alarm>,
 }
 
 /// What the loop knows of itself.
@@ -113,6 +116,7 @@ impl Shared {
             send,
             servers: Mutex::new(Some((control, metrics))),
             lock: Mutex::new(held),
+            alarm: OnceLock::new(),
         }
     }
 
@@ -289,11 +293,33 @@ impl Shared {
         }
     }
 
+    /// Has the loop be woken by it. Only the first call counts.
+    pub(super) fn wake_by(&self, alarm: Alarm) {
+        let _ = self.alarm.set(alarm);
+    }
+
+    /// Looks at the clock: whether rules open or shut.
+    pub(super) fn keep_time(&self) {
+        let mut engine = self.engine();
+        self.keep_time_of(&mut engine);
+    }
+
+    fn keep_time_of(&self, engine: &mut Engine) {
+        engine.keep_time(clock::moment());
+        if let Some(alarm) = self.alarm.get() {
+            if let Err(error) = alarm.set(engine.expiry.due()) {
+                tracing::warn!("setting the alarm: {error}");
+            }
+            // A step of the clock before it was set wakes nobody.
+            engine.keep_time(clock::moment());
+        }
+    }
+
     /// Looks at the health, and ends what the log left out.
     pub fn tick(&self) {
         let mut health = {
             let mut engine = self.engine();
-            engine.keep_time(clock::moment());
+            self.keep_time_of(&mut engine);
             engine.date_hits();
             Health::look(&mut engine)
         };

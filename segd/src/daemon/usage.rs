@@ -6,13 +6,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use segd_common::{decide::decide, segment::NONE, verdict::Verdict, workload::Identity};
+use jiff::Timestamp;
+use segd_common::{
+    decide::decide,
+    segment::NONE,
+    verdict::{RuleIndex, Verdict},
+    workload::Identity,
+};
 
 use super::engine::{ApplyError, Engine, InForce};
 use crate::{
     control::types::RuleRow,
     telemetry::{
-        clock::rfc3339,
+        clock::{self, rfc3339, timestamp},
         hits::RuleHits,
         usage::{Usage, key},
     },
@@ -29,8 +35,16 @@ pub struct Hits {
     read: Option<Instant>,
 }
 
-fn keys(policy: &InForce) -> Vec<String> {
-    let rules = policy.policy.rules.iter();
+/// Who is counted under each number: a rule, or of those that decide together the one that holds now.
+fn named(policy: &InForce, now: Timestamp) -> Vec<usize> {
+    let numbers = 0..policy.tables.rules.len() + policy.tables.together.len();
+    numbers
+        .filter_map(|number| policy.tables.decider(RuleIndex::try_from(number).ok()?, now))
+        .collect()
+}
+
+fn keys(policy: &InForce, named: &[usize]) -> Vec<String> {
+    let rules = named.iter().filter_map(|place| policy.policy.rules.get(*place));
     rules.map(|rule| key(&rule.label, &rule.text)).collect()
 }
 
@@ -41,12 +55,14 @@ impl Engine {
         let before = self.trial.as_ref().map(|trial| &trial.before);
         let mut known = Vec::new();
         for policy in self.in_force.iter().chain(before) {
-            let rules = policy.tables.rules.len();
+            let (rules, sets) = (policy.tables.rules.len(), policy.tables.together.len());
             let (slot, revision) = (policy.active.slot(), policy.active.revision());
-            let hits = self.tables.hits(slot, rules)?;
-            let labels = policy.tables.rules.iter().map(|rule| rule.label.as_str());
+            let hits = self.tables.hits(slot, rules + sets)?;
+            let named = named(policy, timestamp(now));
+            let rules = named.iter().filter_map(|place| policy.tables.rules.get(*place));
+            let labels = rules.map(|rule| rule.label.as_str());
             self.hits.totals.absorb(slot, revision, labels, hits.as_slice());
-            let keys = keys(policy);
+            let keys = keys(policy, &named);
             self.hits
                 .usage
                 .absorb(slot, revision, &keys, hits.as_slice(), now);
@@ -99,6 +115,7 @@ impl Engine {
         let Some(in_force) = &self.in_force else {
             return Ok(sessions);
         };
+        let now = clock::moment().calendar;
         for living in self.cutter.living()?.unwrap_or_default() {
             let (from, to) = (living.session.from, living.session.to);
             if from == NONE || to == NONE || living.passes == 0 {
@@ -106,8 +123,10 @@ impl Engine {
             }
             let tables = in_force.tables.as_ref();
             let verdict = decide(tables, Identity::of(from), Identity::of(to), living.service);
-            if verdict.rule != Verdict::NO_RULE {
-                *sessions.entry(verdict.rule as usize).or_default() += 1;
+            if verdict.rule != Verdict::NO_RULE
+                && let Some(place) = tables.decider(verdict.rule, now)
+            {
+                *sessions.entry(place).or_default() += 1;
             }
         }
         Ok(sessions)

@@ -27,6 +27,8 @@ pub struct Answer {
 pub struct Later {
     /// The moment, RFC 3339.
     pub from: String,
+    /// It comes with a window (`when`), which opens and shuts every week; else it comes to stay.
+    pub weekly: bool,
     /// Whether more passes then than under the old policy.
     pub widens: bool,
     /// What changes, all of it.
@@ -212,7 +214,12 @@ pub fn table(answer: &Answer) -> String {
     let mut out = answer.flows.as_ref().map(traffic).unwrap_or_default();
     out.push_str(&changes(&answer.changes));
     for later in &answer.later {
-        out.push_str(&format!("from {} on\n\n", later.from));
+        let again = if later.weekly {
+            ", and whenever the same windows are open"
+        } else {
+            ""
+        };
+        out.push_str(&format!("from {} on{again}\n\n", later.from));
         out.push_str(match later.changes.is_empty() {
             true => "  no packet is judged differently\n\n",
             false => "",

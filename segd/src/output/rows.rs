@@ -51,9 +51,9 @@ impl Table for Status {
             text.push_str(&format!("{:<13}{}\n", format!("{name}:"), clean(value)));
         }
         for expiry in &self.expiries {
-            let when = match expiry.seconds_left {
-                left @ 1.. => format!("in {left} s"),
-                _ => "over".to_owned(),
+            let when = match (expiry.next.as_str(), expiry.seconds_left) {
+                (next, left @ 1..) => format!("{next} in {left} s"),
+                (next, _) => next.to_owned(),
             };
             let line = format!("{} at {}: {when}, {}", expiry.rule, expiry.location, expiry.until);
             text.push_str(&format!("{:<13}{}\n", "Expiry:", clean(&line)));

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use crate::policy::{
     document::{
         API_VERSION, KIND,
-        fields::{DEFAULTS, DOCUMENT, Fields, MATCHER, METADATA, RULE, SEGMENT, SPEC, TEST},
+        fields::{DEFAULTS, DOCUMENT, Fields, MATCHER, METADATA, RULE, SEGMENT, SPEC, TEST, WINDOW},
     },
-    port,
+    port, window,
 };
 
 /// A port number, 1 to 65535, without leading zeros.
@@ -90,9 +90,10 @@ fn definitions() -> Value {
             "examples": ["tcp/443", "udp/1000-1999", "icmp/echo-request", "icmpv6/echo-request", "ip/47", "any"],
         },
         "ports": {"type": "array", "minItems": 1, "items": reference("port")},
-        "allow": rule(&["from", "to", "ports"], &time()),
+        "window": window(),
+        "allow": rule(&["from", "to", "ports"], Some((time(), windows()))),
         // A guardrail does not end.
-        "deny": rule(&["from", "to"], &json!(false)),
+        "deny": rule(&["from", "to"], None),
         "test": mapping(TEST, &["from", "to", "port", "expect"], &|field| match field {
             "from" | "to" => reference("peers"),
             "port" => json!({"anyOf": [reference("port"), reference("ports")]}),
@@ -109,11 +110,39 @@ fn time() -> Value {
     json!({"type": "string", "pattern": pattern, "examples": ["2026-12-01T18:00:00Z", "2026-12-01T18:00:00+01:00"]})
 }
 
-fn rule(required: &[&str], until: &Value) -> Value {
+/// Part of a week, as far as patterns can tell.
+fn window() -> Value {
+    let days = window::DAYS.join("|");
+    let time = "(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)";
+    mapping(WINDOW, &["days", "hours", "zone"], &|field| match field {
+        "days" => json!({
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "pattern": format!("^({days})(-({days}))?$")},
+            "examples": [["mon-fri"], ["sat", "sun"]],
+        }),
+        "hours" => json!({
+            "type": "string",
+            "pattern": format!("^{time}-{time}$"),
+            "examples": ["08:00-18:00", "22:00-06:00", "00:00-24:00"],
+        }),
+        _ => json!({"type": "string", "examples": ["Europe/Berlin", "America/New_York", "UTC"]}),
+    })
+}
+
+/// One window, or several.
+fn windows() -> Value {
+    json!({"anyOf": [reference("window"), {"type": "array", "minItems": 1, "items": reference("window")}]})
+}
+
+/// `ends`: what `until` and `when` say, of rules that may have them.
+fn rule(required: &[&str], ends: Option<(Value, Value)>) -> Value {
+    let (until, when) = ends.unwrap_or((json!(false), json!(false)));
     mapping(RULE, required, &|field| match field {
         "from" | "to" => reference("peers"),
         "ports" => reference("ports"),
         "until" => until.clone(),
+        "when" => when.clone(),
         _ => json!({"type": "string"}),
     })
 }

@@ -4,11 +4,13 @@
 //! once for each pair of groups, so neither many rules between few segments nor many segments under few rules is slow.
 //!
 //! INVARIANT: precedence is `host` default, then guardrail, then allow, then intra, then allow rules that end by
-//! themselves; within a kind the rule that stands first, of those that end the one that ends last. Deliberately absent: any choice that depends on the order of rules beyond naming one of them.
+//! themselves; within a kind the rule that stands first, of those that end the one that ends last. Rules with
+//! windows that meet decide together. Deliberately absent: any choice that depends on the order of rules beyond naming one of them.
 
 mod groups;
 mod indexes;
 mod ranges;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +24,7 @@ use segd_common::{
     },
 };
 
-use self::{groups::Groups, ranges::Base};
+use self::{groups::Groups, ranges::Base, turns::Turns};
 use super::{
     compiled::{CompiledTables, RuleInfo, SegmentIndexes, SelectorInfo},
     model::{Mode, Policy, SelectorKind},
@@ -77,7 +79,7 @@ pub fn compile(
             .map(|rule| RuleInfo {
                 label: rule.label.clone(),
                 location: rule.location.clone(),
-                until: rule.until,
+                term: rule.term.clone(),
             })
             .collect(),
         release: policy.release.iter().cloned().collect(),
@@ -174,10 +176,10 @@ fn pairs(tables: &mut CompiledTables, policy: &Policy, indexes: &SegmentIndexes)
         }
     };
     let mut interned = Interned {
-        policy,
         by_bundles: BTreeMap::new(),
         by_ranges: BTreeMap::new(),
         ranges: 0,
+        turns: Turns::of(&policy.rules),
     };
     let mut classes = Vec::new();
     for row in groups.rows() {
@@ -198,6 +200,12 @@ fn pairs(tables: &mut CompiledTables, policy: &Policy, indexes: &SegmentIndexes)
             }
         }
     }
+    tables.together = std::mem::take(&mut interned.turns).finish();
+    fits(
+        "rules, those that take turns included",
+        tables.rules.len() + tables.together.len(),
+        MAX_RULES,
+    )?;
     let sets = interned.finish(tables)?;
     fits("port sets", sets, MAX_CLASSES)?;
     let class = |(pair, class): ((SegmentIndex, SegmentIndex), u32)| Some((pair, u16::try_from(class).ok()?));
@@ -207,13 +215,14 @@ fn pairs(tables: &mut CompiledTables, policy: &Policy, indexes: &SegmentIndexes)
 
 /// Port sets, each kept once.
 struct Interned<'p> {
-    policy: &'p Policy,
     /// What was already compiled, by what decides it.
     by_bundles: BTreeMap<(Base, Vec<usize>), u32>,
     /// Classes by their ranges.
     by_ranges: BTreeMap<Vec<PortRange>, u32>,
     /// How many ranges all sets have.
     ranges: usize,
+    /// Rules that decide together.
+    turns: Turns<'p>,
 }
 
 impl Interned<'_> {
@@ -225,7 +234,7 @@ impl Interned<'_> {
         if let Some(class) = self.by_bundles.get(&key) {
             return Ok(*class);
         }
-        let ranges = ranges::of(&self.policy.rules, &groups.rules(bundles), base);
+        let ranges = ranges::of(&mut self.turns, &groups.rules(bundles), base)?;
         let next = u32::try_from(self.by_ranges.len() + 1).unwrap_or(u32::MAX);
         let class = match self.by_ranges.get(&ranges) {
             _ if ranges.is_empty() => 0,

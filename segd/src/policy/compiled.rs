@@ -11,7 +11,10 @@ use segd_common::{
 
 use jiff::Timestamp;
 
-use super::model::{Location, SelectorKind};
+use super::{
+    model::{Location, SelectorKind},
+    term::{State, Term, together},
+};
 
 /// Which segment has which dense index on this host. Indexes are never reused while a workload may bear them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct CompiledTables {
     pub ranges: Vec<PortRange>,
     /// Rules by [`segd_common::verdict::RuleIndex`].
     pub rules: Vec<RuleInfo>,
+    /// Rules that decide together, sorted: each set has a number after those of `rules`, in this order.
+    pub together: Vec<Vec<RuleIndex>>,
     /// Segment names by index, the built-in ones included; empty where the index is unused.
     pub names: Vec<String>,
     /// Address prefixes: address, prefix length (0..=128, IPv4 as v4-mapped), segment. Sorted, unique.
@@ -53,8 +58,8 @@ pub struct RuleInfo {
     pub label: String,
     /// Where it stands.
     pub location: Location,
-    /// When it ends by itself.
-    pub until: Option<Timestamp>,
+    /// When it holds.
+    pub term: Term,
 }
 
 /// One moment on two clocks: by the calendar, in which policies are written, and by the one that the kernel programs read.
@@ -65,6 +70,9 @@ pub struct Moment {
     /// Nanoseconds of the clock that counts from boot, suspended time included.
     pub boot_ns: u64,
 }
+
+/// Of a rule that is over, whatever the boot clock says: not never.
+const OVER: u64 = 1;
 
 impl Moment {
     /// Before the end of every rule, for tables that are to be read as they are.
@@ -127,13 +135,58 @@ impl CompiledTables {
             .map_or(segment::WORLD, |(_, _, index)| *index)
     }
 
-    /// When each rule ends, as the kernel programs read it: on their clock, 0 = never.
+    /// When each rule ends, as the kernel programs read it: on their clock, 0 = never; of one in windows, the end of the one
+    /// that is open now.
     pub fn ends(&self, now: Moment) -> impl Iterator<Item = u64> {
-        let ends = self
-            .rules
+        let end = move |state: State| match state {
+            State::Open(Some(end)) => now.boot_ns_of(end),
+            State::Open(None) => u64::MAX,
+            State::Shut(_) => OVER,
+        };
+        let rules = self.rules.iter().map(move |rule| match rule.term.is_lasting() {
+            true => 0,
+            false => end(rule.term.at(now.calendar)),
+        });
+        let sets = self
+            .together
             .iter()
-            .map(move |rule| rule.until.map_or(0, |end| now.boot_ns_of(end)));
-        ends.chain(std::iter::repeat(0)).take(MAX_RULES)
+            .map(move |set| end(self.state_of(set, now.calendar)));
+        rules.chain(sets).chain(std::iter::repeat(0)).take(MAX_RULES)
+    }
+
+    /// What rules that decide together are at a time.
+    fn state_of(&self, set: &[RuleIndex], time: Timestamp) -> State {
+        let rules = set.iter().filter_map(|number| self.rules.get(*number as usize));
+        together(rules.map(|rule| &rule.term), time)
+    }
+
+    /// The next moment after a time at which [`CompiledTables::ends`] has to be asked again.
+    #[must_use]
+    pub fn change_after(&self, time: Timestamp) -> Option<Timestamp> {
+        let rules = self.rules.iter().filter(|rule| !rule.term.is_lasting());
+        rules.filter_map(|rule| rule.term.at(time).change()).min()
+    }
+
+    /// The place of the rule that a verdict names: of those that decide together, the one that held at that time.
+    #[must_use]
+    pub fn decider(&self, number: RuleIndex, time: Timestamp) -> Option<usize> {
+        let number = number as usize;
+        let Some(set) = number.checked_sub(self.rules.len()) else {
+            return Some(number);
+        };
+        let mut last: Option<(Timestamp, usize)> = None;
+        let set = self.together.get(set)?;
+        for place in set.iter().map(|place| *place as usize) {
+            if let State::Open(end) = self.rules.get(place)?.term.at(time) {
+                let end = end.unwrap_or(Timestamp::MAX);
+                if last.is_none_or(|(latest, _)| latest < end) {
+                    last = Some((end, place));
+                }
+            }
+        }
+        // The clock may have been put right since.
+        last.map(|(_, place)| place)
+            .or(set.first().map(|place| *place as usize))
     }
 
     /// Writes the kernel's layout. Whatever stood in `out` is gone.

@@ -113,6 +113,21 @@ pub struct RuleEntry {
     pub reason: Option<String>,
     /// `until`.
     pub until: Option<Text>,
+    /// `when`: one entry or several; `None` if there is no such field, or it has been reported.
+    pub when: Option<Vec<WindowEntry>>,
+}
+
+/// One entry of `when`.
+#[derive(Clone, Debug)]
+pub struct WindowEntry {
+    /// Where it starts.
+    pub span: Span,
+    /// `days`; never empty.
+    pub days: Vec<Text>,
+    /// `hours`.
+    pub hours: Text,
+    /// `zone`.
+    pub zone: Text,
 }
 
 /// One entry of `tests`.

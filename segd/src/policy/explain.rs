@@ -19,7 +19,7 @@ use super::{
     compiled::CompiledTables,
     diagnostic::nearest,
     model::{Action, Location, Peer, Policy, Rule},
-    port,
+    port::{self, Interval},
 };
 
 /// The answer to one question.
@@ -176,7 +176,7 @@ pub(super) fn sentence(
     }
 }
 
-/// The `allow` rule that differs in the fewest respects: first the port, then one side, then the direction.
+/// The `allow` rule that differs in the fewest respects: first the time, then the port, then one side, then the direction.
 fn near_miss(policy: &Policy, from: &str, to: &str, service: Service) -> Option<NearMiss> {
     let (from_peer, to_peer) = (peer(from), peer(to));
     let candidates = policy
@@ -184,17 +184,23 @@ fn near_miss(policy: &Policy, from: &str, to: &str, service: Service) -> Option<
         .iter()
         .filter(|rule| rule.action == Action::Allow)
         .filter_map(|rule| {
-            let fits = rule
-                .services
-                .iter()
-                .any(|(low, high)| (*low..=*high).contains(&service));
+            let covers = |services: &[Interval]| {
+                let mut intervals = services.iter();
+                intervals.any(|(low, high)| (*low..=*high).contains(&service))
+            };
+            let resting = rule.resting.as_ref();
+            let fits = covers(resting.map_or(&rule.services, |resting| &resting.services));
             let (from_fits, to_fits) = (rule.from.contains(&from_peer), rule.to.contains(&to_peer));
             let (rank, difference) = match (from_fits, to_fits, fits) {
-                (true, true, false) => (0, "it is about other ports".to_owned()),
-                (true, false, true) => (1, format!("it does not lead to `{to}`")),
-                (false, true, true) => (2, format!("it does not start from `{from}`")),
+                (true, true, true) => match resting?.opens {
+                    Some(opens) => (0, format!("it is in none of its windows, and opens at {opens}")),
+                    None => (0, "it is over".to_owned()),
+                },
+                (true, true, false) => (1, "it is about other ports".to_owned()),
+                (true, false, true) => (2, format!("it does not lead to `{to}`")),
+                (false, true, true) => (3, format!("it does not start from `{from}`")),
                 (false, false, true) if rule.from.contains(&to_peer) && rule.to.contains(&from_peer) => {
-                    (3, "it is about the other direction".to_owned())
+                    (4, "it is about the other direction".to_owned())
                 }
                 _ => return None,
             };
@@ -273,6 +279,38 @@ mod tests {
             }
         }
         assert!(turned > 50, "{turned}");
+    }
+
+    #[test]
+    fn says_of_a_rule_that_rests_when_it_opens() {
+        let rule = "{from: a, to: b, ports: [tcp/80], when: {days: [mon], hours: 08:00-18:00, zone: UTC}}, \
+                    {from: a, to: b, ports: [tcp/22], until: 2026-11-29T00:00:00Z}";
+        let policy = policy_of(SEGMENTS, &format!("[{rule}]"), "[]");
+        let ask = |time: &str, port: &str| {
+            let policy = policy.at(time.parse().expect("a time"));
+            let mut indexes = SegmentIndexes::default();
+            indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
+            let tables = compile(&policy, &indexes, None).expect("fits");
+            let service = port::parse_one(port).expect("a port");
+            let found = explain(&policy, &tables, "a", "b", service).expect("known names");
+            (found.reason, found.nearest.map(|nearest| nearest.difference))
+        };
+        // A Monday.
+        assert_eq!(ask("2026-11-30T12:00:00Z", "tcp/80"), (Reason::Rule, None));
+        let opens = "it is in none of its windows, and opens at 2026-12-07T08:00:00Z".to_owned();
+        assert_eq!(
+            ask("2026-11-30T18:00:00Z", "tcp/80"),
+            (Reason::NoRule, Some(opens))
+        );
+        assert_eq!(
+            ask("2026-11-30T12:00:00Z", "tcp/22"),
+            (Reason::NoRule, Some("it is over".to_owned()))
+        );
+        let other = "it is about other ports".to_owned();
+        assert_eq!(
+            ask("2026-11-30T12:00:00Z", "tcp/443"),
+            (Reason::NoRule, Some(other))
+        );
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
 #[must_use]
 pub fn expired(policy: &Policy, spans: &[Span], time: Timestamp) -> Vec<Diagnostic> {
     let over = policy.rules.iter().zip(spans).filter_map(|(rule, span)| {
-        let end = rule.until.filter(|end| *end <= time)?;
+        let end = rule.term.until.filter(|end| *end <= time)?;
         let message = format!("the rule opens nothing any more: it was over at {end}");
         Some(
             Diagnostic::warning(Code::Expired, *span, message)
@@ -262,6 +262,21 @@ mod tests {
             ["contradicted"]
         );
         assert!(warnings(source_of(TWO, allow, "[{from: b, to: a}]")).is_empty());
+    }
+
+    #[test]
+    fn a_rule_in_a_narrower_window_implies_nothing() {
+        let rule = |port: &str, when: &str| format!("{{from: a, to: b, ports: [tcp/{port}]{when}}}");
+        let week = |days: &str| format!(", when: {{days: [{days}], hours: 08:00-18:00, zone: UTC}}");
+        let warns =
+            |first: String, second: String| warnings(source_of(TWO, &format!("[{first}, {second}]"), "[]"));
+        let (narrow, wide) = (week("tue"), week("mon-fri"));
+        assert_eq!(warns(rule("1-9", &wide), rule("5", &narrow)), ["implied"]);
+        assert_eq!(warns(rule("1-9", ""), rule("5", &narrow)), ["implied"]);
+        assert!(warns(rule("1-9", &narrow), rule("5", &wide)).is_empty());
+        assert!(warns(rule("1-9", &narrow), rule("5", "")).is_empty());
+        let elsewhere = wide.replace("UTC", "Europe/Berlin");
+        assert!(warns(rule("1-9", &elsewhere), rule("5", &narrow)).is_empty());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::{
 use jiff::Timestamp;
 use segd_common::service::Service;
 
+use super::term::{State, Term};
+
 /// One file of a policy, as it was read. Reading is the caller's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -160,19 +162,45 @@ pub struct Rule {
     pub text: String,
     /// `reason:`, for people.
     pub reason: Option<String>,
-    /// `until:`, of an `allow`: from then on it opens nothing.
-    pub until: Option<Timestamp>,
+    /// `until:` and `when:`, of an `allow`: when it opens anything.
+    pub term: Term,
+    /// Not asked at the time that [`Policy::at`] was given; then `services` is empty.
+    pub resting: Option<Resting>,
+}
+
+/// What a rule would open at another time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resting {
+    /// As `services`.
+    pub services: Vec<(Service, Service)>,
+    /// When it opens next; `None`: never again.
+    pub opens: Option<Timestamp>,
 }
 
 impl Policy {
-    /// The policy at a time: rules that are over then keep their numbers, and match nothing.
+    /// The policy at a time: rules that open nothing then keep their numbers, and match nothing; those in a window end with it.
     #[must_use]
     pub fn at(&self, time: Timestamp) -> Policy {
         let mut policy = self.clone();
-        for rule in &mut policy.rules {
-            if rule.until.is_some_and(|end| end <= time) {
-                rule.services.clear();
+        for rule in policy.rules.iter_mut().filter(|rule| !rule.term.is_lasting()) {
+            match rule.term.at(time) {
+                // No end in sight is still no rule for good.
+                State::Open(end) => rule.term = Term::until(Some(end.unwrap_or(Timestamp::MAX))),
+                State::Shut(opens) => {
+                    let services = std::mem::take(&mut rule.services);
+                    rule.resting = Some(Resting { services, opens });
+                }
             }
+        }
+        policy
+    }
+
+    /// The policy as if every rule held for good.
+    #[must_use]
+    pub fn always(&self) -> Policy {
+        let mut policy = self.clone();
+        for rule in &mut policy.rules {
+            rule.term = Term::default();
         }
         policy
     }

@@ -7,7 +7,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use segd_common::{reason::Reason, service::Service};
 
-use super::model::{Action, Mode, Peer, Policy, Rule, SelectorKind};
+use super::{
+    model::{Action, Mode, Peer, Policy, Rule, SelectorKind},
+    term::State,
+};
 
 /// Why `from` may or may not initiate `service` towards `to`, and the first rule that says so.
 #[must_use]
@@ -41,7 +44,7 @@ pub fn judge_at(
         policy
             .rules
             .iter()
-            .position(|rule| rule.action == action && rule.until.is_none() && says(rule))
+            .position(|rule| rule.action == action && rule.term.is_lasting() && says(rule))
     };
     if let Some(rule) = first(Action::Deny) {
         return (Reason::Guardrail, Some(rule));
@@ -58,12 +61,13 @@ pub fn judge_at(
     // Only what nothing else allows hangs on a rule that ends: of several, on the last to end.
     let mut last: Option<(Timestamp, usize)> = None;
     for (number, rule) in policy.rules.iter().enumerate() {
-        if let Some(end) = rule.until
-            && end > time
-            && last.is_none_or(|(latest, _)| latest < end)
+        if let (false, State::Open(end)) = (rule.term.is_lasting(), rule.term.at(time))
             && says(rule)
         {
-            last = Some((end, number));
+            let end = end.unwrap_or(Timestamp::MAX);
+            if last.is_none_or(|(latest, _)| latest < end) {
+                last = Some((end, number));
+            }
         }
     }
     if let Some((_, number)) = last {

@@ -42,7 +42,7 @@ pub struct Loaded {
 
 impl Loaded {
     /// Only if its own tests pass: a policy that fails them does not mean what its author thinks. They are asked of the
-    /// rules as they are written, those that end included: no policy becomes wrong because time passes.
+    /// rules as if they held for good: no policy becomes wrong because time passes.
     ///
     /// # Errors
     ///
@@ -51,13 +51,14 @@ impl Loaded {
         if self.policy.tests.is_empty() {
             return Ok(self);
         }
+        let policy = self.policy.always();
         let mut indexes = SegmentIndexes::default();
         let tables = indexes
-            .allocate(&self.policy, &BTreeSet::new())
-            .and_then(|()| compile(&self.policy, &indexes, None));
+            .allocate(&policy, &BTreeSet::new())
+            .and_then(|()| compile(&policy, &indexes, None));
         // Whoever puts it in force compiles it, too, and is told what does not fit.
         let Ok(tables) = tables else { return Ok(self) };
-        let diagnostics = expectation::diagnostics(&self.policy, &tables, &self.tests, &self.rules);
+        let diagnostics = expectation::diagnostics(&policy, &tables, &self.tests, &self.rules);
         if diagnostics.is_empty() {
             return Ok(self);
         }
@@ -73,6 +74,15 @@ impl Loaded {
     pub fn at(self, time: Timestamp) -> Loaded {
         Loaded {
             policy: self.policy.at(time),
+            ..self
+        }
+    }
+
+    /// The same, as if every rule held for good.
+    #[must_use]
+    pub fn always(self) -> Loaded {
+        Loaded {
+            policy: self.policy.always(),
             ..self
         }
     }

@@ -83,10 +83,15 @@ fn offsets(text: &str) -> (i128, i128) {
 /// RFC 3339 in UTC with microseconds; the years 1970 to 9999.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
+    format!("{:.6}", timestamp(time))
+}
+
+/// The same moment as policies know it; the years 1970 to 9999.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let nanos = i128::try_from(since.as_nanos()).unwrap_or(i128::MAX);
-    let stamp = jiff::Timestamp::from_nanosecond(nanos).unwrap_or(jiff::Timestamp::MAX);
-    format!("{stamp:.6}")
+    Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use jiff::Timestamp;
 use segd_common::{
     event::{EVENT_REVOKED, FlowEvent, Hook},
     reason::Reason,
@@ -16,7 +17,7 @@ use segd_common::{
 use tokio::sync::broadcast;
 
 use super::{
-    clock::{EventClock, rfc3339},
+    clock::{EventClock, rfc3339, timestamp},
     denials::{self, Limiter},
     names::Names,
 };
@@ -152,12 +153,13 @@ impl Inner {
         let has_ports = service::has_ports(number);
         let icmp = matches!(number, service::ICMP | service::ICMPV6);
         let [_, _, kind, code] = event.service.to_be_bytes();
-        let rule = self.rule(event);
+        let time = clock.calendar(event.time_ns);
+        let rule = self.rule(event, timestamp(time));
         let of_a_socket = event.hook == Hook::Socket as u8;
         // Refused at the system call, the socket had no address yet.
         let unbound = event.source == [0; 16];
         FlowRecord {
-            time: rfc3339(clock.calendar(event.time_ns)),
+            time: rfc3339(time),
             from: self.names.name(event.from).to_string(),
             to: self.names.name(event.to).to_string(),
             verdict: Outcome::from_number(event.outcome).label().into(),
@@ -198,7 +200,7 @@ impl Inner {
     }
 
     /// Label and location of the rule that decided, if its revision is still known.
-    fn rule(&self, event: &FlowEvent) -> Option<(String, String)> {
+    fn rule(&self, event: &FlowEvent, time: Timestamp) -> Option<(String, String)> {
         if event.rule == Verdict::NO_RULE {
             return None;
         }
@@ -206,7 +208,7 @@ impl Inner {
             .revisions
             .iter()
             .find(|(revision, _)| *revision == event.revision)?;
-        let rule = tables.rules.get(usize::try_from(event.rule).ok()?)?;
+        let rule = tables.rules.get(tables.decider(event.rule, time)?)?;
         Some((rule.label.clone(), rule.location.to_string()))
     }
 

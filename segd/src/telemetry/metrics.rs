@@ -247,7 +247,7 @@ impl Metrics {
         page.family(
             MetricType::GAUGE,
             "segd_rule_expiry_timestamp_seconds",
-            "When a rule ends by itself (`until`), in Unix time; it stays when that is past.",
+            "When what a rule allows ends next by itself (`until`, `when`), in Unix time; an `until` stays when that is past.",
             snapshot
                 .rule_ends
                 .iter()

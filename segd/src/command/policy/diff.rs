@@ -1,29 +1,22 @@
 //! `segd policy diff`.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::{CANNOT, INVALID, NO, Reply, YES, replay::replay};
+use super::{
+    CANNOT, INVALID, NO, Reply, YES,
+    compare::{Then, later},
+    replay::replay,
+};
 use crate::{
     output::{
         Format,
-        diff::{Answer, Later, table},
+        diff::{Answer, table},
         policy::print,
     },
-    policy::{
-        compile::compile,
-        compiled::{CompiledTables, SegmentIndexes},
-        diagnostic::Style,
-        diff::{Side, diff},
-        model::Policy,
-        time,
-    },
+    policy::{diagnostic::Style, time},
     source::{Loaded, load_named},
-    workload::selector::moves::moves,
 };
 
 /// Say what changes between two policies.
@@ -38,7 +31,7 @@ pub struct Diff {
     /// Exit with 1 only if something is newly allowed, or no longer enforced: for CI
     #[arg(long)]
     deny_widening: bool,
-    /// Compare from this time on instead of now: rules whose `until` is over then open nothing
+    /// Compare from this time on instead of now: rules that are over then, or in none of their windows, open nothing
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     at: Option<Timestamp>,
     /// Judge a recorded flow log under both: the lines of `segd flows -o json`, or `-` for stdin
@@ -63,36 +56,24 @@ impl Diff {
             Ok(sides) => sides,
             Err(reply) => return reply,
         };
-        let (old, new) = match both(&old_whole, &new_whole, time) {
-            Ok(sides) => sides,
-            Err(reply) => return reply,
-        };
-        let moves = match moves(&old.1, &new.1) {
-            Ok(moves) => moves,
-            Err(error) => return Reply::refusal(&error.to_string()),
-        };
-        let old = Side {
-            policy: &old.0,
-            tables: &old.1,
-        };
-        let new = Side {
-            policy: &new.0,
-            tables: &new.1,
-        };
-        let found = diff(old, new, moves);
-        let mut answer = Answer::of(&found);
-        answer.later = match later(&old_whole, &new_whole, time, &answer) {
-            Ok(later) => later,
-            Err(reply) => return reply,
+        let compared = Then::of(&old_whole.policy, None, time).and_then(|old| {
+            let new = Then::of(&new_whole.policy, None, time)?;
+            let mut answer = Answer::of(&old.against(&new)?);
+            answer.later = later(&old_whole.policy, &new_whole.policy, None, time, &answer.changes)?;
+            Ok((old, new, answer))
+        });
+        let (old, new, mut answer) = match compared {
+            Ok(compared) => compared,
+            Err(error) => return Reply::refusal(&error),
         };
         answer.widens |= answer.later.iter().any(|later| later.widens);
         let no = if self.deny_widening {
             answer.widens
         } else {
-            !(found.entries.is_empty() && answer.later.is_empty())
+            !(answer.changes.is_empty() && answer.later.is_empty())
         };
         if let Some(log) = &self.against_flows {
-            match replay(log, old, new) {
+            match replay(log, old.side(), new.side()) {
                 Ok(replayed) => answer.flows = Some(replayed),
                 Err(error) => {
                     return Reply {
@@ -118,59 +99,6 @@ impl Diff {
             ..Reply::default()
         })
     }
-}
-
-/// Both sides as they are at a time.
-fn both(old: &Loaded, new: &Loaded, time: Timestamp) -> Result<(Compiled, Compiled), Reply> {
-    Ok((compiled(old, time)?, compiled(new, time)?))
-}
-
-type Compiled = (Policy, CompiledTables);
-
-fn compiled(loaded: &Loaded, time: Timestamp) -> Result<Compiled, Reply> {
-    let policy = loaded.policy.at(time);
-    let mut indexes = SegmentIndexes::default();
-    let tables = indexes
-        .allocate(&policy, &BTreeSet::new())
-        .and_then(|()| compile(&policy, &indexes, None))
-        .map_err(|error| Reply::refusal(&error.to_string()))?;
-    Ok((policy, tables))
-}
-
-/// What is different at the ends of rules after a time, wherever that is not what it was before.
-fn later(old: &Loaded, new: &Loaded, time: Timestamp, answer: &Answer) -> Result<Vec<Later>, Reply> {
-    let rules = old.policy.rules.iter().chain(&new.policy.rules);
-    let ends: BTreeSet<Timestamp> = rules
-        .filter_map(|rule| rule.until)
-        .filter(|end| *end > time)
-        .collect();
-    let mut before = answer.changes.clone();
-    let mut found = Vec::new();
-    for end in ends {
-        let (old, new) = both(old, new, end)?;
-        let moves = moves(&old.1, &new.1).map_err(|error| Reply::refusal(&error.to_string()))?;
-        let then = diff(
-            Side {
-                policy: &old.0,
-                tables: &old.1,
-            },
-            Side {
-                policy: &new.0,
-                tables: &new.1,
-            },
-            moves,
-        );
-        let then = Answer::of(&then);
-        if then.changes != before {
-            before.clone_from(&then.changes);
-            found.push(Later {
-                from: end.to_string(),
-                widens: then.widens,
-                changes: then.changes,
-            });
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -262,6 +190,73 @@ mod tests {
         }
         let told = ask(same, false, Format::Table).answer;
         assert_eq!(told, "no packet is judged differently\n");
+    }
+
+    #[test]
+    fn a_window_is_a_change_even_if_the_two_agree_at_this_moment() {
+        // 2026-11-29 is a Sunday; in winter Berlin's clocks are Lagos'.
+        let ask = |old: &str, new: &str| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let write = |name: &str, rule: &str| {
+                let path = directory.path().join(name);
+                fs::write(&path, OLD.replace("tcp/5432]", &format!("tcp/5432]{rule}"))).expect("a file");
+                path
+            };
+            let diff = Diff {
+                old: write("old.yaml", old),
+                new: write("new.yaml", new),
+                deny_widening: true,
+                at: Some("2026-11-29T12:00:00Z".parse().expect("a time")),
+                against_flows: None,
+                allow_empty: false,
+                output: Format::Json,
+            };
+            let reply = diff.reply(Style::Plain);
+            let answer: serde_json::Value = serde_json::from_str(&reply.answer).expect("JSON");
+            let later = answer["later"].as_array().expect("a list").iter().map(|later| {
+                assert_eq!(later["weekly"], true, "{later}");
+                let changes = later["changes"].as_array().expect("a list");
+                let words: Vec<&str> = changes
+                    .iter()
+                    .filter_map(|change| change["change"].as_str())
+                    .collect();
+                format!("{} {}", later["from"].as_str().expect("a time"), words.join(","))
+            });
+            (
+                reply.code,
+                answer["changes"].as_array().expect("a list").len(),
+                later.collect::<Vec<_>>(),
+            )
+        };
+        let week = |days: &str, hours: &str, zone: &str| {
+            format!(", when: {{days: [{days}], hours: \"{hours}\", zone: {zone}}}")
+        };
+        let narrow = week("mon-fri", "08:00-18:00", "Europe/Berlin");
+        assert_eq!(ask(&narrow, &narrow), (YES, 0, vec![]));
+        let one_more_hour = week("mon-fri", "08:00-19:00", "Europe/Berlin");
+        let wider = vec!["2026-11-30T17:00:00Z allowed".to_owned()];
+        assert_eq!(ask(&narrow, &one_more_hour), (NO, 0, wider));
+        let narrower = vec!["2026-11-30T17:00:00Z denied".to_owned()];
+        assert_eq!(ask(&one_more_hour, &narrow), (YES, 0, narrower));
+        // Only in summer.
+        let lagos = week("mon-fri", "08:00-18:00", "Africa/Lagos");
+        let in_spring = vec![
+            "2027-03-29T06:00:00Z denied".to_owned(),
+            "2027-03-29T16:00:00Z allowed".to_owned(),
+        ];
+        assert_eq!(ask(&narrow, &lagos), (NO, 0, in_spring));
+        // None at all, on a Sunday: denied now, allowed in the window.
+        assert_eq!(
+            ask("", &narrow),
+            (YES, 1, vec!["2026-11-30T07:00:00Z ".to_owned()])
+        );
+        // Written otherwise, and the same.
+        let halves = format!(
+            ", when: [{}, {}]",
+            week("mon-wed", "08:00-18:00", "Europe/Berlin").trim_start_matches(", when: "),
+            week("thu-fri", "08:00-18:00", "Europe/Berlin").trim_start_matches(", when: ")
+        );
+        assert_eq!(ask(&narrow, &halves), (YES, 0, vec![]));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Test {
     /// The control socket of the running segd, for --live
     #[arg(long, env = "SEGD_CONTROL", default_value = crate::cli::CONTROL, value_name = "SOCKET")]
     control: PathBuf,
-    /// Judge by this time: rules whose `until` is over then open nothing [default: none is over, as when a policy is loaded]
+    /// Judge by this time: rules that are over then, or in none of their windows, open nothing [default: every rule holds, as when a policy is loaded]
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     at: Option<Timestamp>,
     /// How to print the answer
@@ -61,9 +61,10 @@ impl Test {
     /// The answer.
     pub(super) fn reply(&self, style: Style) -> Reply {
         let loaded = match source::load(&self.paths, false, &Trust::Everybody) {
-            Ok(loaded) => match self.at {
+            // What is in force is in force now.
+            Ok(loaded) => match self.at.or_else(|| self.live.then(Timestamp::now)) {
                 Some(time) => loaded.at(time),
-                None => loaded,
+                None => loaded.always(),
             },
             Err(error) => {
                 return Reply {

@@ -1,8 +1,6 @@
 //! One pair's rules laid over each other: a sorted list of disjoint ranges, each with the rule that decides it.
 
-use std::{cmp::Reverse, collections::BTreeSet};
-
-use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 use segd_common::{
     service::{self, Service},
@@ -10,7 +8,11 @@ use segd_common::{
     verdict::RuleIndex,
 };
 
-use crate::policy::model::{Action, Rule};
+use super::{
+    CompileError,
+    turns::{Ending, Turns},
+};
+use crate::policy::model::Action;
 
 /// What holds for a pair without any rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,23 +26,29 @@ pub enum Base {
 }
 
 /// The ranges of a pair, sorted and disjoint; neighbours that one rule decides are one range.
-pub fn of(rules: &[Rule], covering: &[usize], base: Base) -> Vec<PortRange> {
+///
+/// # Errors
+///
+/// Too many rules take turns.
+pub fn of(turns: &mut Turns<'_>, covering: &[usize], base: Base) -> Result<Vec<PortRange>, CompileError> {
     if base == Base::Host {
-        return vec![PortRange {
+        return Ok(vec![PortRange {
             low: 0,
             high: service::MAX,
             rule: RULE_HOST,
-        }];
+        }]);
     }
     // Where something begins or ends, and what: guardrails sort before what opens, the first of each kind first.
     let mut edges: Vec<(Service, bool, (Layer, RuleIndex))> = Vec::new();
     for index in covering {
-        let Some(rule) = rules.get(*index) else { continue };
+        let Some(rule) = turns.rules.get(*index) else {
+            continue;
+        };
         let number = RuleIndex::try_from(*index).unwrap_or(RuleIndex::MAX);
-        let key = match (rule.action, rule.until) {
+        let key = match (rule.action, turns.ending(*index)) {
             (Action::Deny, _) => (Layer::Deny, number),
             (Action::Allow, None) => (Layer::Allow, number),
-            (Action::Allow, Some(end)) => (Layer::Until(Reverse(end)), number),
+            (Action::Allow, Some(ending)) => (Layer::Ends(ending), number),
         };
         for (low, high) in &rule.services {
             edges.push((*low, true, key));
@@ -73,7 +81,7 @@ pub fn of(rules: &[Rule], covering: &[usize], base: Base) -> Vec<PortRange> {
             Layer::Deny => number | RULE_DENY,
             Layer::Allow => *number,
             Layer::Intra => RULE_INTRA,
-            Layer::Until(_) => number | RULE_UNTIL,
+            Layer::Ends(_) => turns.number(&of_each_term(&active))? | RULE_UNTIL,
         };
         match ranges.last_mut() {
             Some(last) if last.rule == rule && last.high + 1 == at => last.high = next - 1,
@@ -84,7 +92,22 @@ pub fn of(rules: &[Rule], covering: &[usize], base: Base) -> Vec<PortRange> {
             }),
         }
     }
-    ranges
+    Ok(ranges)
+}
+
+/// Of rules that end, where nothing else allows: the last one to end, and one of each term with windows.
+fn of_each_term(active: &BTreeSet<(Layer, RuleIndex)>) -> Vec<RuleIndex> {
+    let mut found = Vec::new();
+    let mut from = active.first();
+    while let Some((Layer::Ends(ending), number)) = from {
+        found.push(*number);
+        let next = match ending {
+            Ending::Once(_) => 0,
+            Ending::Weekly(term) => term + 1,
+        };
+        from = active.range((Layer::Ends(Ending::Weekly(next)), 0)..).next();
+    }
+    found
 }
 
 /// What decides a range, in the order of precedence.
@@ -94,5 +117,5 @@ enum Layer {
     Allow,
     Intra,
     /// What does not last decides only where nothing else allows: the one that ends last, first.
-    Until(Reverse<Timestamp>),
+    Ends(Ending),
 }

@@ -34,8 +34,6 @@ codes! {
         Kind = "kind";
         /// A field that does not exist.
         UnknownField = "unknown-field";
-        /// A field that a later version will have.
-        Unsupported = "unsupported";
         /// A key stands twice in one mapping.
         DuplicateKey = "duplicate-key";
         /// A required field is not there.
@@ -68,6 +66,8 @@ codes! {
         InvalidUser = "invalid-user";
         /// Not a moment.
         InvalidTime = "invalid-time";
+        /// Not a weekly window.
+        InvalidWindow = "invalid-window";
         /// Two segments claim the same with equal right.
         Conflict = "conflict";
         /// More than the kernel tables hold.

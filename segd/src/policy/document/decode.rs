@@ -3,6 +3,7 @@
 mod rule;
 mod shape;
 mod test;
+mod window;
 
 use super::{
     API_VERSION, Document, KIND, Matcher, MatcherKind, SegmentEntry, Text,

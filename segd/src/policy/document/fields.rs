@@ -104,6 +104,25 @@ pub const RULE: &Fields = &[
         "until",
         "Only in `allow`: from this moment on the rule opens nothing, and what it alone allowed is ended. RFC 3339.",
     ),
+    (
+        "when",
+        "Only in `allow`: weekly windows; outside of them the rule opens nothing, and what it alone allowed is ended.",
+    ),
+];
+/// An entry of `when`.
+pub const WINDOW: &Fields = &[
+    (
+        "days",
+        "Days on which it begins: `mon`, or `mon-fri`. `[mon-sun]` is every day.",
+    ),
+    (
+        "hours",
+        "From, and until before, by the clocks of `zone`: `08:00-18:00`. `22:00-06:00` goes on into the next day, `00:00-24:00` is all day.",
+    ),
+    (
+        "zone",
+        "Whose clocks: a name of the IANA database, as `Europe/Berlin`, or `UTC`. Daylight saving is followed.",
+    ),
 ];
 /// An entry of `tests`.
 pub const TEST: &Fields = &[

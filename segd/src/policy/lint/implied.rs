@@ -132,8 +132,9 @@ impl Bundle<'_> {
         let covers = |other: usize| {
             let by = &rules.get(other)?.rule;
             let services = &by.services;
-            let first = !same || other < number || *services != rule.services || by.until != rule.until;
-            (other != number && first && within(&rule.services, services) && lasts(by, rule)).then_some(other)
+            let first = !same || other < number || *services != rule.services || by.term != rule.term;
+            (other != number && first && within(&rule.services, services) && by.term.covers(&rule.term))
+                .then_some(other)
         };
         // Nearly always the one that reaches farthest does; else each that begins early enough is asked.
         let (_, best) = self.intervals.get(farthest)?;
@@ -144,15 +145,6 @@ impl Bundle<'_> {
                 .filter(|((_, end), _)| *end >= high)
                 .find_map(|(_, other)| covers(*other))
         })
-    }
-}
-
-/// Whether a rule holds at least as long as another.
-fn lasts(rule: &Rule, other: &Rule) -> bool {
-    match (rule.until, other.until) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(end), Some(other)) => end >= other,
     }
 }
 

@@ -10,10 +10,12 @@ use segd_common::service;
 use super::{Resolver, name};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
-    document::{Document, Peers, PeersKind, Ports, RuleEntry, Text},
+    document::{Document, Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry},
     model::{Action, Peer, Rule},
     port::{self, Interval},
+    term::Term,
     time,
+    window::{self, When, Zone},
 };
 
 impl Resolver<'_> {
@@ -62,6 +64,10 @@ impl Resolver<'_> {
                 None
             }
         };
+        let when = match &entry.when {
+            None => Some(None),
+            Some(windows) => self.when(windows).map(Some),
+        };
         Some(Rule {
             location: self.places.locate(entry.span),
             label: format!("{document}/{word}[{}]", entry.index),
@@ -71,8 +77,70 @@ impl Resolver<'_> {
             services: services?,
             text: self.one_line(entry.extent),
             reason: entry.reason.clone(),
-            until: until?,
+            term: Term {
+                until: until?,
+                when: when?,
+            },
+            resting: None,
         })
+    }
+
+    /// The windows of a rule; `None` if one of them is none.
+    fn when(&mut self, entries: &[WindowEntry]) -> Option<When> {
+        let mut when = When::default();
+        let mut whole = true;
+        for entry in entries {
+            let days = self.days(&entry.days);
+            let hours = self.of_window(&entry.hours, window::hours);
+            let zone = self.of_window(&entry.zone, Zone::find);
+            match (days, hours, zone) {
+                (Some(days), Some(hours), Some(zone)) => when.add(&days, hours, zone),
+                _ => whole = false,
+            }
+        }
+        let first = entries.first().filter(|_| whole)?;
+        if when.is_always() {
+            let message = "the windows are all of the week: the rule always holds";
+            let diagnostic = Diagnostic::error(Code::InvalidWindow, first.span, message);
+            self.report(diagnostic.help("take `when` out"));
+            return None;
+        }
+        Some(when)
+    }
+
+    /// Days as places in the week, each once.
+    fn days(&mut self, texts: &[Text]) -> Option<Vec<usize>> {
+        let mut named: BTreeMap<usize, Span> = BTreeMap::new();
+        let mut whole = true;
+        for text in texts {
+            let Some(days) = self.of_window(text, window::days) else {
+                whole = false;
+                continue;
+            };
+            for day in days {
+                if let Some(first) = named.insert(day, text.span) {
+                    let word = window::DAYS.get(day).copied().unwrap_or_default();
+                    let message = format!("`{word}` is named twice");
+                    let diagnostic = Diagnostic::error(Code::InvalidWindow, text.span, message);
+                    self.report(diagnostic.related(first, "first here"));
+                    whole = false;
+                    break;
+                }
+            }
+        }
+        whole.then(|| named.into_keys().collect())
+    }
+
+    /// Part of a window.
+    fn of_window<T>(&mut self, text: &Text, parse: fn(&str) -> Result<T, window::Problem>) -> Option<T> {
+        match parse(&text.value) {
+            Ok(part) => Some(part),
+            Err(problem) => {
+                let diagnostic = Diagnostic::error(Code::InvalidWindow, text.span, problem.message);
+                self.report(diagnostic.help(problem.help));
+                None
+            }
+        }
     }
 
     /// What stands there, on one line.

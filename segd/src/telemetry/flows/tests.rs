@@ -3,7 +3,7 @@
 use segd_common::address::mapped;
 
 use super::*;
-use crate::policy::{compiled::RuleInfo, model::Location};
+use crate::policy::{compiled::RuleInfo, model::Location, term::Term};
 
 fn tables(label: &str) -> Arc<CompiledTables> {
     Arc::new(CompiledTables {
@@ -15,7 +15,7 @@ fn tables(label: &str) -> Arc<CompiledTables> {
                 line: 12,
                 column: 3,
             },
-            until: None,
+            term: Term::default(),
         }],
         ..Default::default()
     })

@@ -1,6 +1,6 @@
 //! Rules: two ends and ports, as written.
 
-use super::Decoder;
+use super::{Decoder, shape::Fields};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{
@@ -32,17 +32,13 @@ impl Decoder<'_> {
             .value("reason")
             .and_then(|node| self.text(node, "a reason"))
             .map(|text| text.value);
-        let until = match (fields.value("until"), action) {
-            (Some(node), Action::Deny) => {
-                // What a guardrail forbids would be open from then on, although nobody changed anything.
-                let message = "a guardrail has no `until`: its end would open what it forbids";
-                let help =
-                    "take the guardrail out when its time is over, or give `until` to the rules that open";
-                self.report(Diagnostic::error(Code::InvalidValue, node.span, message).help(help));
-                None
-            }
-            (Some(node), Action::Allow) => Some(self.text(node, "a time")?),
-            (None, _) => None,
+        let until = match self.of_allow(&fields, "until", action) {
+            Some(node) => Some(self.text(node, "a time")?),
+            None => None,
+        };
+        let when = match self.of_allow(&fields, "when", action) {
+            Some(node) => Some(self.windows(node)?),
+            None => None,
         };
         let extent = Span {
             end: node.end,
@@ -58,7 +54,21 @@ impl Decoder<'_> {
             ports,
             reason,
             until,
+            when,
         })
+    }
+
+    /// A field that only rules which open have: what a guardrail forbids would be open at times, although nobody changed anything.
+    fn of_allow<'n>(&mut self, fields: &Fields<'n>, name: &str, action: Action) -> Option<&'n Node> {
+        let node = fields.value(name)?;
+        if action == Action::Allow {
+            return Some(node);
+        }
+        let message = format!("a guardrail has no `{name}`: its end would open what it forbids");
+        let help =
+            format!("take the guardrail out when its time is over, or give `{name}` to the rules that open");
+        self.report(Diagnostic::error(Code::InvalidValue, node.span, message).help(help));
+        None
     }
 
     pub(super) fn ports(&mut self, node: &Node) -> Ports {

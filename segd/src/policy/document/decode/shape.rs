@@ -30,9 +30,6 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// A field that a later version will have, and what to do until then.
-const LATER: [(&str, &str); 1] = [("when", "a rule holds at any hour; take the condition out")];
-
 /// What other tools call it, and what it is called here.
 const ELSEWHERE: [(&str, &str); 17] = [
     ("source", "`from` says who starts to talk"),
@@ -253,9 +250,6 @@ impl Decoder<'_> {
             };
             if let Some(field) = names(known).find(|field| *field == name) {
                 fields.entries.push((field, key, value));
-            } else if let Some((_, help)) = LATER.iter().find(|(later, _)| *later == name) {
-                let message = format!("`{name}` is not supported yet");
-                self.report(Diagnostic::error(Code::Unsupported, key.span, message).help(*help));
             } else {
                 let message = format!("{what} has no field `{name}`");
                 let diagnostic = Diagnostic::error(Code::UnknownField, key.span, message);
