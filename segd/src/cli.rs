@@ -16,6 +16,8 @@ use crate::command::{
 pub const CONTROL: &str = "/run/segd/control.sock";
 /// The default of `--pin-dir`.
 pub const PIN_DIR: &str = "/sys/fs/bpf/segd";
+/// The default of `--state-dir`.
+pub const STATE_DIR: &str = "/var/lib/segd";
 /// The default of `--metrics`.
 pub const METRICS: &str = "127.0.0.1:9464";
 

@@ -8,10 +8,14 @@ mod sequence;
 mod privilege;
 mod given;
 mod notify;
+mod error;
+mod failure;
+pub mod gate;
 mod engine;
 mod tagging;
 mod trial;
 mod usage;
+mod provenance;
 mod decide;
 mod dry_run;
 mod cover;
@@ -44,6 +48,7 @@ use crate::{
         types::{Applied, Candidate, Reloaded},
     },
     datapath::events::Events,
+    source::git::Provenance,
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
@@ -57,6 +62,8 @@ pub struct Options {
     pub policy: Vec<PathBuf>,
     /// Whose files those may be: root's, segd's own user's, `--policy-owner`'s.
     pub trust: crate::source::Trust,
+    /// `--require-signature`: whose signature a policy needs.
+    pub gate: Option<gate::Gate>,
     /// `--mode`, which overrides the policy.
     pub mode: Option<crate::policy::model::Mode>,
     /// `--allow-empty`.
@@ -79,6 +86,18 @@ pub struct Options {
     pub node_name: String,
 }
 
+impl Options {
+    /// Where the policy lies, its signature included.
+    fn followed(&self) -> Vec<PathBuf> {
+        let signatures = self
+            .policy
+            .iter()
+            .map(|path| crate::source::signature::beside(path));
+        let signatures = signatures.filter(|_| self.gate.is_some());
+        self.policy.iter().cloned().chain(signatures).collect()
+    }
+}
+
 /// Everything that makes the daemon act.
 #[derive(Debug)]
 enum Event {
@@ -90,6 +109,8 @@ enum Event {
     Reload(Option<oneshot::Sender<Result<Reloaded, Refusal>>>),
     /// A client decides about a policy.
     Decide(Decision, oneshot::Sender<Result<Applied, Refusal>>),
+    /// git said where a revision comes from.
+    GitSaid(u32, Option<Provenance>),
     /// Addresses or namespaces changed.
     NamespacesMoved,
     /// They were listed anew.
@@ -188,13 +209,15 @@ async fn live(mut running: Running) -> ExitCode {
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong was counted and told; the policy in force stays.
                 let _ = shared.reload(false);
-                if running.watch.follow(&shared.options().policy) {
+                if running.watch.follow(&shared.options().followed()) {
                     let _ = shared.reload(false);
                 }
+                shared.ask_git(matches!(event, Event::PolicyMoved));
             }
             Event::Reload(answer) => {
                 let result = shared.reload(true);
-                running.watch.follow(&shared.options().policy);
+                running.watch.follow(&shared.options().followed());
+                shared.ask_git(true);
                 if let Some(answer) = answer {
                     // Whoever asked may have gone.
                     let _ = answer.send(result);
@@ -206,9 +229,11 @@ async fn live(mut running: Running) -> ExitCode {
                     Decision::Confirm => shared.confirm(),
                     Decision::Rollback => shared.rollback(),
                 };
+                shared.ask_git(true);
                 // Whoever asked may have gone; an unconfirmed trial ends by itself.
                 let _ = answer.send(result);
             }
+            Event::GitSaid(revision, said) => shared.git_said(revision, said),
             Event::NamespacesMoved => list_namespaces(&shared, running.send.clone()),
             Event::NamespacesListed(list) => shared.set_namespaces(list),
             Event::Born(birth) => shared.classify(&birth),

@@ -5,9 +5,11 @@
 //! INVARIANT: a path that was given is the operator's word, links included. What is found below it stays below it.
 
 pub mod chain;
+mod child;
 pub mod git;
 mod load;
 mod open;
+pub mod signature;
 mod trust;
 mod walk;
 
@@ -39,6 +41,10 @@ pub struct Sources {
     pub sources: Vec<Source>,
     /// Changes with any name or text.
     pub hash: ContentHash,
+    /// Who signed it, if that was looked at.
+    pub signed: Option<signature::Signed>,
+    /// The commit that whoever sent it says it comes from.
+    pub claimed: Option<git::Provenance>,
 }
 
 /// A hash over names and texts (FNV-1a, 128 bits): the same on every host and in every version.
@@ -126,6 +132,9 @@ pub enum SourceError {
         /// What it said.
         why: String,
     },
+    /// It is not signed by whom it has to be, or not as it is.
+    #[error(transparent)]
+    Signature(#[from] signature::SignatureError),
     /// Others may write it.
     #[error("`{}` may be written by others than its owner (mode {mode:04o})", path.display())]
     Shared {
@@ -157,6 +166,7 @@ impl SourceError {
                 "chown root {}, or trust that user: --policy-owner {user}",
                 path.display()
             )),
+            SourceError::Signature(error) => Some(error.help()),
             SourceError::Shared { path, .. } => Some(format!("chmod go-w {}", path.display())),
             _ => None,
         }
@@ -180,6 +190,27 @@ pub fn read(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
             Err(_) => {}
             done => return done,
         }
+    }
+}
+
+/// Reads the policy of one path, and only if its signature is good.
+///
+/// # Errors
+///
+/// As [`read`]; it is not signed, or not by an allowed signer, or something else than what is there was.
+pub fn read_signed(path: &Path, trust: &Trust, signers: &Path) -> Result<Sources, SourceError> {
+    let mut attempt = 1;
+    loop {
+        let seal = signature::Seal::read(path, trust)?;
+        let mut sources = read(&[path.to_owned()], trust)?;
+        // What was signed and what is read belong together only if nothing moved between.
+        if attempt < ATTEMPTS && signature::Seal::read(path, trust)? != seal {
+            attempt += 1;
+            continue;
+        }
+        let signers = signature::Signers::read(signers, trust)?;
+        sources.signed = Some(signature::verify(&sources.sources, &seal, &signers)?);
+        return Ok(sources);
     }
 }
 
@@ -210,6 +241,8 @@ impl Sources {
         Sources {
             sources,
             hash: ContentHash(hash.0),
+            signed: None,
+            claimed: None,
         }
     }
 }

@@ -7,10 +7,10 @@ use super::{ClientArgs, INVALID, OutputArgs, YES, answer, decide::ask, dry_run, 
 use crate::{
     control::{
         protocol::Request,
-        types::{Candidate, Text},
+        types::{Candidate, Commit, SealText, Text},
     },
     daemon::style,
-    source::{Loaded, Trust, load},
+    source::{Loaded, SourceError, Trust, git::provenance, load, signature::Seal},
 };
 
 /// `--confirm`: a number of seconds, or with `s`, `m` or `h`.
@@ -79,7 +79,14 @@ impl ApplyArgs {
         };
         eprint!("{}", loaded.render_warnings(style()));
         let policy = loaded.policy.clone();
+        let commit = provenance(&self.paths, &loaded.sources).map(Commit::from);
+        let seal = match seal(&self.paths) {
+            Ok(seal) => seal,
+            Err(error) => return crate::output::fail(INVALID, &error.to_string(), error.help().as_deref()),
+        };
         let candidate = Candidate {
+            commit,
+            seal,
             texts: texts(loaded),
             allow_empty: self.allow_empty,
             confirm_seconds: self.confirm.map(|Seconds(seconds)| seconds),
@@ -92,6 +99,22 @@ impl ApplyArgs {
             Err(error) => no_answer(&error),
         }
     }
+}
+
+/// The signature, where there is one. A daemon that wants none does not look at it.
+fn seal(paths: &[PathBuf]) -> Result<Option<SealText>, SourceError> {
+    let [path] = paths else { return Ok(None) };
+    let seal = match Seal::read(path, &Trust::Everybody) {
+        // A directory without a manifest.
+        Err(SourceError::Signature(_)) => return Ok(None),
+        seal => seal?,
+    };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    Ok(seal.signature.map(|signature| SealText {
+        path: path.display().to_string(),
+        manifest: seal.manifest,
+        signature,
+    }))
 }
 
 /// The texts, under names that say the same in every directory.

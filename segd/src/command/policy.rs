@@ -9,8 +9,11 @@ mod live;
 mod probes;
 pub(super) mod replay;
 mod schema;
+mod sign;
 mod test;
+mod trust_reset;
 mod unused;
+mod verify;
 pub(super) mod who;
 
 use std::{
@@ -35,6 +38,12 @@ pub enum PolicyCommand {
     Test(test::Test),
     /// Say what changes between two policies, by meaning: who may newly start what towards whom, and who no longer
     Diff(diff::Diff),
+    /// Sign a policy with an SSH key, under the next serial, for `segd run --require-signature`
+    Sign(sign::Sign),
+    /// Say whether a policy is signed by an allowed signer, and what its serial is
+    Verify(verify::Verify),
+    /// Begin to count serials anew: the next signed policy is accepted whatever its serial
+    TrustReset(trust_reset::TrustReset),
 }
 
 impl PolicyCommand {
@@ -49,6 +58,9 @@ impl PolicyCommand {
             PolicyCommand::Test(test) => test.reply(style()).send(),
             PolicyCommand::Schema(schema) => schema.reply().send(),
             PolicyCommand::Graph(graph) => graph.reply(style()).send(),
+            PolicyCommand::Sign(sign) => sign.reply().send(),
+            PolicyCommand::Verify(verify) => verify.reply().send(),
+            PolicyCommand::TrustReset(reset) => reset.reply().send(),
         }
     }
 }
@@ -175,6 +187,9 @@ mod tests {
             PolicyCommand::Test(test) => test.reply(Style::Plain),
             PolicyCommand::Schema(schema) => schema.reply(),
             PolicyCommand::Graph(graph) => graph.reply(Style::Plain),
+            PolicyCommand::Sign(sign) => sign.reply(),
+            PolicyCommand::Verify(verify) => verify.reply(),
+            PolicyCommand::TrustReset(reset) => reset.reply(),
         }
     }
 

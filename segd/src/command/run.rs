@@ -2,7 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr};
 
-use crate::{cli, daemon::Options, policy::model::Mode, source::Trust, workload::users};
+use super::INVALID;
+use crate::{
+    cli,
+    daemon::{Options, gate::Gate},
+    policy::model::Mode,
+    source::Trust,
+    workload::users,
+};
 
 /// `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -41,6 +48,13 @@ pub struct RunArgs {
     /// A user, by name or number, whose policy files are believed beside root's; may be repeated
     #[arg(long, env = "SEGD_POLICY_OWNER", value_delimiter = ',', value_name = "USER", value_parser = user)]
     policy_owner: Vec<u32>,
+    /// Believe only a policy that is signed by one of these signers (a file as of ssh-keygen(1), ALLOWED SIGNERS) and not
+    /// older than the last one; takes one policy path. See `segd policy sign`
+    #[arg(long, env = "SEGD_REQUIRE_SIGNATURE", value_name = "FILE")]
+    require_signature: Option<PathBuf>,
+    /// Where the serial of the last signed policy is kept
+    #[arg(long, env = "SEGD_STATE_DIR", default_value = cli::STATE_DIR, value_name = "DIR")]
+    state_dir: PathBuf,
     /// Override the policy's mode
     #[arg(long, env = "SEGD_MODE", value_enum, value_name = "MODE")]
     mode: Option<ModeArg>,
@@ -85,6 +99,10 @@ impl RunArgs {
         Options {
             policy: self.policy,
             trust: Trust::of_daemon(&self.policy_owner),
+            gate: self.require_signature.map(|signers| Gate {
+                signers,
+                state_dir: self.state_dir,
+            }),
             mode: self.mode.map(|mode| match mode {
                 ModeArg::Enforce => Mode::Enforce,
                 ModeArg::Audit => Mode::Audit,
@@ -104,6 +122,10 @@ impl RunArgs {
     /// Runs it.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if self.require_signature.is_some() && self.policy.len() != 1 {
+            let help = "put the files into one directory: it is signed as a whole";
+            return crate::output::fail(INVALID, "--require-signature takes one policy path", Some(help));
+        }
         crate::daemon::run(self.options())
     }
 }

@@ -4,6 +4,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
+mod proof;
+
+pub use proof::{Commit, SealText, Signature};
+
 /// A word from a closed list, or text.
 pub type Word = Cow<'static, str>;
 
@@ -33,6 +37,16 @@ pub struct Status {
     pub policy_hash: String,
     /// Where the policy in force came from: `files` (`policy_paths`) or `applied` (`segd apply`).
     pub policy_source: Word,
+    /// The git commit that the policy in force comes from, if that is known.
+    pub policy_commit: Option<String>,
+    /// What is in force is not what that commit has.
+    pub policy_dirty: Option<bool>,
+    /// `git`: segd asked it; `client`: whoever applied the policy says so.
+    pub policy_commit_by: Option<Word>,
+    /// The serial of the policy in force, if it had to be signed.
+    pub policy_serial: Option<u64>,
+    /// Who signed it.
+    pub policy_signer: Option<String>,
     /// The revision in force is on trial.
     pub trial: Option<Trial>,
     /// The last time the policy was read.
@@ -223,6 +237,8 @@ pub struct FlowRecord {
     pub hook: Word,
     /// The revision it was judged under.
     pub revision: u32,
+    /// The git commit which that revision comes from, if that was known then.
+    pub commit: Option<String>,
     /// The local workload's cgroup path, if it is known.
     pub cgroup: Option<String>,
     /// Its id; 0 = unknown.
@@ -300,6 +316,12 @@ pub struct Candidate {
     /// For how long it is on trial; without, it is in force for good.
     #[serde(default)]
     pub confirm_seconds: Option<u64>,
+    /// Where the client says it comes from.
+    #[serde(default)]
+    pub commit: Option<Commit>,
+    /// The signature beside the policy, if there is one.
+    #[serde(default)]
+    pub seal: Option<SealText>,
 }
 
 /// The outcome of `segd apply`, `confirm` and `rollback`.
@@ -328,6 +350,10 @@ pub struct Kept {
     pub files: String,
     /// The policy.
     pub texts: Vec<Text>,
+    /// Where whoever applied it said that it comes from.
+    pub commit: Option<Commit>,
+    /// Who signed it, if it had to be signed.
+    pub signature: Option<Signature>,
 }
 
 /// The daemon ends.

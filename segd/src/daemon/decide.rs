@@ -1,24 +1,31 @@
 //! `segd apply`, `confirm` and `rollback`, as the loop handles them.
 
 use std::{
+    path::Path,
     sync::MutexGuard,
     time::{Duration, SystemTime},
 };
 
 use super::{
     Event,
-    engine::{ApplyError, Engine, Origin},
+    engine::{Engine, Origin},
+    error::ApplyError,
     shared::{DECIDE, Shared, conflict, lock},
     trial::{NoWayBack, now_ns},
 };
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
-        types::{Applied, Candidate, Text, Trial},
+        types::{Applied, Candidate, SealText, Text, Trial},
     },
     policy::model::Source,
     report::chain,
-    source::{ContentHash, Loaded, Sources, resolve_read},
+    source::{
+        ContentHash, Loaded, SourceError, Sources, Trust,
+        git::Provenance,
+        resolve_read,
+        signature::{Seal, SignatureError, Signed, Signers, verify},
+    },
     telemetry::clock::rfc3339,
 };
 
@@ -39,16 +46,33 @@ impl Shared {
             return Err(conflict(format!("revision {before} is on trial already")).help(DECIDE));
         }
         let texts = candidate.texts.into_iter();
-        let sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
+        let mut sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
+        sources.claimed = candidate.commit.map(Provenance::from);
+        if let Some(gate) = &self.options.gate {
+            let signed = signed(&sources, candidate.seal, &gate.signers, &self.options.trust);
+            sources.signed = Some(signed.map_err(|error| {
+                let refusal = self.failed(error.to_string(), &format!("error: {error}\n"));
+                match error.help() {
+                    Some(help) => refusal.help(help),
+                    None => refusal,
+                }
+            })?);
+        }
         let loaded = resolve_read(sources, candidate.allow_empty)
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
         let origin = Origin::of(&loaded, self.files());
         let deadline = confirm
             .map(|confirm| now_ns().saturating_add(u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX)));
-        let now = engine
-            .apply(&loaded, origin, deadline)
-            .map_err(|error| refused(&error))?;
+        let now = engine.admit(&loaded, origin, deadline).map_err(|error| {
+            if let ApplyError::Gate(error) = &error {
+                let text = error.to_string();
+                return self
+                    .failed(text.clone(), &format!("error: {text}\n"))
+                    .help(error.help());
+            }
+            refused(&error)
+        })?;
         match (confirm, &engine.trial) {
             (Some(confirm), Some(_)) => {
                 self.look_after(confirm);
@@ -146,9 +170,25 @@ fn revision(engine: &Engine) -> u32 {
         .map_or(0, |in_force| in_force.active.revision())
 }
 
+/// Who signed what a client sent.
+fn signed(
+    sources: &Sources,
+    seal: Option<SealText>,
+    signers: &Path,
+    trust: &Trust,
+) -> Result<Signed, SourceError> {
+    let seal = seal.ok_or_else(SignatureError::nothing_sent)?;
+    let seal = Seal {
+        path: seal.path.into(),
+        manifest: seal.manifest,
+        signature: Some(seal.signature),
+    };
+    Ok(verify(&sources.sources, &seal, &Signers::read(signers, trust)?)?)
+}
+
 pub(super) fn refused(error: &ApplyError) -> Refusal {
     let kind = match error {
-        ApplyError::Compile(_) | ApplyError::Ambiguous(_) => RefusalKind::Invalid,
+        ApplyError::Compile(_) | ApplyError::Ambiguous(_) | ApplyError::Gate(_) => RefusalKind::Invalid,
         ApplyError::OnTrial(_) => RefusalKind::Conflict,
         ApplyError::Workload(_) | ApplyError::Datapath(_) => RefusalKind::Internal,
     };

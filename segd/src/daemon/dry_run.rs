@@ -23,7 +23,7 @@ use segd_common::{
 use super::{
     cut::{Ends, ends},
     decide::refused,
-    engine::{ApplyError, Engine},
+    engine::Engine, error::ApplyError,
     shared::{DECIDE, Shared, conflict},
 };
 use crate::{

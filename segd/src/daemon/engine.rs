@@ -16,6 +16,7 @@ use segd_common::{
 use super::{
     Options, cover,
     cut::Cutter,
+    error::ApplyError,
     expiry::Expiry,
     health::Repairs,
     probe::Probe,
@@ -40,7 +41,7 @@ use crate::{
         compiled::{CompiledTables, SegmentIndexes},
         model::Policy,
     },
-    source::{ContentHash, Loaded},
+    source::{ContentHash, Loaded, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
         births::Births,
@@ -50,26 +51,6 @@ use crate::{
         users,
     },
 };
-
-/// Why a policy that is right is not in force.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// It does not fit into the tables.
-    #[error(transparent)]
-    Compile(#[from] crate::policy::compile::CompileError),
-    /// The workloads could not be told apart.
-    #[error(transparent)]
-    Workload(#[from] crate::workload::error::WorkloadError),
-    /// Two segments claim one workload with equal right.
-    #[error("{0}")]
-    Ambiguous(String),
-    /// Both slots are in use.
-    #[error("revision {0} is on trial")]
-    OnTrial(u32),
-    /// The kernel refused.
-    #[error(transparent)]
-    Datapath(#[from] crate::datapath::Error),
-}
 
 /// The policy in force.
 #[derive(Debug)]
@@ -84,6 +65,8 @@ pub struct InForce {
     pub selectors: SelectorTables,
     /// The hash of its texts.
     pub hash: ContentHash,
+    /// Who signed it, if it had to be signed.
+    pub signed: Option<Signed>,
     /// Where its texts came from.
     pub origin: Origin,
 }
@@ -189,6 +172,7 @@ impl Engine {
                     tables: Arc::new(tables),
                     selectors,
                     hash: loaded.hash,
+                    signed: loaded.signed.clone(),
                     origin,
                 };
                 self.flip(new, deadline_ns)?;

@@ -1,6 +1,6 @@
 //! What takes more privilege than the daemon keeps: opened once at start, and held.
 
-use super::{privilege, probe::Probe, start::Failure};
+use super::{failure::Failure, privilege, probe::Probe};
 use crate::workload::{cgroupfs::CgroupRoot, namespaces::Listener};
 
 /// What was opened.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::start::Failure;
+use super::failure::Failure;
 
 /// Held as long as the daemon lives; the kernel lets go of it with the process.
 #[derive(Debug)]

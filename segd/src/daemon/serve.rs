@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::{
     Decision, Event,
-    engine::Origin,
+    engine::{Engine, Origin},
     shared::{Shared, lock},
 };
 use crate::{
@@ -68,6 +68,11 @@ impl http::Source for Front {
                 .in_force
                 .as_ref()
                 .map_or(0, |in_force| in_force.active.revision()),
+            commit: engine.in_force.as_ref().and_then(|in_force| {
+                let known = state.provenances.of(in_force.active.revision())?;
+                Some((known.commit.clone(), known.dirty))
+            }),
+            policy_source: source(&engine),
             reload_success: state.success,
             reload_failure: state.failure,
             workloads: engine.workload_counts(),
@@ -92,6 +97,14 @@ impl http::Source for Front {
             revision,
             reasons: state.health.because.clone(),
         }
+    }
+}
+
+/// Where the policy in force came from, in a word.
+fn source(engine: &Engine) -> &'static str {
+    match engine.in_force.as_ref().map(|in_force| in_force.origin) {
+        Some(Origin::Applied { .. }) => "applied",
+        _ => "files",
     }
 }
 
@@ -120,6 +133,9 @@ impl Handler for Front {
             note: (!hook.note.is_empty()).then(|| hook.note.clone()),
         });
         let maps = engine.map_uses().into_iter();
+        let in_force = engine.in_force.as_ref();
+        let known = in_force.and_then(|in_force| state.provenances.of(in_force.active.revision()));
+        let signed = in_force.and_then(|in_force| in_force.signed.as_ref());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: shared.options.node_name.clone(),
@@ -147,10 +163,15 @@ impl Handler for Front {
                 .in_force
                 .as_ref()
                 .map_or_else(String::new, |in_force| in_force.hash.to_string()),
-            policy_source: match engine.in_force.as_ref().map(|in_force| in_force.origin) {
-                Some(Origin::Applied { .. }) => "applied".into(),
-                _ => "files".into(),
-            },
+            policy_source: source(&engine).into(),
+            policy_commit: known.map(|known| known.commit.clone()),
+            policy_dirty: known.map(|known| known.dirty),
+            policy_commit_by: known.map(|_| match source(&engine) {
+                "files" => "git".into(),
+                _ => "client".into(),
+            }),
+            policy_serial: signed.map(|signed| signed.serial),
+            policy_signer: signed.map(|signed| signed.signer.clone()),
             trial,
             last_reload: Some(state.last.clone()),
             programs: programs.collect(),

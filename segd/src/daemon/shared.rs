@@ -14,9 +14,12 @@ use super::{
     Event, Options,
     alarm::Alarm,
     engine::{Engine, Origin},
+    error::ApplyError,
+    gate::read_followed,
     health::Health,
     lock::Lock,
     notify,
+    provenance::Provenances,
     serve::Front,
 };
 use crate::{
@@ -27,7 +30,7 @@ use crate::{
     },
     datapath::census::Census,
     report::chain,
-    source::{ContentHash, LoadError, Loaded, Sources, read, resolve_read},
+    source::{ContentHash, LoadError, Loaded, Sources, resolve_read},
     telemetry::{
         clock::{self, rfc3339},
         flows::FlowLog,
@@ -66,6 +69,8 @@ pub(super) struct State {
     pub(super) files_wait: bool,
     /// The last revision whose trial ended without a word.
     pub(super) overdue: u32,
+    /// Where revisions come from.
+    pub(super) provenances: Provenances,
 }
 
 /// What to do while something is on trial.
@@ -112,6 +117,7 @@ impl Shared {
                 files,
                 files_wait: false,
                 overdue: 0,
+                provenances: Provenances::default(),
             }),
             send,
             servers: Mutex::new(Some((control, metrics))),
@@ -172,7 +178,8 @@ impl Shared {
         let began = Instant::now();
         let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
         let options = &self.options;
-        let texts = read(&options.policy, &options.trust).map_err(|error| {
+        let texts = read_followed(&options.policy, &options.trust, options.gate.as_ref());
+        let texts = texts.map_err(|error| {
             let help = error.help();
             let refusal = failed(LoadError::Unreadable(error));
             match help {
@@ -188,7 +195,7 @@ impl Shared {
             .map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
-        match engine.apply(&loaded, Origin::Files, None) {
+        match engine.admit(&loaded, Origin::Files, None) {
             Ok(revision) => {
                 let mut state = lock(&self.state);
                 state.success += 1;
@@ -208,7 +215,11 @@ impl Shared {
             Err(error) => {
                 drop(engine);
                 let text = chain(&error);
-                Err(self.failed(text.clone(), &format!("error: {text}\n")))
+                let refusal = self.failed(text.clone(), &format!("error: {text}\n"));
+                Err(match &error {
+                    ApplyError::Gate(error) => refusal.help(error.help()),
+                    _ => refusal,
+                })
             }
         }
     }
@@ -260,7 +271,7 @@ impl Shared {
     }
 
     /// Counts and tells a policy that did not come into force; the same mistake only once.
-    fn failed(&self, line: String, drawn: &str) -> Refusal {
+    pub(super) fn failed(&self, line: String, drawn: &str) -> Refusal {
         let mut state = lock(&self.state);
         if state.told.as_deref() != Some(drawn) {
             state.failure += 1;

@@ -1,14 +1,16 @@
 //! Starting: everything that can fail fails before anything is attached.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::mpsc;
 
 use super::{
     Event, Options, Running,
     cut::Cutter,
-    engine::{ApplyError, Engine, InForce, Origin},
+    engine::{Engine, InForce, Origin},
     expiry::Expiry,
+    failure::Failure,
+    gate::read_followed,
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
@@ -17,10 +19,9 @@ use super::{
     watch::PolicyWatch,
 };
 use crate::{
-    command::{CANNOT, INTERNAL, INVALID},
     control::{peer, server::Server},
     datapath::{
-        Datapath, Error,
+        Datapath,
         census::Census,
         cgroups::Cgroups,
         counters::Counters,
@@ -32,111 +33,17 @@ use crate::{
         places::Places,
         tables::Tables,
     },
-    doctor, output,
+    doctor,
     policy::{compiled::SegmentIndexes, diagnostic::Style},
     report::chain,
-    source::{ContentHash, LoadError, Loaded, load},
+    source::{ContentHash, LoadError, Loaded, resolve_read},
     telemetry::{clock::EventClock, flows::FlowLog, http},
     workload::{
         births::Births,
         cgroupfs::CgroupRoot,
-        error::WorkloadError,
         namespaces::{self, Listener},
     },
 };
-
-/// Why the daemon does not run: one clear line, and the contract's exit code.
-#[derive(Debug)]
-pub struct Failure {
-    code: u8,
-    text: String,
-    help: Option<String>,
-    /// The text is a drawing, ending with a newline.
-    drawn: bool,
-}
-
-impl Failure {
-    /// The host cannot do it.
-    pub fn host(text: String, help: Option<&str>) -> Failure {
-        Failure {
-            code: CANNOT,
-            text,
-            help: help.map(str::to_owned),
-            drawn: false,
-        }
-    }
-
-    pub fn internal(text: String) -> Failure {
-        Failure {
-            code: INTERNAL,
-            text,
-            help: None,
-            drawn: false,
-        }
-    }
-
-    /// Says it on stderr.
-    pub fn report(self) -> ExitCode {
-        if self.drawn {
-            eprint!("{}", self.text);
-        } else {
-            output::complain(&self.text, self.help.as_deref());
-        }
-        ExitCode::from(self.code)
-    }
-}
-
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Failure {
-        Failure {
-            code: INVALID,
-            text: error.render(style()),
-            help: None,
-            drawn: true,
-        }
-    }
-}
-
-impl From<WorkloadError> for Failure {
-    fn from(error: WorkloadError) -> Failure {
-        Failure::host(chain(&error), doctor::cgroup_help(&error))
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        match error {
-            Error::Host { what, help } => Failure::host(what, Some(&help)),
-            Error::System { .. } => Failure::host(chain(&error), None),
-            Error::Refused { .. } => Failure::host(
-                chain(&error),
-                Some("README.md says what the kernel must have; please report the message"),
-            ),
-            Error::Capacity { .. } => Failure {
-                code: INVALID,
-                text: error.to_string(),
-                help: None,
-                drawn: false,
-            },
-        }
-    }
-}
-
-impl From<ApplyError> for Failure {
-    fn from(error: ApplyError) -> Failure {
-        match error {
-            ApplyError::Datapath(error) => error.into(),
-            ApplyError::Workload(error) => error.into(),
-            ApplyError::OnTrial(_) => Failure::internal(chain(&error)),
-            ApplyError::Compile(_) | ApplyError::Ambiguous(_) => Failure {
-                code: INVALID,
-                text: chain(&error),
-                help: None,
-                drawn: false,
-            },
-        }
-    }
-}
 
 /// How diagnostics are drawn on stderr.
 pub fn style() -> Style {
@@ -163,7 +70,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let given = given::open(&root, group)?;
-    let loaded = load(&options.policy, options.allow_empty, &options.trust).and_then(Loaded::tested)?;
+    let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
+    let loaded = resolve_read(read.map_err(LoadError::Unreadable)?, options.allow_empty)?.tested()?;
     let degraded = degraded(&findings);
     for line in &degraded {
         tracing::warn!("degraded: {line}");
@@ -185,7 +93,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         undo(&pin_dir);
     }
     let (engine, files, events, queue, send, lock, health) = attached?;
-    let watch = PolicyWatch::start(&engine.options.policy, send.clone());
+    let watch = PolicyWatch::start(&engine.options.followed(), send.clone());
     let revision = engine
         .in_force
         .as_ref()
@@ -202,6 +110,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     shared.tick();
     tracing::info!("enforcing revision {revision}");
     notify::ready(revision);
+    shared.ask_git(true);
     Ok(Running {
         shared,
         events,

@@ -15,7 +15,8 @@ use segd_common::{
 };
 
 use super::{
-    engine::{ApplyError, Engine},
+    engine::Engine,
+    error::ApplyError,
     sequence::{self, Tagging},
 };
 use crate::{

@@ -8,12 +8,16 @@ use std::{sync::Arc, time::Duration};
 
 use segd_common::config::{Active, Trial};
 
-use super::engine::{ApplyError, Engine, InForce, Origin};
+use super::{
+    engine::{Engine, InForce, Origin},
+    error::ApplyError,
+    gate::GateError,
+};
 use crate::{
-    control::types::{Kept, Text},
+    control::types::{Commit, Kept, Signature, Text},
     policy::{compile::compile, model::Source},
     report::chain,
-    source::{ContentHash, LoadError, Loaded, Sources, resolve_read},
+    source::{ContentHash, LoadError, Loaded, Sources, git::Provenance, resolve_read, signature::Signed},
     telemetry::clock::EventClock,
     workload::{births::Birth, selector::SelectorTables, users},
 };
@@ -73,6 +77,8 @@ impl Engine {
                 Origin::Applied { files } => files.to_string(),
             },
             texts: loaded.sources.iter().map(text).collect(),
+            commit: loaded.claimed.clone().map(Commit::from),
+            signature: loaded.signed.clone().map(Signature::from),
         };
         let bytes = serde_json::to_vec(&kept).unwrap_or_default();
         Ok(self.maps.keep_text(next.slot(), &bytes)?)
@@ -84,7 +90,16 @@ impl Engine {
         let mut kept: Kept = serde_json::from_slice(&bytes).ok()?;
         let texts = std::mem::take(&mut kept.texts).into_iter();
         let sources = texts.map(|Text { name, text }| Source { name, text }).collect();
-        Some((kept, Sources::of(sources)))
+        let mut sources = Sources::of(sources);
+        sources.claimed = kept.commit.take().map(Provenance::from);
+        sources.signed = kept.signature.take().map(Signed::from);
+        Some((kept, sources))
+    }
+
+    /// The commit that the policy in force comes from, as whoever applied it says.
+    pub(super) fn claimed(&self) -> Option<Provenance> {
+        let (_, sources) = self.text_of(self.in_force.as_ref()?.active.slot())?;
+        sources.claimed
     }
 
     /// Takes note that the kernel has put the policy before back: nobody confirmed in time. Returns what was on trial.
@@ -120,6 +135,8 @@ impl Engine {
         };
         let before = trial.before.active.revision();
         let tried = in_force.active;
+        let signed = self.text_of(tried.slot()).and_then(|(_, sources)| sources.signed);
+        self.accept_tried(signed.as_ref())?;
         self.tables.flip(tried.for_good())?;
         self.trial = None;
         self.cut();
@@ -143,6 +160,9 @@ impl Engine {
         let (kept, sources) = self.text_of(1 - now.active.slot()).ok_or(NoWayBack::Nothing)?;
         if kept.revision >= given_up || sources.hash == now.hash {
             return Err(NoWayBack::Nothing);
+        }
+        if !self.believes(sources.signed.as_ref()) {
+            return Err(ApplyError::from(GateError::Unsigned).into());
         }
         let loaded = resolve_read(sources, true).map_err(NoWayBack::NotUnderstood)?;
         self.apply(&loaded, Origin::of(&loaded, files), None)?;
@@ -213,13 +233,14 @@ impl Engine {
             );
             return Ok(());
         }
-        self.apply(files, Origin::Files, None).map(drop)
+        self.admit(files, Origin::Files, None).map(drop)
     }
 
     /// The policy in force, if it was applied over just these files.
     fn applied(&self, active: Active, files: &Loaded) -> Option<Loaded> {
         let (kept, sources) = self.text_of(active.slot())?;
         let same = kept.applied && kept.revision == active.revision() && kept.files == files.hash.to_string();
+        let same = same && self.believes(sources.signed.as_ref());
         same.then(|| resolve_read(sources, true).ok()).flatten()
     }
 
@@ -255,6 +276,9 @@ impl Engine {
         if kept.revision != active.revision() {
             return Err(unknown());
         }
+        if !self.believes(sources.signed.as_ref()) {
+            return Err(format!("revision {} is not signed", active.revision()));
+        }
         let loaded = resolve_read(sources, true).map_err(|error| error.to_string())?;
         let failed = |error: &dyn std::error::Error| chain(error);
         let tables =
@@ -273,6 +297,7 @@ impl Engine {
             tables: Arc::new(tables),
             selectors,
             hash: loaded.hash,
+            signed: loaded.signed,
             origin: if kept.applied {
                 Origin::Applied {
                     files: ContentHash::of_text(&kept.files).unwrap_or(loaded.hash),

@@ -14,7 +14,10 @@ use segd_common::{
     workload::Identity,
 };
 
-use super::engine::{ApplyError, Engine, InForce};
+use super::{
+    engine::{Engine, InForce},
+    error::ApplyError,
+};
 use crate::{
     control::types::RuleRow,
     telemetry::{

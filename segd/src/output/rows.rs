@@ -36,6 +36,8 @@ impl Table for Status {
             ),
             ("Policy", self.policy_paths.join(", ")),
             ("Source", self.policy_source.to_string()),
+            ("Commit", commit(self)),
+            ("Signature", signature(self)),
             ("Policy hash", self.policy_hash.clone()),
             ("Last reload", reload),
             ("Segments", self.segments.to_string()),
@@ -83,6 +85,24 @@ impl Table for Status {
             text.push_str(&columns(&["MAP", "ENTRIES", "CAPACITY", "USED"], &rows));
         }
         text
+    }
+}
+
+fn commit(status: &Status) -> String {
+    let mut text = status.policy_commit.clone().unwrap_or_default();
+    if status.policy_dirty == Some(true) {
+        text.push_str(", and changes that are not committed");
+    }
+    if status.policy_commit_by.as_deref() == Some("client") {
+        text.push_str(" (says whoever applied it)");
+    }
+    text
+}
+
+fn signature(status: &Status) -> String {
+    match (status.policy_serial, &status.policy_signer) {
+        (Some(serial), Some(signer)) => format!("serial {serial}, by {signer}"),
+        _ => "not required".to_owned(),
     }
 }
 

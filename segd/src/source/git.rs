@@ -4,13 +4,16 @@
 //! A revision or path never becomes an option of git.
 
 use std::{
-    io::{Read as _, Write as _},
     path::{Component, Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
+    time::Duration,
 };
 
-use super::{MAX_BYTES, MAX_FILES, SourceError, Sources};
+use super::{MAX_BYTES, MAX_FILES, SourceError, Sources, child};
 use crate::policy::model::Source;
+
+/// How long git may take for one answer.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A policy in a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +179,86 @@ impl GitPath {
     }
 }
 
+/// Where a policy that was read comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// The commit that is checked out, 40 or 64 hexadecimal digits.
+    pub commit: String,
+    /// What was read is not, or not known to be, what that commit has there.
+    pub dirty: bool,
+}
+
+/// The commit that is checked out where a policy was read; `None` if it lies in no repository, in several, in one that
+/// git does not trust, or if git does not answer.
+///
+/// What was read is compared with what was committed, never the files by way of git: no filter of the repository is run.
+#[must_use]
+pub fn provenance(paths: &[PathBuf], sources: &[Source]) -> Option<Provenance> {
+    let mut found: Option<Provenance> = None;
+    for path in paths {
+        // Through links, as git-sync sets them: the worktree is where they lead.
+        let real = std::fs::canonicalize(path).ok()?;
+        let directory = if real.is_dir() {
+            real.as_path()
+        } else {
+            real.parent()?
+        };
+        let options = ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"];
+        let commit = text(run(directory, &options, Vec::new()).ok()?)
+            .trim_end()
+            .to_owned();
+        let dirty = !is_committed(&commit, &real, path, sources);
+        found = match found {
+            None => Some(Provenance { commit, dirty }),
+            Some(known) if known.commit == commit => Some(Provenance {
+                commit,
+                dirty: dirty || known.dirty,
+            }),
+            Some(_) => return None,
+        };
+    }
+    found
+}
+
+/// Whether a commit has to the last byte what was read from a path, and nothing beside.
+fn is_committed(commit: &str, real: &Path, path: &Path, sources: &[Source]) -> bool {
+    let spec = GitPath {
+        revision: commit.to_owned(),
+        path: real.to_owned(),
+    };
+    let directory = if real.is_dir() {
+        real
+    } else {
+        real.parent().unwrap_or(real)
+    };
+    let prefix = run(directory, &["rev-parse", "--show-prefix"], Vec::new()).map(text);
+    let (Ok(committed), Ok(prefix)) = (spec.read(), prefix) else {
+        return false;
+    };
+    let mut read: Vec<(&Path, &str)> = sources
+        .iter()
+        .filter_map(|source| {
+            Some((
+                Path::new(&source.name).strip_prefix(path).ok()?,
+                source.text.as_str(),
+            ))
+        })
+        .collect();
+    // Names in a commit begin at the top of the repository.
+    let top = format!("git:{commit}:{}", prefix.trim_end_matches('\n'));
+    let mut written: Vec<(&Path, &str)> = Vec::new();
+    for source in &committed.sources {
+        let Some(name) = source.name.strip_prefix(&top) else {
+            return false;
+        };
+        let name = if real.is_file() { "" } else { name };
+        written.push((Path::new(name), source.text.as_str()));
+    }
+    read.sort_unstable();
+    written.sort_unstable();
+    read == written
+}
+
 /// The commit that a line of a file comes from, in words; `None` if the file lies in no repository, or not in its last commit.
 ///
 /// Looks at what was committed, never at the file through git: no filter of the repository is run.
@@ -232,7 +315,8 @@ fn short(hash: &str) -> &str {
 /// Runs git with something to read, in no terminal, without hooks, network or optional locks; what it prints, or what it
 /// complains of.
 fn run(directory: &Path, words: &[&str], input: Vec<u8>) -> Result<Vec<u8>, String> {
-    let mut child = Command::new("git")
+    let mut command = Command::new("git");
+    command
         .arg("-C")
         .arg(directory)
         .args([
@@ -253,45 +337,14 @@ fn run(directory: &Path, words: &[&str], input: Vec<u8>) -> Result<Vec<u8>, Stri
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_NO_LAZY_FETCH", "1")
         .env("GIT_ALLOW_PROTOCOL", "none")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot run `git`: {error}"))?;
-    let stdin = child.stdin.take();
-    // Both ends at once: git prints before it has read all.
-    let writer = std::thread::spawn(move || {
-        if let Some(mut stdin) = stdin {
-            let _ = stdin.write_all(&input);
-        }
-    });
-    let mut stderr = child.stderr.take();
-    let complaint = std::thread::spawn(move || {
-        let mut complaint = String::new();
-        if let Some(stderr) = &mut stderr {
-            let _ = stderr.read_to_string(&mut complaint);
-        }
-        complaint
-    });
-    let mut output = Vec::new();
+        .env("LC_ALL", "C");
     // A listing of a policy is small; whatever is larger is none.
-    let most = MAX_BYTES * 4;
-    let read = child
-        .stdout
-        .take()
-        .map(|stdout| stdout.take(most).read_to_end(&mut output));
-    let status = child.wait();
-    let _ = writer.join();
-    let complaint = complaint.join().unwrap_or_default();
-    match (read, status) {
-        (Some(Ok(_)), Ok(status)) if status.success() => Ok(output),
-        (Some(Err(error)), _) | (_, Err(error)) => Err(format!("cannot read from `git`: {error}")),
-        _ => {
-            let line = complaint.lines().next().unwrap_or_default();
-            Err(line.trim_start_matches("fatal: ").to_owned())
-        }
+    let answer = child::ask(&mut command, input, &[], MAX_BYTES * 4, LIMIT)?;
+    if answer.status.success() {
+        return Ok(answer.stdout);
     }
+    let line = answer.stderr.lines().next().unwrap_or_default();
+    Err(line.trim_start_matches("fatal: ").to_owned())
 }
 
 /// A file in a commit.

@@ -8,7 +8,12 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{ContentHash, SourceError, Sources, Trust, git::GitPath, read};
+use super::{
+    ContentHash, SourceError, Sources, Trust,
+    git::{GitPath, Provenance},
+    read,
+    signature::Signed,
+};
 use crate::policy::{
     compile::compile,
     compiled::SegmentIndexes,
@@ -38,6 +43,10 @@ pub struct Loaded {
     pub sources: Vec<Source>,
     /// Changes with any name or text.
     pub hash: ContentHash,
+    /// Who signed it, if that was looked at.
+    pub signed: Option<Signed>,
+    /// The commit that whoever sent it says it comes from.
+    pub claimed: Option<Provenance>,
 }
 
 impl Loaded {
@@ -189,7 +198,12 @@ pub fn load_named(path: &Path, allow_empty: bool) -> Result<Loaded, LoadError> {
 ///
 /// Everything that is wrong with it.
 pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadError> {
-    let Sources { sources, hash } = read;
+    let Sources {
+        sources,
+        hash,
+        signed,
+        claimed,
+    } = read;
     match resolve_whole(&sources, allow_empty) {
         Ok(Resolved {
             policy,
@@ -207,6 +221,8 @@ pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadErro
             tests,
             sources,
             hash,
+            signed,
+            claimed,
         }),
         Err(diagnostics) => Err(LoadError::Invalid {
             diagnostics,

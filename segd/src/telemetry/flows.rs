@@ -1,7 +1,7 @@
 //! The flow log: what the kernel told of, in people's words; the newest kept, all passed on to followers.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -31,6 +31,8 @@ use crate::{
 
 /// How many flows are kept.
 pub const KEPT: usize = 4096;
+/// How many revisions' commits are known.
+const COMMITS: usize = 16;
 /// How far a follower may lag before it misses flows.
 const LAG: usize = 1024;
 
@@ -47,6 +49,8 @@ struct Inner {
     names: Names,
     /// The revision in force and the one before: packets of both may still be told of.
     revisions: VecDeque<(u32, Arc<CompiledTables>)>,
+    /// The commits that revisions come from, as far as that is known.
+    commits: BTreeMap<u32, String>,
     kept: VecDeque<Arc<FlowRecord>>,
     limiter: Limiter,
 }
@@ -61,6 +65,7 @@ impl FlowLog {
             inner: Mutex::new(Inner {
                 names: Names::default(),
                 revisions: VecDeque::new(),
+                commits: BTreeMap::new(),
                 kept: VecDeque::new(),
                 limiter: Limiter::new(Instant::now()),
             }),
@@ -75,6 +80,18 @@ impl FlowLog {
         inner.revisions.push_back((revision, tables));
         while inner.revisions.len() > 2 {
             inner.revisions.pop_front();
+        }
+    }
+
+    /// Notes the commit that a revision comes from: flows that are recorded from now on carry it.
+    pub fn note_commit(&self, revision: u32, commit: Option<String>) {
+        let commits = &mut self.inner().commits;
+        match commit {
+            Some(commit) => drop(commits.insert(revision, commit)),
+            None => drop(commits.remove(&revision)),
+        }
+        while commits.len() > COMMITS {
+            commits.pop_first();
         }
     }
 
@@ -188,6 +205,7 @@ impl Inner {
             icmp_code: icmp.then_some(code),
             hook: Hook::label(event.hook).into(),
             revision: event.revision,
+            commit: self.commits.get(&event.revision).cloned(),
             cgroup: (event.cgroup != 0).then(|| path(event.cgroup)).flatten(),
             cgroup_id: event.cgroup,
             peer_cgroup: (event.peer_cgroup != 0)

@@ -67,6 +67,23 @@ impl Metrics {
             "The policy revision in force; 0 if there is none.",
             snapshot.revision,
         )?;
+        let (commit, dirty) = match &snapshot.commit {
+            Some((commit, dirty)) => (commit.as_str(), if *dirty { "true" } else { "false" }),
+            None => ("", ""),
+        };
+        page.family(
+            MetricType::GAUGE,
+            "segd_policy_info",
+            "Where the policy in force comes from; always 1.",
+            [(
+                vec![
+                    ("commit", commit),
+                    ("dirty", dirty),
+                    ("source", snapshot.policy_source),
+                ],
+                1,
+            )],
+        )?;
         page.family(
             MetricType::COUNTER,
             "segd_policy_reload_total",

@@ -17,6 +17,10 @@ pub struct Snapshot {
     pub rule_ends: Vec<(String, u64)>,
     /// The revision in force; 0 = none.
     pub revision: u32,
+    /// The git commit that it comes from, if that is known, and whether it is something else than that commit has.
+    pub commit: Option<(String, bool)>,
+    /// `files` or `applied`.
+    pub policy_source: &'static str,
     /// Readings of the policy that succeeded.
     pub reload_success: u64,
     /// Readings of the policy that failed.

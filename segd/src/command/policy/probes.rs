@@ -112,8 +112,7 @@ fn in_force(sources: &[Source], control: &Path) -> Result<(u32, Option<Mode>), P
     };
     let candidate = Candidate {
         texts: sources.iter().map(text).collect(),
-        allow_empty: false,
-        confirm_seconds: None,
+        ..Candidate::default()
     };
     let mut client = client::Client::ask(control, &Request::DryRun(candidate))?;
     let Response::DryRun(told) = client.answer()? else {

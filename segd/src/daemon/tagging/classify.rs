@@ -6,7 +6,10 @@ use segd_common::segment::SegmentIndex;
 
 use super::Walk;
 use crate::{
-    daemon::engine::{ApplyError, Engine, InForce},
+    daemon::{
+        engine::{Engine, InForce},
+        error::ApplyError,
+    },
     report::chain,
     workload::{
         births::Birth,

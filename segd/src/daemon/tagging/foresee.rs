@@ -9,7 +9,7 @@ use segd_common::{
 
 use super::{ambiguity, dying, identity_in};
 use crate::{
-    daemon::engine::{ApplyError, Engine},
+    daemon::{engine::Engine, error::ApplyError},
     policy::compiled::CompiledTables,
     workload::{
         orphan::keep_orphaned,

@@ -55,6 +55,8 @@ fn snapshot() -> Snapshot {
         rule_hits: vec![("shop/allow[0]".into(), 10), ("shop/deny[0]".into(), 0)],
         rule_ends: vec![("shop/allow[0]".into(), 1_796_148_000)],
         revision: 7,
+        commit: Some(("c0ffee".into(), true)),
+        policy_source: "files",
         reload_success: 3,
         reload_failure: 1,
         workloads: vec![("db".into(), 2), ("web".into(), 5)],
