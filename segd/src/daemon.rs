@@ -16,6 +16,7 @@ mod tagging;
 mod trial;
 mod usage;
 mod provenance;
+mod reading;
 mod decide;
 mod dry_run;
 mod cover;
@@ -43,17 +44,14 @@ use tokio::{
 
 use crate::{
     command::INTERNAL,
-    control::{
-        protocol::Refusal,
-        types::{Applied, Candidate, Reloaded},
-    },
+    control::{protocol::Refusal, types::Applied},
     datapath::events::Events,
     source::git::Provenance,
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
-use self::shared::Shared;
 pub use self::start::style;
+use self::{decide::Brought, reading::Wanted, shared::Shared};
 
 /// What `segd run` was asked to do.
 #[derive(Clone, Debug)]
@@ -106,7 +104,9 @@ enum Event {
     /// Time to look at the policy again, whatever the watch saw.
     PolicyTimer,
     /// `segd` or SIGHUP asked for a reload.
-    Reload(Option<oneshot::Sender<Result<Reloaded, Refusal>>>),
+    Reload(Option<reading::Asker>),
+    /// The policy was read, and who signed it verified.
+    PolicyRead(reading::Reading),
     /// A client decides about a policy.
     Decide(Decision, oneshot::Sender<Result<Applied, Refusal>>),
     /// git said where a revision comes from.
@@ -129,7 +129,7 @@ enum Event {
 #[derive(Debug)]
 enum Decision {
     /// Put this policy in force.
-    Apply(Candidate),
+    Apply(Brought),
     /// Keep the one on trial.
     Confirm,
     /// Put the one before back.
@@ -207,25 +207,25 @@ async fn live(mut running: Running) -> ExitCode {
         };
         match event {
             Event::PolicyMoved | Event::PolicyTimer => {
-                // What is wrong was counted and told; the policy in force stays.
-                let _ = shared.reload(false);
+                // What is wrong is counted and told; the policy in force stays.
+                shared.look_at_policy(Wanted::by_watch());
                 if running.watch.follow(&shared.options().followed()) {
-                    let _ = shared.reload(false);
+                    shared.look_at_policy(Wanted::by_watch());
                 }
                 shared.ask_git(matches!(event, Event::PolicyMoved));
             }
-            Event::Reload(answer) => {
-                let result = shared.reload(true);
+            Event::Reload(asker) => {
+                shared.look_at_policy(Wanted::by(asker));
                 running.watch.follow(&shared.options().followed());
                 shared.ask_git(true);
-                if let Some(answer) = answer {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(result);
-                }
+            }
+            Event::PolicyRead(reading) => {
+                let changed = shared.take_reading(reading);
+                shared.ask_git(changed);
             }
             Event::Decide(decision, answer) => {
                 let result = match decision {
-                    Decision::Apply(candidate) => shared.apply(candidate),
+                    Decision::Apply(brought) => shared.apply(brought),
                     Decision::Confirm => shared.confirm(),
                     Decision::Rollback => shared.rollback(),
                 };

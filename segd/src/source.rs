@@ -21,8 +21,10 @@ use std::{
 pub use load::{LoadError, Loaded, load, load_named, resolve_read};
 pub use trust::Trust;
 
-use self::walk::Walk;
-
+use self::{
+    signature::{Seal, Sealed, Signers},
+    walk::Walk,
+};
 use crate::policy::model::Source;
 
 /// The most bytes all files of a policy may have together.
@@ -193,24 +195,27 @@ pub fn read(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
     }
 }
 
-/// Reads the policy of one path, and only if its signature is good.
+/// Reads the policy of one path with what is to prove who signed it. Nothing is verified yet.
 ///
 /// # Errors
 ///
-/// As [`read`]; it is not signed, or not by an allowed signer, or something else than what is there was.
-pub fn read_signed(path: &Path, trust: &Trust, signers: &Path) -> Result<Sources, SourceError> {
+/// As [`read`]; it is not signed, or there is no list of signers.
+pub fn read_sealed(path: &Path, trust: &Trust, signers: &Path) -> Result<Sealed, SourceError> {
     let mut attempt = 1;
     loop {
-        let seal = signature::Seal::read(path, trust)?;
-        let mut sources = read(&[path.to_owned()], trust)?;
+        let seal = Seal::read(path, trust)?;
+        let sources = read(&[path.to_owned()], trust)?;
         // What was signed and what is read belong together only if nothing moved between.
-        if attempt < ATTEMPTS && signature::Seal::read(path, trust)? != seal {
+        if attempt < ATTEMPTS && Seal::read(path, trust)? != seal {
             attempt += 1;
             continue;
         }
-        let signers = signature::Signers::read(signers, trust)?;
-        sources.signed = Some(signature::verify(&sources.sources, &seal, &signers)?);
-        return Ok(sources);
+        let signers = Signers::read(signers, trust)?;
+        return Ok(Sealed {
+            sources,
+            seal,
+            signers,
+        });
     }
 }
 

@@ -1,7 +1,6 @@
 //! `segd apply`, `confirm` and `rollback`, as the loop handles them.
 
 use std::{
-    path::Path,
     sync::MutexGuard,
     time::{Duration, SystemTime},
 };
@@ -10,6 +9,7 @@ use super::{
     Event,
     engine::{Engine, Origin},
     error::ApplyError,
+    gate::Gate,
     shared::{DECIDE, Shared, conflict, lock},
     trial::{NoWayBack, now_ns},
 };
@@ -24,55 +24,78 @@ use crate::{
         ContentHash, Loaded, SourceError, Sources, Trust,
         git::Provenance,
         resolve_read,
-        signature::{Seal, SignatureError, Signed, Signers, verify},
+        signature::{Seal, Sealed, SignatureError, Signers},
     },
     telemetry::clock::rfc3339,
 };
+
+/// A policy that a client sent, looked at as far as that takes no engine.
+#[derive(Debug)]
+pub struct Brought {
+    sources: Sources,
+    allow_empty: bool,
+    confirm: Option<Duration>,
+}
 
 /// The longest trial: a forgotten one must end.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Shared {
-    /// Puts a policy in force that a client sent.
-    pub fn apply(&self, candidate: Candidate) -> Result<Applied, Refusal> {
+    /// Looks at what a client sent, beside the loop: who signed it, where it has to be signed.
+    pub async fn examine(&self, candidate: Candidate) -> Result<Brought, Refusal> {
         let confirm = candidate.confirm_seconds.map(Duration::from_secs);
         if confirm.is_some_and(|confirm| confirm.is_zero() || confirm > LONGEST) {
             let message = "a trial lasts from one second to 24 hours";
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
+        let claimed = candidate.commit.map(Provenance::from);
+        if claimed.as_ref().is_some_and(|claimed| !claimed.is_a_commit()) {
+            let message = "a commit is named by 40 or 64 hexadecimal digits";
+            return Err(Refusal::new(RefusalKind::Invalid, message));
+        }
+        let texts = candidate.texts.into_iter();
+        let mut sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
+        if let Some(gate) = self.options.gate.clone() {
+            let (seal, trust) = (candidate.seal, self.options.trust.clone());
+            let signed = tokio::task::spawn_blocking(move || signed(sources, seal, &gate, &trust)).await;
+            let signed = signed.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
+            sources = signed.map_err(|error| {
+                let refusal = self.not_believed(error.to_string());
+                match error.help() {
+                    Some(help) => refusal.help(help),
+                    None => refusal,
+                }
+            })?;
+        }
+        sources.claimed = claimed;
+        Ok(Brought {
+            sources,
+            allow_empty: candidate.allow_empty,
+            confirm,
+        })
+    }
+
+    /// Puts a policy in force that a client sent.
+    pub fn apply(&self, brought: Brought) -> Result<Applied, Refusal> {
+        let Brought {
+            sources,
+            allow_empty,
+            confirm,
+        } = brought;
         let mut engine = self.engine();
         let before = revision(&engine);
         if engine.trial.is_some() {
             return Err(conflict(format!("revision {before} is on trial already")).help(DECIDE));
         }
-        let texts = candidate.texts.into_iter();
-        let mut sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
-        sources.claimed = candidate.commit.map(Provenance::from);
-        if let Some(gate) = &self.options.gate {
-            let signed = signed(&sources, candidate.seal, &gate.signers, &self.options.trust);
-            sources.signed = Some(signed.map_err(|error| {
-                let refusal = self.failed(error.to_string(), &format!("error: {error}\n"));
-                match error.help() {
-                    Some(help) => refusal.help(help),
-                    None => refusal,
-                }
-            })?);
-        }
-        let loaded = resolve_read(sources, candidate.allow_empty)
+        let loaded = resolve_read(sources, allow_empty)
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
         let origin = Origin::of(&loaded, self.files());
         let deadline = confirm
             .map(|confirm| now_ns().saturating_add(u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX)));
-        let now = engine.admit(&loaded, origin, deadline).map_err(|error| {
-            if let ApplyError::Gate(error) = &error {
-                let text = error.to_string();
-                return self
-                    .failed(text.clone(), &format!("error: {text}\n"))
-                    .help(error.help());
-            }
-            refused(&error)
-        })?;
+        let admitted = engine.admit(&loaded, origin, deadline);
+        let now = admitted.map_err(|error| self.not_admitted(&error))?;
+        self.believed();
         match (confirm, &engine.trial) {
             (Some(confirm), Some(_)) => {
                 self.look_after(confirm);
@@ -90,7 +113,7 @@ impl Shared {
     pub fn confirm(&self) -> Result<Applied, Refusal> {
         let mut engine = self.engine();
         let now = revision(&engine);
-        match engine.confirm().map_err(|error| refused(&error))? {
+        match engine.confirm().map_err(|error| self.not_admitted(&error))? {
             Some(before) => {
                 tracing::info!("revision {now} is confirmed");
                 self.files_may_go_on();
@@ -113,7 +136,7 @@ impl Shared {
         let given_up = engine.roll_back(self.files()).map_err(|error| match &error {
             NoWayBack::Nothing => conflict(error.to_string()),
             NoWayBack::NotUnderstood(_) => Refusal::new(RefusalKind::Invalid, error.to_string()),
-            NoWayBack::Apply(error) => refused(error),
+            NoWayBack::Apply(error) => self.not_admitted(error),
         })?;
         tracing::warn!(
             "revision {given_up} is rolled back: enforcing revision {}",
@@ -146,6 +169,20 @@ impl Shared {
         });
     }
 
+    /// Why a client's policy did not come into force; if it is not believed, that is counted and told.
+    fn not_admitted(&self, error: &ApplyError) -> Refusal {
+        match error {
+            ApplyError::Gate(gate) => {
+                let refusal = self.not_believed(chain(error)).help(gate.help());
+                Refusal {
+                    kind: refused(error).kind,
+                    ..refusal
+                }
+            }
+            _ => refused(error),
+        }
+    }
+
     fn outcome(&self, engine: &MutexGuard<'_, Engine>, before: u32) -> Applied {
         Applied {
             revision: revision(engine),
@@ -170,24 +207,30 @@ fn revision(engine: &Engine) -> u32 {
         .map_or(0, |in_force| in_force.active.revision())
 }
 
-/// Who signed what a client sent.
+/// What a client sent, and who signed it.
 fn signed(
-    sources: &Sources,
+    sources: Sources,
     seal: Option<SealText>,
-    signers: &Path,
+    gate: &Gate,
     trust: &Trust,
-) -> Result<Signed, SourceError> {
+) -> Result<Sources, SourceError> {
     let seal = seal.ok_or_else(SignatureError::nothing_sent)?;
-    let seal = Seal {
-        path: seal.path.into(),
-        manifest: seal.manifest,
-        signature: Some(seal.signature),
+    let sealed = Sealed {
+        sources,
+        seal: Seal {
+            path: seal.path.into(),
+            manifest: seal.manifest,
+            signature: Some(seal.signature),
+        },
+        signers: Signers::read(&gate.signers, trust)?,
     };
-    Ok(verify(&sources.sources, &seal, &Signers::read(signers, trust)?)?)
+    let signed = sealed.verify()?;
+    Ok(sealed.signed_by(signed))
 }
 
 pub(super) fn refused(error: &ApplyError) -> Refusal {
     let kind = match error {
+        ApplyError::Gate(error) if error.is_the_hosts() => RefusalKind::Internal,
         ApplyError::Compile(_) | ApplyError::Ambiguous(_) | ApplyError::Gate(_) => RefusalKind::Invalid,
         ApplyError::OnTrial(_) => RefusalKind::Conflict,
         ApplyError::Workload(_) | ApplyError::Datapath(_) => RefusalKind::Internal,

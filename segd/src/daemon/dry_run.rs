@@ -23,7 +23,8 @@ use segd_common::{
 use super::{
     cut::{Ends, ends},
     decide::refused,
-    engine::Engine, error::ApplyError,
+    engine::Engine,
+    error::ApplyError,
     shared::{DECIDE, Shared, conflict},
 };
 use crate::{

@@ -41,7 +41,7 @@ use crate::{
         compiled::{CompiledTables, SegmentIndexes},
         model::Policy,
     },
-    source::{ContentHash, Loaded, signature::Signed},
+    source::{ContentHash, Loaded, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
         births::Births,
@@ -67,6 +67,8 @@ pub struct InForce {
     pub hash: ContentHash,
     /// Who signed it, if it had to be signed.
     pub signed: Option<Signed>,
+    /// The commit that whoever applied it says it comes from.
+    pub claimed: Option<Provenance>,
     /// Where its texts came from.
     pub origin: Origin,
 }
@@ -173,6 +175,7 @@ impl Engine {
                     selectors,
                     hash: loaded.hash,
                     signed: loaded.signed.clone(),
+                    claimed: loaded.claimed.clone(),
                     origin,
                 };
                 self.flip(new, deadline_ns)?;

@@ -95,7 +95,7 @@ impl From<ApplyError> for Failure {
             ApplyError::Datapath(error) => error.into(),
             ApplyError::Workload(error) => error.into(),
             ApplyError::Gate(error) => Failure {
-                code: INVALID,
+                code: if error.is_the_hosts() { CANNOT } else { INVALID },
                 text: error.to_string(),
                 help: Some(error.help().to_owned()),
                 drawn: false,

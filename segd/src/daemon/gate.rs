@@ -1,7 +1,8 @@
 //! Which signed policies may come into force: none older than one that was accepted.
 //!
-//! INVARIANT: the serial of a policy is on the disk before the policy is in force for good. What an earlier daemon put in
-//! force, and what comes back from before, was accepted then.
+//! INVARIANT: whatever a crash leaves in force is acceptable again: before a policy comes into force for good the disk
+//! names it *and* the one in force, afterwards it alone. What was accepted before it is older from then on.
+//! INVARIANT: what is on trial is not accepted yet. It is when it is confirmed, so the one before can come back.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,12 +15,18 @@ use super::{
     engine::{Engine, Origin},
     error::ApplyError,
 };
-use crate::source::{Loaded, SourceError, Sources, Trust, read, read_signed, signature::Signed};
+use crate::{
+    report::chain,
+    source::{
+        Loaded, SourceError, Sources, Trust, read, read_sealed,
+        signature::{Sealed, Signed},
+    },
+};
 
 /// The file in `--state-dir`.
 const NAME: &str = "serial";
-/// A number and a digest.
-const MOST_BYTES: u64 = 256;
+/// Three short lines.
+const MOST_BYTES: u64 = 512;
 
 /// Why a signed policy does not come into force.
 #[derive(Debug, thiserror::Error)]
@@ -60,20 +67,77 @@ impl GateError {
     /// What to do about it.
     pub fn help(&self) -> &'static str {
         match self {
-            GateError::Unknown { .. } => {
-                "`segd policy trust-reset` begins to count anew: the first time, or if you know why the file is gone"
-            }
+            GateError::Unknown { .. } => "if you know why: `segd policy trust-reset` begins to count anew",
             GateError::Write { .. } => "--state-dir takes another directory",
             _ => "sign it with a higher serial: `segd policy sign PATH --key FILE`",
         }
     }
+
+    /// The host is to blame, not the policy.
+    pub fn is_the_hosts(&self) -> bool {
+        matches!(self, GateError::Write { .. } | GateError::Unknown { .. })
+    }
 }
 
-/// What was accepted last.
+/// One signed text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Mark {
+    serial: u64,
+    /// Its SHA-256.
+    digest: String,
+}
+
+impl Mark {
+    fn of(signed: &Signed) -> Mark {
+        Mark {
+            serial: signed.serial,
+            digest: signed.digest.clone(),
+        }
+    }
+}
+
+/// What was accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Accepted {
-    serial: u64,
-    digest: String,
+    /// The newest. Serial 0: none.
+    highest: Mark,
+    /// An older one that is acceptable all the same: it is in force, or was until a moment ago.
+    back: Option<Mark>,
+}
+
+impl Accepted {
+    /// Whether a policy may come into force.
+    fn admits(&self, given: &Mark) -> Result<(), GateError> {
+        let Mark { serial, .. } = *given;
+        let highest = self.highest.serial;
+        if serial > highest || *given == self.highest || self.back.as_ref() == Some(given) {
+            Ok(())
+        } else if serial == highest {
+            Err(GateError::Twice(serial))
+        } else {
+            Err(GateError::Older { serial, highest })
+        }
+    }
+
+    /// Once a policy is in force.
+    fn after(&self, given: Mark) -> Accepted {
+        if given.serial > self.highest.serial {
+            return Accepted {
+                highest: given,
+                back: None,
+            };
+        }
+        Accepted {
+            highest: self.highest.clone(),
+            back: (given != self.highest).then_some(given),
+        }
+    }
+
+    /// While it takes the place of another.
+    fn beside(self, in_force: Option<Mark>) -> Accepted {
+        let back = self.back.or(in_force).filter(|mark| *mark != self.highest);
+        Accepted { back, ..self }
+    }
 }
 
 /// `--require-signature` and `--state-dir`.
@@ -81,52 +145,52 @@ struct Accepted {
 pub struct Gate {
     /// The allowed signers.
     pub signers: PathBuf,
-    /// Where the highest serial is kept.
+    /// Where it is kept what was accepted.
     pub state_dir: PathBuf,
 }
 
 impl Gate {
+    /// Reads the followed policy with its signature, unverified.
+    pub(super) fn read(&self, paths: &[PathBuf], trust: &Trust) -> Result<Sealed, SourceError> {
+        // `segd run` takes one path only with a signature.
+        let path = paths.first().map_or(Path::new("."), PathBuf::as_path);
+        read_sealed(path, trust, &self.signers)
+    }
+
     fn file(&self) -> PathBuf {
         self.state_dir.join(NAME)
     }
 
-    fn accepted(&self) -> Result<Accepted, GateError> {
+    /// What was accepted; `None` if nothing is kept.
+    fn accepted(&self) -> Result<Option<Accepted>, GateError> {
         let path = self.file();
         let unknown = |why: String| GateError::Unknown {
             path: path.clone(),
             why,
         };
-        let mut text = String::new();
+        let said = |error: io::Error| unknown(error.to_string());
+        let directory = match fs::metadata(&self.state_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            directory => directory.map_err(said)?,
+        };
+        if is_others(&directory) {
+            return Err(unknown("others may write its directory".to_owned()));
+        }
         let open = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path);
-        let file = open.map_err(|error| unknown(error.to_string()))?;
-        let metadata = file.metadata().map_err(|error| unknown(error.to_string()))?;
-        // SAFETY: no arguments, cannot fail.
-        let own = unsafe { libc::geteuid() };
-        if metadata.mode() & 0o022 != 0 || ![0, own].contains(&metadata.uid()) {
+        let file = match open {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(said)?,
+        };
+        if is_others(&file.metadata().map_err(said)?) {
             return Err(unknown("others may write it".to_owned()));
         }
-        file.take(MOST_BYTES)
-            .read_to_string(&mut text)
-            .map_err(|error| unknown(error.to_string()))?;
-        understood(&text).ok_or_else(|| unknown("it is damaged".to_owned()))
-    }
-
-    /// Whether a policy may come into force.
-    fn check(&self, signed: Option<&Signed>) -> Result<Accepted, GateError> {
-        let signed = signed.ok_or(GateError::Unsigned)?;
-        let last = self.accepted()?;
-        let serial = signed.serial;
-        if serial < last.serial {
-            let highest = last.serial;
-            return Err(GateError::Older { serial, highest });
-        }
-        if serial == last.serial && signed.digest != last.digest {
-            return Err(GateError::Twice(serial));
-        }
-        Ok(last)
+        let mut text = String::new();
+        file.take(MOST_BYTES).read_to_string(&mut text).map_err(said)?;
+        let understood = understood(&text).ok_or_else(|| unknown("it is damaged".to_owned()))?;
+        Ok(Some(understood))
     }
 
     fn note(&self, accepted: &Accepted) -> Result<(), GateError> {
@@ -137,37 +201,51 @@ impl Gate {
     }
 }
 
+/// Whether somebody else than root and this process' user may write it.
+fn is_others(metadata: &fs::Metadata) -> bool {
+    // SAFETY: no arguments, cannot fail.
+    let own = unsafe { libc::geteuid() };
+    metadata.mode() & 0o022 != 0 || ![0, own].contains(&metadata.uid())
+}
+
 /// Begins to count anew: the next signed policy is accepted whatever its serial.
 ///
 /// # Errors
 ///
 /// The directory cannot be made, or not be written.
 pub fn reset(state_dir: &Path) -> io::Result<PathBuf> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir)?;
     let path = state_dir.join(NAME);
     write(&path, &Accepted::default())?;
     Ok(path)
 }
 
-/// `serial N digest HEX end`: what was cut off is noticed.
+/// `serial N HEX`, perhaps `back N HEX`, `end`, a line each: what was cut off is noticed.
 fn understood(text: &str) -> Option<Accepted> {
-    let words: Vec<&str> = text.strip_suffix('\n')?.split(' ').collect();
-    let ["serial", serial, "digest", digest, "end"] = words.as_slice() else {
-        return None;
+    let mark = |line: &str, name: &str| {
+        let (serial, digest) = line.strip_prefix(name)?.split_once(' ')?;
+        Some(Mark {
+            serial: serial.parse().ok()?,
+            digest: digest.to_owned(),
+        })
+    };
+    let lines: Vec<&str> = text.strip_suffix("\nend\n")?.split('\n').collect();
+    let (highest, back) = match lines.as_slice() {
+        [highest] => (highest, None),
+        [highest, back] => (highest, Some(mark(back, "back ")?)),
+        _ => return None,
     };
     Some(Accepted {
-        serial: serial.parse().ok()?,
-        digest: (*digest).to_owned(),
+        highest: mark(highest, "serial ")?,
+        back,
     })
 }
 
 /// Writes it beside, to the disk, and renames it over.
 fn write(path: &Path, accepted: &Accepted) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut make = fs::DirBuilder::new();
+    make.recursive(true).mode(0o700).create(directory)?;
     let beside = path.with_extension("new");
-    let Accepted { serial, digest } = accepted;
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -177,10 +255,17 @@ fn write(path: &Path, accepted: &Accepted) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(&beside)?;
-    file.write_all(format!("serial {serial} digest {digest} end\n").as_bytes())?;
+    let line = |name: &str, mark: &Mark| format!("{name} {} {}\n", mark.serial, mark.digest);
+    let back = accepted.back.as_ref().map(|back| line("back", back));
+    let text = [
+        line("serial", &accepted.highest),
+        back.unwrap_or_default(),
+        "end\n".to_owned(),
+    ];
+    file.write_all(text.concat().as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    File::open(directory)?.sync_all()
 }
 
 /// Reads the followed policy, and believes it only if it is signed where that is required.
@@ -189,13 +274,54 @@ fn write(path: &Path, accepted: &Accepted) -> io::Result<()> {
 ///
 /// It cannot be read, or is not to be believed.
 pub fn read_followed(paths: &[PathBuf], trust: &Trust, gate: Option<&Gate>) -> Result<Sources, SourceError> {
-    match (gate, paths) {
-        (None, _) => read(paths, trust),
-        // `segd run` takes one path only with a signature.
-        (Some(gate), paths) => match paths.first() {
-            Some(path) => read_signed(path, trust, &gate.signers),
-            None => read(paths, trust),
-        },
+    let Some(gate) = gate else {
+        return read(paths, trust);
+    };
+    let sealed = gate.read(paths, trust)?;
+    let signed = sealed.verify()?;
+    Ok(sealed.signed_by(signed))
+}
+
+/// A policy is about to be accepted.
+pub(super) struct Change {
+    gate: Gate,
+    last: Accepted,
+    after: Accepted,
+    noted: bool,
+}
+
+impl Change {
+    /// `before`: what it takes the place of, which is in force until then.
+    fn begin(
+        gate: Gate,
+        last: Accepted,
+        given: &Signed,
+        before: Option<&Signed>,
+    ) -> Result<Change, GateError> {
+        let after = last.after(Mark::of(given));
+        // Most often it is in force already, and there is nothing to note.
+        let noted = after != last;
+        if noted {
+            gate.note(&after.clone().beside(before.map(Mark::of)))?;
+        }
+        Ok(Change {
+            gate,
+            last,
+            after,
+            noted,
+        })
+    }
+
+    /// It is in force, or it is not.
+    pub(super) fn end<T, E>(self, done: Result<T, E>) -> Result<T, E> {
+        let accepted = if done.is_ok() { &self.after } else { &self.last };
+        if self.noted
+            && let Err(error) = self.gate.note(accepted)
+        {
+            // What is on the disk accepts both.
+            tracing::warn!("{}", chain(&error));
+        }
+        done
     }
 }
 
@@ -214,26 +340,83 @@ impl Engine {
         let Some(gate) = self.options.gate.clone() else {
             return self.apply(loaded, origin, deadline_ns);
         };
-        let last = gate.check(loaded.signed.as_ref())?;
+        let signed = loaded.signed.as_ref().ok_or(GateError::Unsigned)?;
+        let last = self.accepted(&gate)?;
+        last.admits(&Mark::of(signed))?;
         if deadline_ns.is_some() {
-            // It is accepted when it is confirmed: until then the one before must be able to come back.
             return self.apply(loaded, origin, deadline_ns);
         }
-        gate.note(&of(loaded.signed.as_ref()))?;
-        let applied = self.apply(loaded, origin, None);
-        if applied.is_err() {
-            gate.note(&last)?;
-        }
-        applied
+        let before = self.in_force.as_ref().and_then(|now| now.signed.clone());
+        let change = Change::begin(gate, last, signed, before.as_ref())?;
+        change.end(self.apply(loaded, origin, None))
     }
 
-    /// Notes the serial of the policy on trial, which is about to be kept.
-    pub(super) fn accept_tried(&self, signed: Option<&Signed>) -> Result<(), ApplyError> {
-        if let Some(gate) = &self.options.gate {
-            gate.check(signed)?;
-            gate.note(&of(signed))?;
+    /// Puts a policy in force again that was in force before: it was accepted then.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then.
+    pub(super) fn readmit(&mut self, loaded: &Loaded, origin: Origin) -> Result<u32, ApplyError> {
+        let Some(gate) = self.options.gate.clone() else {
+            return self.apply(loaded, origin, None);
+        };
+        let signed = loaded.signed.as_ref().ok_or(GateError::Unsigned)?;
+        let last = self.accepted(&gate)?;
+        let before = self.in_force.as_ref().and_then(|now| now.signed.clone());
+        let change = Change::begin(gate, last, signed, before.as_ref())?;
+        change.end(self.apply(loaded, origin, None))
+    }
+
+    /// The policy on trial is about to be kept.
+    ///
+    /// # Errors
+    ///
+    /// It may not be: something newer was accepted since, or it cannot be noted.
+    pub(super) fn accept_tried(&self) -> Result<Option<Change>, GateError> {
+        let Some(gate) = self.options.gate.clone() else {
+            return Ok(None);
+        };
+        let tried = self.in_force.as_ref().and_then(|now| now.signed.as_ref());
+        let tried = tried.ok_or(GateError::Unsigned)?;
+        let before = self.trial.as_ref().and_then(|trial| trial.before.signed.as_ref());
+        let last = self.accepted(&gate)?;
+        last.admits(&Mark::of(tried))?;
+        Change::begin(gate, last, tried, before).map(Some)
+    }
+
+    /// What was accepted. Where nothing is kept, what the kernel enforces was; where it enforces nothing, the first one is
+    /// taken on trust.
+    fn accepted(&self, gate: &Gate) -> Result<Accepted, GateError> {
+        if let Some(accepted) = gate.accepted()? {
+            return Ok(accepted);
         }
-        Ok(())
+        let file = gate.file();
+        let Some(signed) = self.enforced() else {
+            tracing::warn!(
+                "no serial is kept in {}: this policy's is taken on trust",
+                file.display()
+            );
+            return Ok(Accepted::default());
+        };
+        let serial = signed.serial;
+        tracing::warn!(
+            "no serial is kept in {}: {serial} was, by what is in force",
+            file.display()
+        );
+        Ok(Accepted {
+            highest: Mark::of(&signed),
+            back: None,
+        })
+    }
+
+    /// Who signed what the kernel enforces for good.
+    fn enforced(&self) -> Option<Signed> {
+        let mut active = self.tables.active().ok()?;
+        if active.is_on_trial() {
+            active = self.tables.trial().ok()?.before;
+        }
+        let (kept, sources) = self.text_of(active.slot())?;
+        sources.signed.filter(|_| kept.revision == active.revision())
     }
 
     /// Whether what was kept from before may be put in force without being asked for again.
@@ -242,16 +425,16 @@ impl Engine {
     }
 }
 
-fn of(signed: Option<&Signed>) -> Accepted {
-    signed.map_or_else(Accepted::default, |signed| Accepted {
-        serial: signed.serial,
-        digest: signed.digest.clone(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mark(serial: u64, digest: &str) -> Mark {
+        Mark {
+            serial,
+            digest: digest.to_owned(),
+        }
+    }
 
     fn signed(serial: u64, digest: &str) -> Signed {
         Signed {
@@ -261,38 +444,101 @@ mod tests {
         }
     }
 
+    fn gate(directory: &tempfile::TempDir) -> Gate {
+        Gate {
+            signers: PathBuf::new(),
+            state_dir: directory.path().join("made/when/needed"),
+        }
+    }
+
     #[test]
     fn an_older_serial_and_one_that_was_given_twice_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let gate = Gate {
-            signers: PathBuf::new(),
-            state_dir: directory.path().join("state"),
-        };
-        let check = |serial, digest| gate.check(Some(&signed(serial, digest))).map(|last| last.serial);
-        assert!(
-            matches!(check(5, "a"), Err(GateError::Unknown { .. })),
-            "no count was begun"
-        );
-        reset(&gate.state_dir).unwrap();
-        assert_eq!(check(5, "a").unwrap(), 0);
-        gate.note(&of(Some(&signed(5, "a")))).unwrap();
-        assert_eq!((check(5, "a").unwrap(), check(6, "b").unwrap()), (5, 5));
-        assert!(matches!(check(5, "b"), Err(GateError::Twice(5))));
+        let first = Accepted::default();
+        assert!(first.admits(&mark(5, "a")).is_ok(), "the first is taken on trust");
+        let five = first.after(mark(5, "a"));
+        assert!(five.admits(&mark(5, "a")).is_ok() && five.admits(&mark(6, "b")).is_ok());
+        assert!(matches!(five.admits(&mark(5, "b")), Err(GateError::Twice(5))));
+        let older = five.admits(&mark(4, "a"));
         assert!(matches!(
-            check(4, "a"),
+            older,
             Err(GateError::Older {
                 serial: 4,
                 highest: 5
             })
         ));
-        assert!(matches!(gate.check(None), Err(GateError::Unsigned)));
+    }
+
+    #[test]
+    fn what_was_rolled_back_to_may_come_again_and_nothing_between() {
+        let back = Accepted::default().after(mark(5, "e")).after(mark(3, "c"));
+        assert_eq!(back.highest, mark(5, "e"), "the mark stays");
+        assert!(back.admits(&mark(3, "c")).is_ok() && back.admits(&mark(5, "e")).is_ok());
+        for (serial, digest) in [(4, "d"), (3, "x"), (5, "x"), (2, "c")] {
+            assert!(back.admits(&mark(serial, digest)).is_err(), "{serial} {digest}");
+        }
+        for newer in [mark(5, "e"), mark(6, "f")] {
+            let after = back.after(newer);
+            assert!(after.admits(&mark(3, "c")).is_err(), "that is over: {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_crash_while_a_policy_takes_the_place_of_another_leaves_both_acceptable() {
+        let directory = tempfile::tempdir().unwrap();
+        let gate = gate(&directory);
+        assert_eq!(gate.accepted().unwrap(), None);
+        let (old, new) = (signed(3, "c"), signed(5, "e"));
+        let begin = |last: Accepted, given, before| Change::begin(gate.clone(), last, given, before).unwrap();
+        begin(Accepted::default(), &old, None)
+            .end(Ok::<(), ()>(()))
+            .unwrap();
+        let three = gate.accepted().unwrap().unwrap();
+        assert_eq!(three, Accepted::default().after(mark(3, "c")));
+
+        let change = begin(three.clone(), &new, Some(&old));
+        let between = gate.accepted().unwrap().unwrap();
+        assert!(between.admits(&mark(3, "c")).is_ok() && between.admits(&mark(5, "e")).is_ok());
+        change.end(Err::<(), ()>(())).unwrap_err();
+        assert_eq!(
+            gate.accepted().unwrap().unwrap(),
+            three,
+            "it did not come into force"
+        );
+
+        begin(three, &new, Some(&old)).end(Ok::<(), ()>(())).unwrap();
+        let five = gate.accepted().unwrap().unwrap();
+        assert!(five.admits(&mark(3, "c")).is_err(), "{five:?}");
+        let change = begin(five.clone(), &old, Some(&new));
+        let between = gate.accepted().unwrap().unwrap();
+        assert!(between.admits(&mark(3, "c")).is_ok() && between.admits(&mark(5, "e")).is_ok());
+        change.end(Ok::<(), ()>(())).unwrap();
+    }
+
+    #[test]
+    fn what_is_cut_off_or_belongs_to_others_is_not_understood() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let gate = gate(&directory);
+        reset(&gate.state_dir).unwrap();
+        assert_eq!(gate.accepted().unwrap(), Some(Accepted::default()));
+        gate.note(&Accepted::default().after(mark(15, "ab")).after(mark(3, "c")))
+            .unwrap();
         let whole = fs::read(gate.file()).unwrap();
         for len in 0..whole.len() {
             fs::write(gate.file(), whole.get(..len).unwrap()).unwrap();
             assert!(
-                matches!(check(9, "c"), Err(GateError::Unknown { .. })),
+                matches!(gate.accepted(), Err(GateError::Unknown { .. })),
                 "cut off at {len}"
             );
+        }
+        fs::write(gate.file(), &whole).unwrap();
+        gate.accepted().unwrap().unwrap();
+        for path in [gate.file(), gate.state_dir.clone()] {
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o020)).unwrap();
+            let unknown = gate.accepted().unwrap_err();
+            assert!(unknown.to_string().contains("others may write"), "{unknown}");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
     }
 }

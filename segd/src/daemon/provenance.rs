@@ -9,10 +9,12 @@ use std::{
 use super::{
     Event,
     engine::Origin,
-    gate::read_followed,
     shared::{Shared, lock},
 };
-use crate::source::git::{Provenance, provenance};
+use crate::source::{
+    git::{Provenance, provenance},
+    read,
+};
 
 /// A commit can be made without a change of any policy file: so long after the last answer git is asked again.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -55,7 +57,7 @@ impl Shared {
         let (revision, hash, origin) = (in_force.active.revision(), in_force.hash, in_force.origin);
         if origin != Origin::Files {
             let known = lock(&self.state).provenances.of(revision).is_some();
-            let claimed = if known { None } else { engine.claimed() };
+            let claimed = in_force.claimed.clone().filter(|_| !known);
             drop(engine);
             if claimed.is_some() {
                 self.note(revision, claimed);
@@ -78,7 +80,7 @@ impl Shared {
         tokio::task::spawn_blocking(move || {
             let options = &shared.options;
             // Files that are not in force say nothing of what is.
-            let read = read_followed(&options.policy, &options.trust, None).ok();
+            let read = read(&options.policy, &options.trust).ok();
             let said = match read.filter(|read| read.hash == hash) {
                 Some(read) => provenance(&options.policy, &read.sources),
                 None => known,

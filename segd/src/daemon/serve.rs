@@ -251,7 +251,8 @@ impl Handler for Front {
     }
 
     async fn apply(&self, candidate: Candidate) -> Result<Applied, Refusal> {
-        self.decide(Decision::Apply(candidate)).await
+        let brought = self.0.examine(candidate).await?;
+        self.decide(Decision::Apply(brought)).await
     }
 
     async fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {

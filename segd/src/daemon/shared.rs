@@ -15,11 +15,11 @@ use super::{
     alarm::Alarm,
     engine::{Engine, Origin},
     error::ApplyError,
-    gate::read_followed,
     health::Health,
     lock::Lock,
     notify,
     provenance::Provenances,
+    reading::Readings,
     serve::Front,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     },
     datapath::census::Census,
     report::chain,
-    source::{ContentHash, LoadError, Loaded, Sources, resolve_read},
+    source::{ContentHash, LoadError, Loaded, SourceError, Sources, read, resolve_read},
     telemetry::{
         clock::{self, rfc3339},
         flows::FlowLog,
@@ -71,6 +71,7 @@ pub(super) struct State {
     pub(super) overdue: u32,
     /// Where revisions come from.
     pub(super) provenances: Provenances,
+    pub(super) readings: Readings,
 }
 
 /// What to do while something is on trial.
@@ -118,6 +119,7 @@ impl Shared {
                 files_wait: false,
                 overdue: 0,
                 provenances: Provenances::default(),
+                readings: Readings::default(),
             }),
             send,
             servers: Mutex::new(Some((control, metrics))),
@@ -174,11 +176,14 @@ impl Shared {
     }
 
     /// Reads the policy and puts it in force if it changed; if `asked`, also over one that was applied.
-    pub fn reload(&self, asked: bool) -> Result<Reloaded, Refusal> {
+    pub(super) fn reload(&self, asked: bool) -> Result<Reloaded, Refusal> {
+        self.take(read(&self.options.policy, &self.options.trust), asked)
+    }
+
+    /// Puts what was read of the policy's files in force if it is new.
+    pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let began = Instant::now();
         let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
-        let options = &self.options;
-        let texts = read_followed(&options.policy, &options.trust, options.gate.as_ref());
         let texts = texts.map_err(|error| {
             let help = error.help();
             let refusal = failed(LoadError::Unreadable(error));
@@ -190,7 +195,7 @@ impl Shared {
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
-        let loaded = resolve_read(texts, options.allow_empty)
+        let loaded = resolve_read(texts, self.options.allow_empty)
             .and_then(Loaded::tested)
             .map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
@@ -215,10 +220,12 @@ impl Shared {
             Err(error) => {
                 drop(engine);
                 let text = chain(&error);
-                let refusal = self.failed(text.clone(), &format!("error: {text}\n"));
                 Err(match &error {
-                    ApplyError::Gate(error) => refusal.help(error.help()),
-                    _ => refusal,
+                    ApplyError::Gate(error) => {
+                        let drawn = format!("error: {text}\nhelp: {}\n", error.help());
+                        self.failed(text, &drawn).help(error.help())
+                    }
+                    _ => self.failed(text.clone(), &format!("error: {text}\n")),
                 })
             }
         }
@@ -237,7 +244,8 @@ impl Shared {
         };
         let mut state = lock(&self.state);
         let moved = state.files != hash;
-        if in_force.hash == hash {
+        // One that was signed anew has another serial: it is another policy, and what is older than it is older.
+        if in_force.hash == hash && in_force.signed == texts.signed {
             // The files have caught up with what was applied.
             in_force.origin = Origin::Files;
         } else if on_trial {
@@ -285,6 +293,31 @@ impl Shared {
             state.told = Some(drawn.to_owned());
         }
         Refusal::new(RefusalKind::Invalid, line)
+    }
+
+    /// Counts and tells a policy of a client that is not believed. The files are not to blame: what is told of them stays.
+    pub(super) fn not_believed(&self, line: String) -> Refusal {
+        let mut state = lock(&self.state);
+        state.failure += 1;
+        state.last = Reload {
+            result: "failure".into(),
+            time: rfc3339(SystemTime::now()),
+            error: Some(line.clone()),
+        };
+        tracing::error!("a policy was refused, what is in force stays in force: {line}");
+        Refusal::new(RefusalKind::Invalid, line)
+    }
+
+    /// A client's policy came into force: what was told of one before it is over.
+    pub(super) fn believed(&self) {
+        let mut state = lock(&self.state);
+        if state.told.is_none() && state.last.error.is_some() {
+            state.last = Reload {
+                result: "success".into(),
+                time: rfc3339(SystemTime::now()),
+                error: None,
+            };
+        }
     }
 
     /// Takes a new list of namespaces.

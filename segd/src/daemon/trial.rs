@@ -11,7 +11,6 @@ use segd_common::config::{Active, Trial};
 use super::{
     engine::{Engine, InForce, Origin},
     error::ApplyError,
-    gate::GateError,
 };
 use crate::{
     control::types::{Commit, Kept, Signature, Text},
@@ -96,12 +95,6 @@ impl Engine {
         Some((kept, sources))
     }
 
-    /// The commit that the policy in force comes from, as whoever applied it says.
-    pub(super) fn claimed(&self) -> Option<Provenance> {
-        let (_, sources) = self.text_of(self.in_force.as_ref()?.active.slot())?;
-        sources.claimed
-    }
-
     /// Takes note that the kernel has put the policy before back: nobody confirmed in time. Returns what was on trial.
     pub(super) fn end_overdue_trial(&mut self) -> Option<u32> {
         let trial = self.trial.as_ref()?;
@@ -135,9 +128,12 @@ impl Engine {
         };
         let before = trial.before.active.revision();
         let tried = in_force.active;
-        let signed = self.text_of(tried.slot()).and_then(|(_, sources)| sources.signed);
-        self.accept_tried(signed.as_ref())?;
-        self.tables.flip(tried.for_good())?;
+        let change = self.accept_tried()?;
+        let flipped = self.tables.flip(tried.for_good());
+        match change {
+            Some(change) => change.end(flipped)?,
+            None => flipped?,
+        }
         self.trial = None;
         self.cut();
         self.watch_births();
@@ -161,11 +157,8 @@ impl Engine {
         if kept.revision >= given_up || sources.hash == now.hash {
             return Err(NoWayBack::Nothing);
         }
-        if !self.believes(sources.signed.as_ref()) {
-            return Err(ApplyError::from(GateError::Unsigned).into());
-        }
         let loaded = resolve_read(sources, true).map_err(NoWayBack::NotUnderstood)?;
-        self.apply(&loaded, Origin::of(&loaded, files), None)?;
+        self.readmit(&loaded, Origin::of(&loaded, files))?;
         Ok(given_up)
     }
 
@@ -298,6 +291,7 @@ impl Engine {
             selectors,
             hash: loaded.hash,
             signed: loaded.signed,
+            claimed: loaded.claimed,
             origin: if kept.applied {
                 Origin::Applied {
                     files: ContentHash::of_text(&kept.files).unwrap_or(loaded.hash),

@@ -188,6 +188,15 @@ pub struct Provenance {
     pub dirty: bool,
 }
 
+impl Provenance {
+    /// Whether it names a commit as git does, and not just anything.
+    #[must_use]
+    pub fn is_a_commit(&self) -> bool {
+        let hexadecimal = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+        [40, 64].contains(&self.commit.len()) && self.commit.bytes().all(hexadecimal)
+    }
+}
+
 /// The commit that is checked out where a policy was read; `None` if it lies in no repository, in several, in one that
 /// git does not trust, or if git does not answer.
 ///

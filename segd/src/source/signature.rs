@@ -11,12 +11,12 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest as _, Sha256};
 
-use super::{SourceError, Trust, child, io_at, open};
+use super::{SourceError, Sources, Trust, child, io_at, open};
 use crate::policy::model::Source;
 
 /// What signatures are made for, so that one for something else is none for a policy.
@@ -27,8 +27,8 @@ pub const MANIFEST: &str = "segd.manifest";
 const SERIAL: &str = "# segd: serial ";
 /// The largest manifest, signature or list of signers.
 const MOST_BYTES: u64 = 2 << 20;
-/// How long `ssh-keygen` may take for one answer.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long `ssh-keygen` may take for one policy.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What was signed, by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +48,13 @@ pub struct SignatureError {
     path: PathBuf,
     why: String,
     help: &'static str,
+    /// Nobody could look: that says nothing of the signature.
+    pub unverified: bool,
 }
 
 const SIGN: &str = "sign it: `segd policy sign PATH --key FILE`";
+const INSTALL: &str =
+    "signatures are verified by `ssh-keygen` of OpenSSH 8.2 or newer (Debian: openssh-client)";
 
 impl SignatureError {
     fn new(path: &Path, why: impl Into<String>, help: &'static str) -> SignatureError {
@@ -58,6 +62,14 @@ impl SignatureError {
             path: path.to_owned(),
             why: why.into(),
             help,
+            unverified: false,
+        }
+    }
+
+    fn unverified(path: &Path, why: &str) -> SignatureError {
+        SignatureError {
+            unverified: true,
+            ..SignatureError::new(path, format!("its signature cannot be verified: {why}"), INSTALL)
         }
     }
 
@@ -170,12 +182,61 @@ impl Signers {
     }
 }
 
+/// A policy with what is to prove who signed it: verified are the bytes that are here, whatever becomes of the files.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// The texts.
+    pub sources: Sources,
+    /// What lies beside them.
+    pub seal: Seal,
+    /// Who may sign.
+    pub signers: Signers,
+}
+
+impl Sealed {
+    /// Who signed the texts.
+    ///
+    /// # Errors
+    ///
+    /// No allowed signer did.
+    pub fn verify(&self) -> Result<Signed, SignatureError> {
+        verify(&self.sources.sources, &self.seal, &self.signers)
+    }
+
+    /// The texts, once that is known.
+    #[must_use]
+    pub fn signed_by(self, signed: Signed) -> Sources {
+        Sources {
+            signed: Some(signed),
+            ..self.sources
+        }
+    }
+
+    /// Differs between any two that differ in a byte of the texts, of their seal or of the list of signers.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let texts = self.sources.sources.iter();
+        let seal =
+            [&self.seal.manifest, &self.seal.signature].map(|text| text.as_deref().unwrap_or_default());
+        let whole = texts
+            .flat_map(|source| [source.name.as_str(), source.text.as_str()])
+            .chain(seal)
+            .chain([self.signers.text.as_str()]);
+        let mut digest = Sha256::new();
+        for text in whole {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text.as_bytes());
+        }
+        hexadecimal(&digest.finalize())
+    }
+}
+
 /// Whether the texts of a policy are what an allowed signer has signed.
 ///
 /// # Errors
 ///
 /// They are not.
-pub fn verify(sources: &[Source], seal: &Seal, signers: &Signers) -> Result<Signed, SignatureError> {
+fn verify(sources: &[Source], seal: &Seal, signers: &Signers) -> Result<Signed, SignatureError> {
     let one = match sources {
         [one] if seal.manifest.is_none() && Path::new(&one.name) == seal.path => Some(one.text.as_str()),
         _ => None,
@@ -268,8 +329,11 @@ fn same_files(directory: &Path, manifest: &str, sources: &[Source]) -> Result<()
 
 /// The SHA-256 of a text, in hexadecimal digits.
 fn sha256(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(text.as_bytes()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The allowed signer whose signature this is.
@@ -280,36 +344,32 @@ fn signer(path: &Path, text: &str, signature: &str, signers: &Signers) -> Result
         let why = format!("is not signed for `{NAMESPACE}` by a signer that `{list}` allows now: {why}");
         SignatureError::new(path, why, SIGN)
     };
-    let (allowed, made) = match (lent(&signers.text), lent(signature)) {
-        (Ok(allowed), Ok(made)) => (allowed, made),
-        (Err(error), _) | (_, Err(error)) => return Err(refused(&format!("no memory: {error}"))),
-    };
+    let unverified = |why: String| SignatureError::unverified(path, &why);
+    let lent = |text: &str| lent(text).map_err(|error| unverified(format!("no memory: {error}")));
+    let (allowed, made) = (lent(&signers.text)?, lent(signature)?);
+    let deadline = Instant::now() + LIMIT;
     let ask = |what: &str, options: &[&str], input: &str| {
         let mut command = Command::new("ssh-keygen");
         command
             .args(["-Y", what, "-f", &number(&allowed), "-s", &number(&made)])
             .args(options)
             .env("LC_ALL", "C");
-        child::ask(
-            &mut command,
-            input.as_bytes().to_vec(),
-            &[&allowed, &made],
-            1 << 16,
-            LIMIT,
-        )
+        let left = deadline.saturating_duration_since(Instant::now());
+        let lent = [&allowed, &made];
+        child::ask(&mut command, input.as_bytes().to_vec(), &lent, 1 << 16, left).map_err(unverified)
     };
-    let found = ask("find-principals", &[], "").map_err(|why| refused(&why))?;
-    let names = String::from_utf8_lossy(&found.stdout).into_owned();
+    let found = ask("find-principals", &[], "")?;
     let mut why = found.stderr;
-    for name in names
-        .split(['\n', ','])
-        .filter(|name| !name.is_empty() && !name.starts_with('!'))
-    {
-        let verified = ask("verify", &["-n", NAMESPACE, "-I", name], text).map_err(|why| refused(&why))?;
-        if found.status.success() && verified.status.success() {
-            return Ok(name.to_owned());
+    if found.status.success() {
+        let names = String::from_utf8_lossy(&found.stdout).into_owned();
+        let names = names.split(['\n', ',']);
+        for name in names.filter(|name| !name.is_empty() && !name.starts_with('!')) {
+            let verified = ask("verify", &["-n", NAMESPACE, "-I", name], text)?;
+            if verified.status.success() {
+                return Ok(name.to_owned());
+            }
+            why = verified.stderr;
         }
-        why = verified.stderr;
     }
     Err(refused(&why))
 }
@@ -339,7 +399,7 @@ fn number(fd: &OwnedFd) -> String {
 /// What ssh-keygen says.
 pub fn sign(text: &str, key: &Path) -> Result<String, String> {
     let mut child = Command::new("ssh-keygen")
-        .args(["-Y", "sign", "-n", NAMESPACE, "-f"])
+        .args(["-q", "-Y", "sign", "-n", NAMESPACE, "-f"])
         .arg(key)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

@@ -11,7 +11,7 @@ use crate::{
 
 /// Debian's release, and what is in it beside the essential.
 const RELEASE: &str = "bookworm";
-const PACKAGES: &str = "--include=systemd,systemd-sysv,dbus,iproute2,procps";
+const PACKAGES: &str = "--include=systemd,systemd-sysv,dbus,iproute2,procps,openssh-client,git";
 
 /// Where it is. `tests/src/machine.rs` looks here.
 fn root() -> PathBuf {
@@ -20,7 +20,8 @@ fn root() -> PathBuf {
 
 /// Whether it is there, whole.
 pub fn present() -> bool {
-    root().join("usr/lib/systemd/systemd").exists()
+    let whole = ["usr/lib/systemd/systemd", "usr/bin/ssh-keygen", "usr/bin/git"];
+    whole.iter().all(|file| root().join(file).exists())
 }
 
 /// How to make it by hand.
@@ -35,5 +36,9 @@ pub fn install() -> Result<()> {
         fs::remove_dir_all(&fresh).with_context(|| format!("cannot remove {}", fresh.display()))?;
     }
     run(command("mmdebstrap", &["--quiet", "--variant=minbase", PACKAGES, RELEASE]).arg(&fresh))?;
+    // One of an older segd lacks what was added since.
+    if root().exists() {
+        fs::remove_dir_all(root()).with_context(|| format!("cannot remove {}", root().display()))?;
+    }
     fs::rename(&fresh, root()).with_context(|| format!("cannot rename {}", fresh.display()))
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{NO, Reply, YES};
-use crate::source::{SourceError, Trust, read_signed};
+use super::{CANNOT, INVALID, NO, Reply, YES};
+use crate::source::{SourceError, Trust, read_sealed};
 
 /// Check a policy's signature, as a daemon with `--require-signature` would.
 #[derive(Debug, clap::Args)]
@@ -19,19 +19,18 @@ pub struct Verify {
 impl Verify {
     /// The answer.
     pub(super) fn reply(&self) -> Reply {
-        match read_signed(&self.path, &Trust::Everybody, &self.allowed_signers) {
-            Ok(sources) => Reply {
-                answer: sources.signed.map_or_else(String::new, |signed| {
-                    format!("ok: serial {}, signed by {}\n", signed.serial, signed.signer)
-                }),
+        let sealed = read_sealed(&self.path, &Trust::Everybody, &self.allowed_signers);
+        match sealed.and_then(|sealed| Ok(sealed.verify()?)) {
+            Ok(signed) => Reply {
+                answer: format!("ok: serial {}, signed by {}\n", signed.serial, signed.signer),
                 code: YES,
                 ..Reply::default()
             },
             Err(error) => {
-                let code = if matches!(error, SourceError::Signature(_)) {
-                    NO
-                } else {
-                    super::INVALID
+                let code = match &error {
+                    SourceError::Signature(error) if error.unverified => CANNOT,
+                    SourceError::Signature(_) => NO,
+                    _ => INVALID,
                 };
                 let help = error.help().map(|help| format!("help: {help}\n"));
                 Reply {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{
-    super::{Sources, read_signed},
+    super::{Sources, read_sealed},
     *,
 };
 
@@ -59,7 +59,12 @@ impl Stage {
     }
 
     fn look(&self, path: &str) -> Result<Sources, String> {
-        read_signed(&self.at(path), &Trust::Everybody, &self.at("signers")).map_err(|error| error.to_string())
+        let sealed = read_sealed(&self.at(path), &Trust::Everybody, &self.at("signers"));
+        let sources = sealed.and_then(|sealed| {
+            let signed = sealed.verify()?;
+            Ok(sealed.signed_by(signed))
+        });
+        sources.map_err(|error| error.to_string())
     }
 
     #[track_caller]

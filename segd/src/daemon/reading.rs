@@ -1,0 +1,153 @@
+//! Reading the followed policy where it has to be signed: on a thread that may wait, since `ssh-keygen` may take its time.
+//!
+//! INVARIANT: one reading at a time; whoever asks for one is answered by a reading that began after he asked.
+//! INVARIANT: what was verified is what comes into force: the bytes are handed over, never read again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Event,
+    gate::Gate,
+    shared::{Shared, lock},
+};
+use crate::{
+    control::{protocol::Refusal, types::Reloaded},
+    source::{SourceError, Sources, signature::Signed},
+};
+
+/// Whoever waits for a reload.
+pub(super) type Asker = oneshot::Sender<Result<Reloaded, Refusal>>;
+
+/// The readings.
+#[derive(Debug, Default)]
+pub(super) struct Readings {
+    busy: bool,
+    /// Something moved, or somebody asked, while one was under way.
+    next: Option<Wanted>,
+    verified: Option<Verified>,
+}
+
+/// What was verified last: as long as it is in force, the timer need not ask again each time.
+#[derive(Clone, Debug)]
+struct Verified {
+    fingerprint: String,
+    signed: Signed,
+    at: Instant,
+}
+
+/// Then it asks all the same: a key's time may be over, and that has to be told before the next start.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Why something is read.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    asked: bool,
+    askers: Vec<Asker>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    wanted: Wanted,
+    read: Result<Sources, SourceError>,
+    verified: Option<Verified>,
+}
+
+impl Wanted {
+    /// Because something may have moved.
+    pub fn by_watch() -> Wanted {
+        Wanted::default()
+    }
+
+    /// Because somebody says so; who waits for the answer is told.
+    pub fn by(asker: Option<Asker>) -> Wanted {
+        Wanted {
+            asked: true,
+            askers: asker.into_iter().collect(),
+        }
+    }
+
+    fn answer(self, result: &Result<Reloaded, Refusal>) {
+        for asker in self.askers {
+            // Whoever asked may have gone.
+            let _ = asker.send(result.clone());
+        }
+    }
+}
+
+impl Shared {
+    /// Reads the policy and puts it in force if it changed: at once, or, where it has to be signed, as soon as it is verified.
+    pub(super) fn look_at_policy(self: &Arc<Self>, wanted: Wanted) {
+        let Some(gate) = self.options.gate.clone() else {
+            let result = self.reload(wanted.asked);
+            return wanted.answer(&result);
+        };
+        let in_force = self.engine().in_force.as_ref().and_then(|now| now.signed.clone());
+        let readings = &mut lock(&self.state).readings;
+        if readings.busy {
+            let next = readings.next.get_or_insert_default();
+            next.asked |= wanted.asked;
+            next.askers.extend(wanted.askers);
+            return;
+        }
+        readings.busy = true;
+        // Whoever asks wants it verified, by the signers and the time of now.
+        let known = readings.verified.clone().filter(|known| {
+            !wanted.asked && in_force.as_ref() == Some(&known.signed) && known.at.elapsed() < AGAIN
+        });
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let (read, verified) = match shared.verified(&gate, known) {
+                Ok((sources, verified)) => (Ok(sources), Some(verified)),
+                Err(error) => (Err(error), None),
+            };
+            let reading = Reading {
+                wanted,
+                read,
+                verified,
+            };
+            drop(shared.send.blocking_send(Event::PolicyRead(reading)));
+        });
+    }
+
+    fn verified(&self, gate: &Gate, known: Option<Verified>) -> Result<(Sources, Verified), SourceError> {
+        let sealed = gate.read(&self.options.policy, &self.options.trust)?;
+        let fingerprint = sealed.fingerprint();
+        let verified = match known.filter(|known| known.fingerprint == fingerprint) {
+            Some(known) => known,
+            None => Verified {
+                fingerprint,
+                signed: sealed.verify()?,
+                at: Instant::now(),
+            },
+        };
+        Ok((sealed.signed_by(verified.signed.clone()), verified))
+    }
+
+    /// Takes what was read, and reads again if that was wanted meanwhile. Whether another policy is in force now.
+    pub(super) fn take_reading(self: &Arc<Self>, reading: Reading) -> bool {
+        let Reading {
+            wanted,
+            read,
+            verified,
+        } = reading;
+        let result = self.take(read, wanted.asked);
+        let changed = result.as_ref().is_ok_and(|reloaded| reloaded.changed);
+        wanted.answer(&result);
+        let next = {
+            let readings = &mut lock(&self.state).readings;
+            readings.busy = false;
+            readings.verified = verified;
+            readings.next.take()
+        };
+        if let Some(next) = next {
+            self.look_at_policy(next);
+        }
+        changed
+    }
+}
