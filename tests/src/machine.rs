@@ -249,6 +249,12 @@ impl Machine {
         Worker::start_by(&all)
     }
 
+    /// Where its policy lies on this host: `/etc/segd` there, read-only.
+    #[must_use]
+    pub fn policy_directory(&self) -> PathBuf {
+        self.directory.path().join("policy")
+    }
+
     /// Replaces the policy, as an editor does. segd is not told.
     pub fn set_policy(&self, text: &str) {
         segd::write_atomically(&self.directory.path().join("policy/policy.yaml"), text);

@@ -60,9 +60,7 @@ pub(super) fn ask(
         match pipe.recv_timeout(left) {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => Err(format!("cannot read from `{name}`: {error}")),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(format!("`{name}` did not answer within {} s", limit.as_secs()))
-            }
+            Err(RecvTimeoutError::Timeout) => Err(format!("`{name}` did not answer in time")),
             Err(RecvTimeoutError::Disconnected) => Err(format!("cannot read from `{name}`")),
         }
     };

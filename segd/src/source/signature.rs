@@ -27,8 +27,8 @@ pub const MANIFEST: &str = "segd.manifest";
 const SERIAL: &str = "# segd: serial ";
 /// The largest manifest, signature or list of signers.
 const MOST_BYTES: u64 = 2 << 20;
-/// How long `ssh-keygen` may take for one policy.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long `ssh-keygen` may take for one policy: who waits for two of them is answered before he gives up.
+const LIMIT: Duration = Duration::from_secs(4);
 
 /// What was signed, by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
