@@ -31,6 +31,7 @@ mod serve;
 pub mod probe;
 mod health;
 mod lsm;
+mod last_good;
 mod handover;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -62,6 +63,8 @@ pub struct Options {
     pub trust: crate::source::Trust,
     /// `--require-signature`: whose signature a policy needs.
     pub gate: Option<gate::Gate>,
+    /// `--last-good`: where the last policy that was in force for good is kept, for a boot whose policy has a mistake.
+    pub last_good: Option<PathBuf>,
     /// `--mode`, which overrides the policy.
     pub mode: Option<crate::policy::model::Mode>,
     /// `--allow-empty`.

@@ -243,6 +243,46 @@ fn a_policy_that_is_corrupt_at_a_start_leaves_the_last_one_in_force_and_the_star
     scene.holds("repaired");
 }
 
+#[test]
+fn a_boot_with_a_corrupt_policy_enforces_the_last_good_one_where_it_was_kept() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let kept = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    let kept = kept.path().join("policy");
+    let flag = ["--last-good", kept.to_str().unwrap()];
+    let mut segd = lab.segd(&scene.policy("")).args(&flag).start();
+    let file = segd.policy_path().join("policy.yaml");
+    wait::wait_until("the policy is kept", PATIENCE, || kept.exists());
+    fs::write(&file, "apiVersion: [").unwrap();
+    // What a boot leaves of segd in the kernel: nothing.
+    segd.terminate();
+    segd.unload();
+    segd.restart();
+    scene.holds("the policy on disk is corrupt");
+    let status = segd.json(&["status"]);
+    assert_eq!(status["last_reload"]["result"], "failure", "{status}");
+    assert!(segd.log().contains("policy.yaml:1"), "{}", segd.log());
+    let failures = segd.metric("segd_policy_reload_total", &[("result", "failure")]);
+    assert_eq!(failures, Some(1.0));
+
+    // A mistake that is taken back is no failure any more; what was kept is no policy for ever.
+    fs::write(&file, scene.policy("")).unwrap();
+    wait::wait_until("the policy is again what is enforced", PATIENCE, || {
+        segd.json(&["status"])["last_reload"]["result"] == "success"
+    });
+    scene.holds("repaired");
+    segd.terminate();
+    segd.unload();
+    fs::write(&kept, "{}").unwrap();
+    fs::write(&file, "apiVersion: [").unwrap();
+    let (status, said) = segd.restart_failing();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("no last good policy") && said.contains("policy.yaml"),
+        "{said}"
+    );
+}
+
 struct Full(tempfile::TempDir);
 
 impl Full {

@@ -55,6 +55,10 @@ pub struct RunArgs {
     /// Where the serial of the last signed policy is kept
     #[arg(long, env = "SEGD_STATE_DIR", default_value = cli::STATE_DIR, value_name = "DIR")]
     state_dir: PathBuf,
+    /// Keep the last policy that was in force for good in this file, and enforce it at a start where the policy has a mistake
+    /// and nothing is in force yet, as after a boot [default: such a start fails]
+    #[arg(long, env = "SEGD_LAST_GOOD", value_name = "FILE")]
+    last_good: Option<PathBuf>,
     /// Override the policy's mode
     #[arg(long, env = "SEGD_MODE", value_enum, value_name = "MODE")]
     mode: Option<ModeArg>,
@@ -103,6 +107,7 @@ impl RunArgs {
                 signers,
                 state_dir: self.state_dir,
             }),
+            last_good: self.last_good,
             mode: self.mode.map(|mode| match mode {
                 ModeArg::Enforce => Mode::Enforce,
                 ModeArg::Audit => Mode::Audit,

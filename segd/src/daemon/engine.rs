@@ -110,6 +110,8 @@ pub struct Engine {
     pub(super) trial: Option<OnTrial>,
     pub(super) hits: super::usage::Hits,
     pub(super) expiry: Expiry,
+    /// The revision that `--last-good` was written for; 0: none.
+    pub(super) kept_last: u32,
     pub(super) flows: Arc<FlowLog>,
     pub(super) cutter: Cutter,
     pub(super) probe: Option<Probe>,

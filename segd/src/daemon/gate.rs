@@ -202,7 +202,7 @@ impl Gate {
 }
 
 /// Whether somebody else than root and this process' user may write it.
-fn is_others(metadata: &fs::Metadata) -> bool {
+pub(super) fn is_others(metadata: &fs::Metadata) -> bool {
     // SAFETY: no arguments, cannot fail.
     let own = unsafe { libc::geteuid() };
     metadata.mode() & 0o022 != 0 || ![0, own].contains(&metadata.uid())

@@ -365,6 +365,7 @@ impl Shared {
             let mut engine = self.engine();
             self.keep_time_of(&mut engine);
             engine.date_hits();
+            engine.keep_last_good();
             Health::look(&mut engine)
         };
         if let Err(error) = lock(&self.lock).follow() {

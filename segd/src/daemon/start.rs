@@ -14,7 +14,7 @@ use super::{
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
-    lock, notify, privilege,
+    last_good, lock, notify, privilege,
     shared::Shared,
     watch::PolicyWatch,
 };
@@ -70,8 +70,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let given = given::open(&root, group)?;
-    let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
-    let loaded = resolve_read(read.map_err(LoadError::Unreadable)?, options.allow_empty)?.tested()?;
+    let fresh = !Pins::new(&options.pin_dir).has_links();
+    let (loaded, broken) = policy(&options, fresh)?;
     let degraded = degraded(&findings);
     for line in &degraded {
         tracing::warn!("degraded: {line}");
@@ -86,7 +86,6 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         })?),
         None => None,
     };
-    let fresh = !Pins::new(&options.pin_dir).has_links();
     let pin_dir = options.pin_dir.clone();
     let attached = attach(options, root, loaded, degraded, given).await;
     if attached.is_err() && fresh {
@@ -107,6 +106,9 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         control,
         metrics,
     ));
+    if let Some(error) = broken {
+        shared.failed(error.to_string(), &error.render(style()));
+    }
     shared.tick();
     tracing::info!("enforcing revision {revision}");
     notify::ready(revision);
@@ -118,6 +120,33 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         send,
         watch,
     })
+}
+
+/// The policy to enforce. If it has a mistake and nothing is in force, the last good one, and what the mistake is.
+fn policy(options: &Options, fresh: bool) -> Result<(Loaded, Option<LoadError>), Failure> {
+    let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
+    let loaded = read
+        .map_err(LoadError::Unreadable)
+        .and_then(|read| resolve_read(read, options.allow_empty))
+        .and_then(Loaded::tested);
+    let error = match (loaded, &options.last_good) {
+        (Ok(loaded), _) => return Ok((loaded, None)),
+        (Err(error), Some(path)) if fresh => match last_good::read(path, options.allow_empty) {
+            Ok(loaded) => {
+                tracing::error!(
+                    "the policy was not loaded: the last good one is, from `{}`",
+                    path.display()
+                );
+                return Ok((loaded, Some(error)));
+            }
+            Err(why) => {
+                tracing::warn!("there is no last good policy to enforce: {}", chain(&why));
+                error
+            }
+        },
+        (Err(error), _) => error,
+    };
+    Err(error.into())
 }
 
 /// Refuses a host that lacks what segd cannot run without.
@@ -205,6 +234,7 @@ async fn attach(
         trial: None,
         hits: super::usage::Hits::default(),
         expiry: Expiry::default(),
+        kept_last: 0,
         flows: Arc::new(FlowLog::new(EventClock::Boot)),
         cutter,
         probe: given.probe,

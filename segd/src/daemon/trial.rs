@@ -86,13 +86,7 @@ impl Engine {
     /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
     pub(super) fn text_of(&self, slot: u32) -> Option<(Kept, Sources)> {
         let bytes = self.maps.text(slot).ok()??;
-        let mut kept: Kept = serde_json::from_slice(&bytes).ok()?;
-        let texts = std::mem::take(&mut kept.texts).into_iter();
-        let sources = texts.map(|Text { name, text }| Source { name, text }).collect();
-        let mut sources = Sources::of(sources);
-        sources.claimed = kept.commit.take().map(Provenance::from);
-        sources.signed = kept.signature.take().map(Signed::from);
-        Some((kept, sources))
+        kept(&bytes)
     }
 
     /// Takes note that the kernel has put the policy before back: nobody confirmed in time. Returns what was on trial.
@@ -301,6 +295,17 @@ impl Engine {
             },
         })
     }
+}
+
+/// What [`Engine::keep_text`] kept.
+pub(super) fn kept(bytes: &[u8]) -> Option<(Kept, Sources)> {
+    let mut kept: Kept = serde_json::from_slice(bytes).ok()?;
+    let texts = std::mem::take(&mut kept.texts).into_iter();
+    let sources = texts.map(|Text { name, text }| Source { name, text }).collect();
+    let mut sources = Sources::of(sources);
+    sources.claimed = kept.commit.take().map(Provenance::from);
+    sources.signed = kept.signature.take().map(Signed::from);
+    Some((kept, sources))
 }
 
 impl Origin {

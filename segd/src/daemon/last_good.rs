@@ -1,0 +1,178 @@
+//! The last policy that was in force for good, kept on the disk (`--last-good`): what a boot enforces where the policy has a
+//! mistake. As long as programs are pinned the kernel keeps it; a boot begins with nothing.
+//!
+//! INVARIANT: only a daemon that finds nothing in force falls back to it; what the kernel enforces is never replaced by it.
+//! Deliberately absent: policies on trial.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::{engine::Engine, gate, trial};
+use crate::{
+    report::chain,
+    source::{LoadError, Loaded, resolve_read},
+};
+
+/// Far more than any policy that segd reads.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Why there is nothing to fall back to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoneKept {
+    /// It cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anybody could have written it.
+    #[error("`{}` may be written by others", .0.display())]
+    Others(PathBuf),
+    /// It is no policy that was kept.
+    #[error("`{}` is damaged", .0.display())]
+    Damaged(PathBuf),
+    /// Today's segd does not take it.
+    #[error("what was kept in `{}` is not understood: {error}", path.display())]
+    NotUnderstood {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: Box<LoadError>,
+    },
+}
+
+/// Reads what was kept. `allow_empty`: a policy without a document is one, too.
+pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
+    let failed = |source| NoneKept::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if gate::is_others(&metadata) {
+        return Err(NoneKept::Others(path.to_owned()));
+    }
+    if !metadata.is_file() || metadata.size() > MOST_BYTES {
+        return Err(NoneKept::Damaged(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    let (_, sources) = trial::kept(&bytes).ok_or_else(|| NoneKept::Damaged(path.to_owned()))?;
+    resolve_read(sources, allow_empty).map_err(|error| NoneKept::NotUnderstood {
+        path: path.to_owned(),
+        error: Box::new(error),
+    })
+}
+
+/// Writes it beside, to the disk, and renames it over.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = directory.join(name);
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(directory)?.sync_all()
+}
+
+impl Engine {
+    /// Keeps the policy in force, if it is for good and was not kept yet. The disk may take its time, and the loop does not wait.
+    pub(super) fn keep_last_good(&mut self) {
+        let (Some(path), Some(in_force), None) =
+            (self.options.last_good.clone(), &self.in_force, &self.trial)
+        else {
+            return;
+        };
+        let active = in_force.active;
+        if self.kept_last == active.revision() {
+            return;
+        }
+        self.kept_last = active.revision();
+        match self.maps.text(active.slot()) {
+            Ok(Some(bytes)) => drop(tokio::task::spawn_blocking(move || {
+                if let Err(error) = write(&path, &bytes) {
+                    tracing::error!(
+                        "cannot keep the last good policy in `{}`, a boot could not fall back to it: {error}",
+                        path.display()
+                    );
+                }
+            })),
+            Ok(None) => {}
+            Err(error) => tracing::error!("reading the policy in force: {}", chain(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::control::types::{Kept, Text};
+
+    const POLICY: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: a}\nspec:\n  \
+                          segments: {web: {match: [{cgroup: /web}]}}\n";
+
+    fn bytes(text: &str) -> Vec<u8> {
+        let kept = Kept {
+            revision: 3,
+            applied: false,
+            files: String::new(),
+            texts: vec![Text {
+                name: "/etc/segd/a.yaml".to_owned(),
+                text: text.to_owned(),
+            }],
+            commit: None,
+            signature: None,
+        };
+        serde_json::to_vec(&kept).unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_is_read_back_and_what_is_not_to_be_believed_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("policy");
+        assert!(matches!(read(&path, false), Err(NoneKept::Read { .. })));
+        for _ in 0..2 {
+            write(&path, &bytes(POLICY)).unwrap();
+        }
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(read(&path, false).unwrap().policy.segments.contains_key("web"));
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(matches!(read(&path, false), Err(NoneKept::Others(_))));
+        write(&path, &bytes("nonsense")).unwrap();
+        assert!(matches!(read(&path, false), Err(NoneKept::NotUnderstood { .. })));
+        write(&path, b"{}").unwrap();
+        assert!(read(&path, false).is_err(), "there is no policy in it");
+        let whole = bytes(POLICY);
+        write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert!(matches!(read(&path, false), Err(NoneKept::Damaged(_))));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(matches!(read(&path, false), Err(NoneKept::Read { .. })));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(read(&path, false), Err(NoneKept::Damaged(_))));
+    }
+}
