@@ -61,21 +61,24 @@ fn thousand_births(base: &Cgroup, targets: &[SocketAddr]) -> Tally {
 }
 
 fn policy(web: &Cgroup, rogue: &Cgroup, db: &Cgroup) -> String {
+    let one = |cgroup: &Cgroup| format!("[{{cgroup: {}}}]", cgroup.path());
+    policy_of(&one(web), &one(rogue), db)
+}
+
+fn policy_of(web: &str, rogue: &str, db: &Cgroup) -> String {
     format!(
         "apiVersion: segd.dev/v1
 kind: SegmentPolicy
 metadata: {{name: births}}
 spec:
   segments:
-    web: {{match: [{{cgroup: {}}}]}}
-    rogue: {{match: [{{cgroup: {}}}]}}
+    web: {{match: {web}}}
+    rogue: {{match: {rogue}}}
     db: {{match: [{{cgroup: {}}}]}}
   allow:
     - {{from: web, to: db, ports: [any]}}
     - {{from: host, to: db, ports: [any]}}
 ",
-        web.path(),
-        rogue.path(),
         db.path()
     )
 }
@@ -91,25 +94,38 @@ fn listeners(server: &Worker) -> Vec<worker::Handle> {
 fn births_with(daemon_lives: bool) {
     let Some(lab) = Lab::open() else { return };
     let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    // `web` itself, whose newborns are `rogue` by their own names: who is taken for what his parent is gets through.
+    let nest = lab.cgroup("nest");
     let server = lab.worker(&db);
     let listeners = listeners(&server);
     let targets: Vec<_> = listeners.iter().map(|listener| listener.local).collect();
-    let mut segd = lab.enforce(&policy(&web, &rogue, &db));
+    let matches = |first: &Cgroup, more: &str| {
+        format!(
+            "[{{cgroup: {}}}, {{cgroup: \"{}{more}\"}}]",
+            first.path(),
+            nest.path()
+        )
+    };
+    let mut segd = lab.enforce(&policy_of(&matches(&web, ""), &matches(&rogue, "/p*"), &db));
     if !daemon_lives {
         segd.kill();
     }
 
-    let denied = thousand_births(&rogue, &targets);
-    wait::quiet(wait::SILENCE);
-    let delivered: u64 = listeners
-        .iter()
-        .map(|&listener| server.inbox(listener).accepts)
-        .sum();
-    assert_eq!(
-        delivered, 0,
-        "SYNs of newborns in a denied segment were delivered"
-    );
-    assert_eq!(denied.successes, 0, "{denied:?}");
+    for base in [&rogue, &nest] {
+        let denied = thousand_births(base, &targets);
+        wait::quiet(wait::SILENCE);
+        let delivered: u64 = listeners
+            .iter()
+            .map(|&listener| server.inbox(listener).accepts)
+            .sum();
+        assert_eq!(
+            delivered,
+            0,
+            "SYNs of newborns below {} were delivered",
+            base.path()
+        );
+        assert_eq!(denied.successes, 0, "{denied:?}");
+    }
 
     let allowed = thousand_births(&web, &targets);
     assert_eq!(
@@ -263,13 +279,18 @@ spec:
 
 #[test]
 fn a_socket_that_outlives_its_cgroup_stays_denied_and_never_becomes_host() {
-    for daemon_lives in [true, false] {
+    // Below its segment's cgroup its ancestor would speak for it; the segment's own cgroup has none but the root.
+    for (daemon_lives, below) in [(true, true), (false, true), (true, false), (false, false)] {
         let Some(lab) = Lab::open() else { return };
         let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
         let server = lab.worker(&db);
         let udp = server.listen_udp((Ipv4Addr::LOCALHOST, 0));
         let mut segd = lab.enforce(&policy(&web, &rogue, &db));
-        let grave = rogue.child("grave");
+        let (grave, _above) = if below {
+            (rogue.child("grave"), Some(rogue))
+        } else {
+            (rogue, None)
+        };
         let ghost = lab.worker(&grave);
         let socket = ghost.open_udp((Ipv4Addr::LOCALHOST, 0), None).unwrap();
         if !daemon_lives {
@@ -292,7 +313,7 @@ fn a_socket_that_outlives_its_cgroup_stays_denied_and_never_becomes_host() {
         assert_eq!(
             inbox.messages,
             ["fresh;"],
-            "with the daemon alive: {daemon_lives}"
+            "with the daemon alive: {daemon_lives}, below its segment's cgroup: {below}"
         );
     }
 }
