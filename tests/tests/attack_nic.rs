@@ -417,3 +417,25 @@ fn a_packet_cut_anywhere_is_denied_and_what_is_behind_its_end_is_padding() {
         nic.denied(&[other], "malformed", "cut;");
     }
 }
+
+/// Class 5. Whoever reads an IPv6 packet's addresses as sockets spell them takes this one for a friend's.
+#[test]
+fn a_v4_mapped_address_does_not_come_by_a_wire() {
+    let Some(nic) = Nic::open() else { return };
+    let mapped = |address: IpAddr| match address {
+        IpAddr::V4(v4) => IpAddr::V6(v4.to_ipv6_mapped()),
+        v6 @ IpAddr::V6(_) => v6,
+    };
+    let [friend4, friend6] = nic.friend;
+    let [here4, here6] = nic.here;
+    let ends = [
+        (mapped(friend4), here6),
+        (friend6, mapped(here4)),
+        (mapped(friend4), mapped(here4)),
+    ];
+    let frames = ends.map(|(from, to)| {
+        let upper = wire::udp_between((from, 40_000).into(), (to, OPEN).into(), b"mapped;");
+        nic.ethernet(&wire::packet(from, to, 17, &upper))
+    });
+    nic.denied(&frames, "mapped-address", "mapped;");
+}

@@ -498,6 +498,33 @@ fn a_forged_error_about_no_live_flow_reaches_nobody_and_opens_nothing() {
     assert_eq!(field.count("opened;"), 0);
 }
 
+/// Row 8: a raw socket gets a copy of every error that comes in, and a workload's only those about its own packets.
+#[test]
+fn a_raw_socket_hears_only_of_its_own_workloads_packets() {
+    const NOBODYS: u16 = 9;
+    let rules = format!("    - {{from: web, to: db, ports: [udp/{NOBODYS}]}}\n");
+    let Some(field) = Field::open_with(&rules) else {
+        return;
+    };
+    let families = [
+        (libc::AF_INET, libc::IPPROTO_ICMP, IpAddr::from(field.far4)),
+        (libc::AF_INET6, libc::IPPROTO_ICMPV6, field.far6.into()),
+    ];
+    for (family, protocol, to) in families {
+        let own = field.web.listen_raw(family, protocol);
+        let others = field.rogue.listen_raw(family, protocol);
+        let token = format!("refused-{to};");
+        field.web.probe(Kind::Udp, (to, NOBODYS), &token);
+        // The error quotes it.
+        wait::wait_until("web hears of it", wait::PATIENCE, || {
+            field.web.inbox(own).has(&token)
+        });
+        wait::quiet(wait::SILENCE);
+        let heard = field.rogue.inbox(others);
+        assert!(!heard.has(&token), "rogue heard of what became of web's packet");
+    }
+}
+
 /// B11, row 11.
 #[test]
 fn a_group_and_a_broadcast_reach_only_whom_a_rule_lets_them() {
@@ -660,18 +687,19 @@ fn neither_a_mark_nor_a_transparent_source_makes_anybody_else_of_a_sender() {
         let craft = Craft::tcp((field.far4, OPEN), "marked;").flag(libc::SOL_SOCKET, libc::SO_MARK, mark);
         field.denied(&field.rogue, craft, "marked;", &["no-rule"]);
     }
-    let craft = Craft::udp((field.far4, OPEN), "transparent;")
-        .flag(libc::IPPROTO_IP, libc::IP_TRANSPARENT, 1)
-        .bind((partner, 0));
-    field.denied(&field.rogue, craft, "transparent;", &["no-rule", "spoofed"]);
     let payload = wire::udp(40_000, OPEN, b"headed;");
     let packet = wire::packet(partner.into(), field.far4.into(), 17, &payload);
-    field.denied(
-        &field.rogue,
-        Craft::packet(field.far4, &packet),
-        "headed;",
-        &["no-rule", "spoofed"],
-    );
+    // Who may send this under his own name does not send it under another's either.
+    for (worker, reasons) in [
+        (&field.rogue, &["no-rule", "spoofed"][..]),
+        (&field.web, &["spoofed"]),
+    ] {
+        let craft = Craft::udp((field.far4, OPEN), "transparent;")
+            .flag(libc::IPPROTO_IP, libc::IP_TRANSPARENT, 1)
+            .bind((partner, 0));
+        field.denied(worker, craft, "transparent;", reasons);
+        field.denied(worker, Craft::packet(field.far4, &packet), "headed;", reasons);
+    }
 }
 
 /// B17, row 16: no sock_addr hook sees these.
