@@ -158,12 +158,15 @@ pub fn run(options: Options) -> ExitCode {
             return ExitCode::from(INTERNAL);
         }
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match start::start(options).await {
             Ok(running) => live(running).await,
             Err(failure) => failure.report(),
         }
-    })
+    });
+    // A program that was asked something, and hangs, keeps nobody from ending.
+    runtime.shutdown_timeout(TICK);
+    code
 }
 
 /// Keeps the memory of one reading of the policy for the next, instead of asking the kernel for every page again.

@@ -382,6 +382,45 @@ fn clients_bring_signed_policies_and_a_trial_is_accepted_when_it_is_confirmed() 
 }
 
 #[test]
+fn a_boot_whose_files_are_a_step_back_or_not_signed_enforces_the_last_good_policy() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let good = stage.at("good");
+    let words = ["--last-good", good.to_str().unwrap()];
+    let mut segd = stage.builder().args(&words).start();
+    let one = stage.at("one.yaml");
+    stage.write("one.yaml", 1);
+    stage.sign("one.yaml", "alice", &["--serial", "9"]);
+    let output = segd.client(&["apply", one.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let kept = || fs::read_to_string(&good).unwrap_or_default();
+    wait::wait_until("it is kept", PATIENCE, || kept().contains("\"serial\":9"));
+    let boot = |segd: &mut Segd, said: &str| {
+        segd.kill();
+        segd.unload();
+        segd.restart();
+        stage.opens(1, said);
+        assert_eq!(serial(segd), 9);
+        let status = segd.json(&["status"]);
+        let error = status["last_reload"]["error"].as_str().unwrap_or_default();
+        assert!(error.contains(said), "{status}");
+        assert!(stage.kept().starts_with("serial 9 "), "{}", stage.kept());
+    };
+    boot(&mut segd, "serial 1 is older than 9");
+    fs::remove_file(stage.at("policy/segd.manifest")).unwrap();
+    boot(&mut segd, "is not signed");
+    // What was kept before signatures were required is not believed.
+    segd.kill();
+    segd.unload();
+    let unsigned = kept().replace("\"signature\":{", "\"other\":{");
+    assert_ne!(unsigned, kept());
+    fs::write(&good, unsigned).unwrap();
+    let (status, said) = segd.restart_failing();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("the policy is not signed"), "{said}");
+}
+
+#[test]
 fn a_verifier_that_hangs_keeps_nobody_waiting_but_who_asked() {
     let Some(lab) = Lab::open() else { return };
     let stage = Stage::new(&lab);

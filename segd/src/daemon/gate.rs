@@ -4,13 +4,15 @@
 //! names it *and* the one in force, afterwards it alone. What was accepted before it is older from then on.
 //! INVARIANT: what is on trial is not accepted yet. It is when it is confirmed, so the one before can come back.
 
+mod serials;
+
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
 };
 
+pub(super) use self::serials::is_others;
+use self::serials::{Accepted, Mark};
 use super::{
     engine::{Engine, Origin},
     error::ApplyError,
@@ -25,8 +27,6 @@ use crate::{
 
 /// The file in `--state-dir`.
 const NAME: &str = "serial";
-/// Three short lines.
-const MOST_BYTES: u64 = 512;
 
 /// Why a signed policy does not come into force.
 #[derive(Debug, thiserror::Error)]
@@ -79,67 +79,6 @@ impl GateError {
     }
 }
 
-/// One signed text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Mark {
-    serial: u64,
-    /// Its SHA-256.
-    digest: String,
-}
-
-impl Mark {
-    fn of(signed: &Signed) -> Mark {
-        Mark {
-            serial: signed.serial,
-            digest: signed.digest.clone(),
-        }
-    }
-}
-
-/// What was accepted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Accepted {
-    /// The newest. Serial 0: none.
-    highest: Mark,
-    /// An older one that is acceptable all the same: it is in force, or was until a moment ago.
-    back: Option<Mark>,
-}
-
-impl Accepted {
-    /// Whether a policy may come into force.
-    fn admits(&self, given: &Mark) -> Result<(), GateError> {
-        let Mark { serial, .. } = *given;
-        let highest = self.highest.serial;
-        if serial > highest || *given == self.highest || self.back.as_ref() == Some(given) {
-            Ok(())
-        } else if serial == highest {
-            Err(GateError::Twice(serial))
-        } else {
-            Err(GateError::Older { serial, highest })
-        }
-    }
-
-    /// Once a policy is in force.
-    fn after(&self, given: Mark) -> Accepted {
-        if given.serial > self.highest.serial {
-            return Accepted {
-                highest: given,
-                back: None,
-            };
-        }
-        Accepted {
-            highest: self.highest.clone(),
-            back: (given != self.highest).then_some(given),
-        }
-    }
-
-    /// While it takes the place of another.
-    fn beside(self, in_force: Option<Mark>) -> Accepted {
-        let back = self.back.or(in_force).filter(|mark| *mark != self.highest);
-        Accepted { back, ..self }
-    }
-}
-
 /// `--require-signature` and `--state-dir`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
@@ -157,55 +96,27 @@ impl Gate {
         read_sealed(path, trust, &self.signers)
     }
 
+    /// Whether the policy of the files may come into force where nothing is enforced yet.
+    ///
+    /// # Errors
+    ///
+    /// It may not, or nobody knows.
+    pub(super) fn judge(&self, loaded: &Loaded) -> Result<(), GateError> {
+        let signed = loaded.signed.as_ref().ok_or(GateError::Unsigned)?;
+        let accepted = Accepted::read(&self.file())?.unwrap_or_default();
+        accepted.admits(&Mark::of(signed))
+    }
+
     fn file(&self) -> PathBuf {
         self.state_dir.join(NAME)
     }
 
-    /// What was accepted; `None` if nothing is kept.
-    fn accepted(&self) -> Result<Option<Accepted>, GateError> {
-        let path = self.file();
-        let unknown = |why: String| GateError::Unknown {
-            path: path.clone(),
-            why,
-        };
-        let said = |error: io::Error| unknown(error.to_string());
-        let directory = match fs::metadata(&self.state_dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            directory => directory.map_err(said)?,
-        };
-        if is_others(&directory) {
-            return Err(unknown("others may write its directory".to_owned()));
-        }
-        let open = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path);
-        let file = match open {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(said)?,
-        };
-        if is_others(&file.metadata().map_err(said)?) {
-            return Err(unknown("others may write it".to_owned()));
-        }
-        let mut text = String::new();
-        file.take(MOST_BYTES).read_to_string(&mut text).map_err(said)?;
-        let understood = understood(&text).ok_or_else(|| unknown("it is damaged".to_owned()))?;
-        Ok(Some(understood))
-    }
-
     fn note(&self, accepted: &Accepted) -> Result<(), GateError> {
-        write(&self.file(), accepted).map_err(|source| GateError::Write {
+        accepted.write(&self.file()).map_err(|source| GateError::Write {
             path: self.file(),
             source,
         })
     }
-}
-
-/// Whether somebody else than root and this process' user may write it.
-pub(super) fn is_others(metadata: &fs::Metadata) -> bool {
-    // SAFETY: no arguments, cannot fail.
-    let own = unsafe { libc::geteuid() };
-    metadata.mode() & 0o022 != 0 || ![0, own].contains(&metadata.uid())
 }
 
 /// Begins to count anew: the next signed policy is accepted whatever its serial.
@@ -215,57 +126,8 @@ pub(super) fn is_others(metadata: &fs::Metadata) -> bool {
 /// The directory cannot be made, or not be written.
 pub fn reset(state_dir: &Path) -> io::Result<PathBuf> {
     let path = state_dir.join(NAME);
-    write(&path, &Accepted::default())?;
+    Accepted::default().write(&path)?;
     Ok(path)
-}
-
-/// `serial N HEX`, perhaps `back N HEX`, `end`, a line each: what was cut off is noticed.
-fn understood(text: &str) -> Option<Accepted> {
-    let mark = |line: &str, name: &str| {
-        let (serial, digest) = line.strip_prefix(name)?.split_once(' ')?;
-        Some(Mark {
-            serial: serial.parse().ok()?,
-            digest: digest.to_owned(),
-        })
-    };
-    let lines: Vec<&str> = text.strip_suffix("\nend\n")?.split('\n').collect();
-    let (highest, back) = match lines.as_slice() {
-        [highest] => (highest, None),
-        [highest, back] => (highest, Some(mark(back, "back ")?)),
-        _ => return None,
-    };
-    Some(Accepted {
-        highest: mark(highest, "serial ")?,
-        back,
-    })
-}
-
-/// Writes it beside, to the disk, and renames it over.
-fn write(path: &Path, accepted: &Accepted) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut make = fs::DirBuilder::new();
-    make.recursive(true).mode(0o700).create(directory)?;
-    let beside = path.with_extension("new");
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)?;
-    let line = |name: &str, mark: &Mark| format!("{name} {} {}\n", mark.serial, mark.digest);
-    let back = accepted.back.as_ref().map(|back| line("back", back));
-    let text = [
-        line("serial", &accepted.highest),
-        back.unwrap_or_default(),
-        "end\n".to_owned(),
-    ];
-    file.write_all(text.concat().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(directory)?.sync_all()
 }
 
 /// Reads the followed policy, and believes it only if it is signed where that is required.
@@ -387,7 +249,7 @@ impl Engine {
     /// What was accepted. Where nothing is kept, what the kernel enforces was; where it enforces nothing, the first one is
     /// taken on trust.
     fn accepted(&self, gate: &Gate) -> Result<Accepted, GateError> {
-        if let Some(accepted) = gate.accepted()? {
+        if let Some(accepted) = Accepted::read(&gate.file())? {
             return Ok(accepted);
         }
         let file = gate.file();
@@ -429,13 +291,6 @@ impl Engine {
 mod tests {
     use super::*;
 
-    fn mark(serial: u64, digest: &str) -> Mark {
-        Mark {
-            serial,
-            digest: digest.to_owned(),
-        }
-    }
-
     fn signed(serial: u64, digest: &str) -> Signed {
         Signed {
             serial,
@@ -452,93 +307,40 @@ mod tests {
     }
 
     #[test]
-    fn an_older_serial_and_one_that_was_given_twice_are_refused() {
-        let first = Accepted::default();
-        assert!(first.admits(&mark(5, "a")).is_ok(), "the first is taken on trust");
-        let five = first.after(mark(5, "a"));
-        assert!(five.admits(&mark(5, "a")).is_ok() && five.admits(&mark(6, "b")).is_ok());
-        assert!(matches!(five.admits(&mark(5, "b")), Err(GateError::Twice(5))));
-        let older = five.admits(&mark(4, "a"));
-        assert!(matches!(
-            older,
-            Err(GateError::Older {
-                serial: 4,
-                highest: 5
-            })
-        ));
-    }
-
-    #[test]
-    fn what_was_rolled_back_to_may_come_again_and_nothing_between() {
-        let back = Accepted::default().after(mark(5, "e")).after(mark(3, "c"));
-        assert_eq!(back.highest, mark(5, "e"), "the mark stays");
-        assert!(back.admits(&mark(3, "c")).is_ok() && back.admits(&mark(5, "e")).is_ok());
-        for (serial, digest) in [(4, "d"), (3, "x"), (5, "x"), (2, "c")] {
-            assert!(back.admits(&mark(serial, digest)).is_err(), "{serial} {digest}");
-        }
-        for newer in [mark(5, "e"), mark(6, "f")] {
-            let after = back.after(newer);
-            assert!(after.admits(&mark(3, "c")).is_err(), "that is over: {after:?}");
-        }
-    }
-
-    #[test]
     fn a_crash_while_a_policy_takes_the_place_of_another_leaves_both_acceptable() {
         let directory = tempfile::tempdir().unwrap();
         let gate = gate(&directory);
-        assert_eq!(gate.accepted().unwrap(), None);
+        assert_eq!(Accepted::read(&gate.file()).unwrap(), None);
         let (old, new) = (signed(3, "c"), signed(5, "e"));
         let begin = |last: Accepted, given, before| Change::begin(gate.clone(), last, given, before).unwrap();
         begin(Accepted::default(), &old, None)
             .end(Ok::<(), ()>(()))
             .unwrap();
-        let three = gate.accepted().unwrap().unwrap();
-        assert_eq!(three, Accepted::default().after(mark(3, "c")));
+        let three = Accepted::read(&gate.file()).unwrap().unwrap();
+        assert_eq!(three, Accepted::default().after(Mark::of(&signed(3, "c"))));
 
         let change = begin(three.clone(), &new, Some(&old));
-        let between = gate.accepted().unwrap().unwrap();
-        assert!(between.admits(&mark(3, "c")).is_ok() && between.admits(&mark(5, "e")).is_ok());
+        let between = Accepted::read(&gate.file()).unwrap().unwrap();
+        assert!(
+            between.admits(&Mark::of(&signed(3, "c"))).is_ok()
+                && between.admits(&Mark::of(&signed(5, "e"))).is_ok()
+        );
         change.end(Err::<(), ()>(())).unwrap_err();
         assert_eq!(
-            gate.accepted().unwrap().unwrap(),
+            Accepted::read(&gate.file()).unwrap().unwrap(),
             three,
             "it did not come into force"
         );
 
         begin(three, &new, Some(&old)).end(Ok::<(), ()>(())).unwrap();
-        let five = gate.accepted().unwrap().unwrap();
-        assert!(five.admits(&mark(3, "c")).is_err(), "{five:?}");
+        let five = Accepted::read(&gate.file()).unwrap().unwrap();
+        assert!(five.admits(&Mark::of(&signed(3, "c"))).is_err(), "{five:?}");
         let change = begin(five.clone(), &old, Some(&new));
-        let between = gate.accepted().unwrap().unwrap();
-        assert!(between.admits(&mark(3, "c")).is_ok() && between.admits(&mark(5, "e")).is_ok());
+        let between = Accepted::read(&gate.file()).unwrap().unwrap();
+        assert!(
+            between.admits(&Mark::of(&signed(3, "c"))).is_ok()
+                && between.admits(&Mark::of(&signed(5, "e"))).is_ok()
+        );
         change.end(Ok::<(), ()>(())).unwrap();
-    }
-
-    #[test]
-    fn what_is_cut_off_or_belongs_to_others_is_not_understood() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().unwrap();
-        let gate = gate(&directory);
-        reset(&gate.state_dir).unwrap();
-        assert_eq!(gate.accepted().unwrap(), Some(Accepted::default()));
-        gate.note(&Accepted::default().after(mark(15, "ab")).after(mark(3, "c")))
-            .unwrap();
-        let whole = fs::read(gate.file()).unwrap();
-        for len in 0..whole.len() {
-            fs::write(gate.file(), whole.get(..len).unwrap()).unwrap();
-            assert!(
-                matches!(gate.accepted(), Err(GateError::Unknown { .. })),
-                "cut off at {len}"
-            );
-        }
-        fs::write(gate.file(), &whole).unwrap();
-        gate.accepted().unwrap().unwrap();
-        for path in [gate.file(), gate.state_dir.clone()] {
-            let mode = fs::metadata(&path).unwrap().permissions().mode();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o020)).unwrap();
-            let unknown = gate.accepted().unwrap_err();
-            assert!(unknown.to_string().contains("others may write"), "{unknown}");
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     Event, Options, Running,
     cut::Cutter,
     engine::{Engine, InForce, Origin},
+    error::ApplyError,
     expiry::Expiry,
     failure::Failure,
     gate::read_followed,
@@ -16,6 +17,7 @@ use super::{
     health::{Health, Repairs},
     last_good, lock, notify, privilege,
     shared::Shared,
+    trial::Found,
     watch::PolicyWatch,
 };
 use crate::{
@@ -87,7 +89,11 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         None => None,
     };
     let pin_dir = options.pin_dir.clone();
-    let attached = attach(options, root, loaded, degraded, given).await;
+    let found = match broken {
+        Some(_) => Found::LastGood(loaded),
+        None => Found::Files(loaded),
+    };
+    let attached = attach(options, root, found, degraded, given).await;
     if attached.is_err() && fresh {
         undo(&pin_dir);
     }
@@ -106,8 +112,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         control,
         metrics,
     ));
-    if let Some(error) = broken {
-        shared.failed(error.to_string(), &error.render(style()));
+    if let Some(Broken { line, drawn }) = broken {
+        shared.failed(line, &drawn);
     }
     shared.tick();
     tracing::info!("enforcing revision {revision}");
@@ -122,31 +128,51 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     })
 }
 
-/// The policy to enforce. If it has a mistake and nothing is in force, the last good one, and what the mistake is.
-fn policy(options: &Options, fresh: bool) -> Result<(Loaded, Option<LoadError>), Failure> {
+/// Why the policy of the files is not enforced: in a line, and drawn.
+struct Broken {
+    line: String,
+    drawn: String,
+}
+
+/// The policy to enforce. If it has a mistake, or may not come into force, and nothing is in force: the last good one, and
+/// what is wrong.
+fn policy(options: &Options, fresh: bool) -> Result<(Loaded, Option<Broken>), Failure> {
     let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
     let loaded = read
         .map_err(LoadError::Unreadable)
         .and_then(|read| resolve_read(read, options.allow_empty))
         .and_then(Loaded::tested);
-    let error = match (loaded, &options.last_good) {
-        (Ok(loaded), _) => return Ok((loaded, None)),
-        (Err(error), Some(path)) if fresh => match last_good::read(path, options.allow_empty) {
-            Ok(loaded) => {
-                tracing::error!(
-                    "the policy was not loaded: the last good one is, from `{}`",
-                    path.display()
-                );
-                return Ok((loaded, Some(error)));
-            }
-            Err(why) => {
-                tracing::warn!("there is no last good policy to enforce: {}", chain(&why));
-                error
-            }
-        },
-        (Err(error), _) => error,
+    let (broken, failure) = match loaded {
+        Ok(loaded) => {
+            let gate = options.gate.as_ref().filter(|_| fresh);
+            let Some(Err(error)) = gate.map(|gate| gate.judge(&loaded)) else {
+                return Ok((loaded, None));
+            };
+            let line = error.to_string();
+            let drawn = format!("error: {line}\nhelp: {}\n", error.help());
+            (Broken { line, drawn }, ApplyError::Gate(error).into())
+        }
+        Err(error) => {
+            let (line, drawn) = (error.to_string(), error.render(style()));
+            (Broken { line, drawn }, Failure::from(error))
+        }
     };
-    Err(error.into())
+    let Some(path) = options.last_good.as_ref().filter(|_| fresh) else {
+        return Err(failure);
+    };
+    match last_good::read(path, options.allow_empty) {
+        Ok(loaded) => {
+            tracing::error!(
+                "the policy was not loaded: the last good one is, from `{}`",
+                path.display()
+            );
+            Ok((loaded, Some(broken)))
+        }
+        Err(why) => {
+            tracing::warn!("there is no last good policy to enforce: {}", chain(&why));
+            Err(failure)
+        }
+    }
 }
 
 /// Refuses a host that lacks what segd cannot run without.
@@ -189,7 +215,7 @@ type Attached = (
 async fn attach(
     options: Options,
     root: CgroupRoot,
-    loaded: Loaded,
+    found: Found,
     degraded: Vec<String>,
     given: Given,
 ) -> Result<Attached, Failure> {
@@ -247,13 +273,13 @@ async fn attach(
     watch_namespaces(&engine.census, given.listener, &send)?;
     let list = namespaces::namespaces(&engine.census)?;
     engine.set_namespaces(list)?;
-    engine.take_over(&loaded)?;
+    engine.take_over(&found)?;
     let files = match &engine.in_force {
         Some(InForce {
             origin: Origin::Applied { files },
             ..
         }) => *files,
-        _ => loaded.hash,
+        _ => found.policy().hash,
     };
     engine.links.attach(JUDGES)?;
     handover.finish(&mut engine.links, subtree).await?;

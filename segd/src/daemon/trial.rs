@@ -11,6 +11,7 @@ use segd_common::config::{Active, Trial};
 use super::{
     engine::{Engine, InForce, Origin},
     error::ApplyError,
+    gate::GateError,
 };
 use crate::{
     control::types::{Commit, Kept, Signature, Text},
@@ -40,6 +41,24 @@ impl OnTrial {
 /// The clock that the kernel programs compare with the deadline.
 pub fn now_ns() -> u64 {
     EventClock::Boot.now_ns()
+}
+
+/// What a daemon that starts has to enforce.
+#[derive(Debug)]
+pub enum Found {
+    /// The policy of the followed files.
+    Files(Loaded),
+    /// It may not come into force, and nothing is: what was accepted before. No serial is asked for, nor noted.
+    LastGood(Loaded),
+}
+
+impl Found {
+    /// The policy.
+    pub fn policy(&self) -> &Loaded {
+        match self {
+            Found::Files(loaded) | Found::LastGood(loaded) => loaded,
+        }
+    }
 }
 
 /// Why the policy before cannot be had.
@@ -182,7 +201,14 @@ impl Engine {
     /// # Errors
     ///
     /// The policy cannot be put in force.
-    pub(super) fn take_over(&mut self, files: &Loaded) -> Result<(), ApplyError> {
+    pub(super) fn take_over(&mut self, found: &Found) -> Result<(), ApplyError> {
+        let files = match found {
+            Found::Files(files) => files,
+            Found::LastGood(kept) if self.believes(kept.signed.as_ref()) => {
+                return self.apply(kept, Origin::Files, None).map(drop);
+            }
+            Found::LastGood(_) => return Err(GateError::Unsigned.into()),
+        };
         let active = self.tables.active()?;
         if active.is_on_trial() {
             let trial = self.tables.trial()?;

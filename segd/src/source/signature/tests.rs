@@ -1,9 +1,9 @@
 //! Signatures by a real ssh-keygen.
 
-use std::fs;
+use std::{fs, process::Command, time::Duration};
 
 use super::{
-    super::{Sources, read_sealed},
+    super::{Sources, child, read_sealed},
     *,
 };
 
@@ -52,7 +52,7 @@ impl Stage {
     /// Signs the directory.
     fn sign(&self, serial: u64, key: &str) {
         let path = self.at("policy");
-        let sources = crate::source::read(&[path.clone()], &Trust::Everybody).unwrap();
+        let sources = crate::source::read(std::slice::from_ref(&path), &Trust::Everybody).unwrap();
         let text = manifest(&path, &sources.sources, serial);
         self.write("policy/segd.manifest", &text);
         self.write("policy/segd.manifest.sig", &sign(&text, &self.at(key)).unwrap());
@@ -138,7 +138,7 @@ fn refuses_a_signature_for_something_else_and_one_by_a_key_that_is_over() {
     other
         .args(["-Y", "sign", "-n", "file", "-f"])
         .arg(stage.at("alice"));
-    let made = child::ask(&mut other, manifest, &[], 1 << 16, LIMIT).unwrap();
+    let made = child::ask(&mut other, manifest, &[], 1 << 16, Duration::from_secs(60)).unwrap();
     assert!(made.status.success(), "{}", made.stderr);
     fs::write(stage.at("policy/segd.manifest.sig"), made.stdout).unwrap();
     stage.refuses("policy", "is not signed for `segd-policy`");
