@@ -17,6 +17,7 @@ pub use table::{clean, columns};
 
 pub mod policy;
 pub mod diff;
+pub mod unified;
 pub mod dry_run;
 pub mod expectation;
 pub mod schema;

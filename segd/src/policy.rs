@@ -22,6 +22,7 @@ pub mod expectation;
 pub mod diff;
 pub mod picture;
 pub mod learn;
+pub mod format;
 pub mod oracle;
 #[cfg(test)]
 pub(crate) mod testing;

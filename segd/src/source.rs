@@ -8,6 +8,7 @@ pub mod chain;
 mod child;
 pub mod git;
 mod load;
+pub mod replace;
 mod open;
 pub mod signature;
 mod trust;

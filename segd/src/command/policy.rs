@@ -4,6 +4,7 @@ mod check;
 pub(super) mod compare;
 mod diff;
 mod explain;
+mod fmt;
 mod graph;
 mod live;
 mod probes;
@@ -30,6 +31,8 @@ pub enum PolicyCommand {
     Check(check::Check),
     /// Say whether one segment may reach another, why, and by which line
     Explain(explain::Explain),
+    /// Write a policy in one form, in place: every comment and every meaning stays
+    Fmt(fmt::Fmt),
     /// Draw who may start what towards whom, as it is enforced: a matrix (SVG), or a graph (DOT, Mermaid)
     Graph(graph::Graph),
     /// Print the JSON Schema of a policy: an editor that knows it completes, explains and checks as you type
@@ -54,6 +57,7 @@ impl PolicyCommand {
             PolicyCommand::Check(check) => check.reply(style()).send(),
             PolicyCommand::Explain(explain) if explain.asks_the_daemon() => explain.ask_the_daemon(),
             PolicyCommand::Explain(explain) => explain.reply(style()).send(),
+            PolicyCommand::Fmt(fmt) => fmt.reply(style()).send(),
             PolicyCommand::Diff(diff) => diff.reply(style()).send(),
             PolicyCommand::Test(test) => test.reply(style()).send(),
             PolicyCommand::Schema(schema) => schema.reply().send(),
@@ -190,6 +194,7 @@ mod tests {
             PolicyCommand::Sign(sign) => sign.reply(),
             PolicyCommand::Verify(verify) => verify.reply(),
             PolicyCommand::TrustReset(reset) => reset.reply(),
+            PolicyCommand::Fmt(fmt) => fmt.reply(Style::Plain),
         }
     }
 
