@@ -78,15 +78,27 @@ fn the_doctor_tells_a_root_that_may_not_from_a_user_who_cannot_know() {
 #[test]
 fn what_the_doctor_calls_degraded_status_lists() {
     let Some(lab) = Lab::open() else { return };
-    let (code, answer) = doctor(":", &[]);
+    // What every kernel can lack: then there is something to list.
+    let open = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(open.path(), "0\n").unwrap();
+    let script = format!(
+        "mount --bind {} /proc/sys/kernel/unprivileged_bpf_disabled",
+        open.path().display()
+    );
+    let (code, answer) = doctor(&script, &[]);
     let degraded: Vec<&serde_json::Value> = answer["checks"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|check| check["state"] == "degraded")
         .collect();
-    assert_eq!(code, i32::from(!degraded.is_empty()), "{answer}");
-    let segd = lab.enforce(POLICY);
+    assert_eq!(code, 1, "{answer}");
+    assert_eq!(
+        check(&answer, "unprivileged-bpf")["state"],
+        "degraded",
+        "{answer}"
+    );
+    let segd = lab.segd(POLICY).after(&script).start();
     let status = segd.json(&["status"]);
     for check in degraded {
         let name = check["name"].as_str().unwrap();
