@@ -201,6 +201,33 @@ fn a_control_socket_of_a_living_segd_is_not_taken_over() {
 }
 
 #[test]
+fn a_pin_directory_of_a_living_segd_is_not_taken_over() {
+    let Some(lab) = Lab::open() else { return };
+    let segd = lab.enforce(POLICY);
+    let revision = segd.revision();
+    let before = Objects::now();
+    // One that starts after all does not stay.
+    let output = Command::new("timeout")
+        .arg("30")
+        .arg(segd_tests::segd::binary())
+        .args(["run", "--metrics", "none", "--policy"])
+        .arg(segd.policy_path())
+        .arg("--pin-dir")
+        .arg(segd.pin_dir())
+        .arg("--control")
+        .arg(segd.directory().join("second.sock"))
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("another segd is running on"), "{said}");
+    let new = Objects::now().since(&before);
+    assert_eq!(new.count("link"), 0, "{new:?}");
+    assert_eq!(segd.revision(), revision);
+}
+
+#[test]
 fn a_missing_policy_is_refused() {
     let Some(_lab) = Lab::open() else { return };
     let path = "/nonexistent/segd-t-policy.yaml";
