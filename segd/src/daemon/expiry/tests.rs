@@ -1,3 +1,5 @@
+//! What ends and opens, by a calendar of its own.
+
 use jiff::Timestamp;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! One form: what it makes of policies, and what it leaves alone.
+
 use super::*;
 
 #[track_caller]

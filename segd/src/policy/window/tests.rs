@@ -1,3 +1,5 @@
+//! Weekly windows against a slower reckoning, over every change of the clocks.
+
 use proptest::prelude::*;
 
 use super::*;
