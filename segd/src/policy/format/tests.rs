@@ -17,7 +17,7 @@ fn writes_one_form() {
     let untidy = "\r\n# head  \n\n\n  # of it\napiVersion:   segd.dev/v1\nkind: 'SegmentPolicy'\nmetadata:\n    name: shop   # why\n\
         spec:\n   segments:\n      web:\n         match:\n         -   systemd: 'nginx.service'\n         # both\n         - cgroup: /web\n      \
         db: {match: [ {cgroup:   /db } , ] }\n\n\n   allow:\n   - { to: db, from: [web , \"host\"], ports: [tcp/5432],reason: 'it''s' }\n   \
-        -\n     from: web\n     to: db\n     ports: [\n     tcp/1, # one\n\n     tcp/2 ]\n   # the last\n\n";
+        -\n     from: web\n     to: db\n     ports: [\n         tcp/1, # one\n\n       tcp/2 ]\n   # the last\n\n";
     let tidy = "# head\n\n# of it\napiVersion: segd.dev/v1\nkind: \"SegmentPolicy\"\nmetadata:\n  name: shop   # why\n\
         spec:\n  segments:\n    web:\n      match:\n        - systemd: \"nginx.service\"\n        # both\n        - cgroup: /web\n    \
         db: {match: [{cgroup: /db}]}\n\n  allow:\n    - {from: [web, \"host\"], to: db, ports: [tcp/5432], reason: 'it''s'}\n    \
