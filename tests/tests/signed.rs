@@ -164,7 +164,9 @@ impl Stage {
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
         assert!(text.contains(said), "{said}: {text}");
-        assert!(segd.log().contains(said), "{said}: {}", segd.log());
+        wait::wait_until(format!("{said}: {}", segd.log()), PATIENCE, || {
+            segd.log().contains(said)
+        });
         let status = segd.json(&["status"]);
         assert_eq!(status["last_reload"]["result"], "failure", "{status}");
         let error = status["last_reload"]["error"].as_str().unwrap();

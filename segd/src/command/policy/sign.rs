@@ -91,11 +91,14 @@ impl Sign {
     }
 }
 
-/// Writes beside, and renames over what the path leads to.
+/// Writes beside, and renames over what the path leads to; who may read it stays.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut beside = real.clone().into_os_string();
     beside.push(".new");
     fs::write(&beside, text)?;
+    if let Ok(before) = fs::metadata(&real) {
+        fs::set_permissions(&beside, before.permissions())?;
+    }
     fs::rename(&beside, &real)
 }
