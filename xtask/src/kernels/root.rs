@@ -107,8 +107,9 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 
 /// Packs it the way the kernel unpacks it; not compressed, as an emulated processor would have to undo that.
 fn pack(root: &Path) -> Result<PathBuf> {
-    // A version has a dot.
-    let image = root.with_added_extension("cpio");
+    let mut image = root.to_owned().into_os_string();
+    image.push(".cpio");
+    let image = PathBuf::from(image);
     let mut names = Vec::new();
     collect(root, Path::new("."), &mut names)?;
     let out = fs::File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
