@@ -32,6 +32,7 @@ pub mod probe;
 mod health;
 mod lsm;
 mod last_good;
+mod state_file;
 mod handover;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};

@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) use self::serials::is_others;
 use self::serials::{Accepted, Mark};
 use super::{
     engine::{Engine, Origin},

@@ -5,13 +5,12 @@
 //! Deliberately absent: policies on trial.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use super::{engine::Engine, gate, trial};
+use super::{engine::Engine, state_file, trial};
 use crate::{
     report::chain,
     source::{LoadError, Loaded, resolve_read},
@@ -53,13 +52,9 @@ pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
         path: path.to_owned(),
         source,
     };
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
+    let file = state_file::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    if gate::is_others(&metadata) {
+    if state_file::is_others(&metadata) {
         return Err(NoneKept::Others(path.to_owned()));
     }
     if !metadata.is_file() || metadata.size() > MOST_BYTES {
@@ -72,27 +67,6 @@ pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
         path: path.to_owned(),
         error: Box::new(error),
     })
-}
-
-/// Writes it beside, to the disk, and renames it over.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = directory.join(name);
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(directory)?.sync_all()
 }
 
 impl Engine {
@@ -110,7 +84,7 @@ impl Engine {
         self.kept_last = active.revision();
         match self.maps.text(active.slot()) {
             Ok(Some(bytes)) => drop(tokio::task::spawn_blocking(move || {
-                if let Err(error) = write(&path, &bytes) {
+                if let Err(error) = state_file::write(&path, &bytes) {
                     tracing::error!(
                         "cannot keep the last good policy in `{}`, a boot could not fall back to it: {error}",
                         path.display()
@@ -125,9 +99,9 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
-    use super::*;
+    use super::{super::state_file::write, *};
     use crate::control::types::{Kept, Text};
 
     const POLICY: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: a}\nspec:\n  \

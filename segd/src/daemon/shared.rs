@@ -81,6 +81,16 @@ pub(super) fn conflict(message: impl Into<String>) -> Refusal {
     Refusal::new(RefusalKind::Conflict, message)
 }
 
+/// What is told of the last reload.
+fn reload_of(at: SystemTime, error: Option<&str>) -> Reload {
+    let result = if error.is_some() { "failure" } else { "success" };
+    Reload {
+        result: result.into(),
+        time: rfc3339(at),
+        error: error.map(str::to_owned),
+    }
+}
+
 /// Takes a lock.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic is a compile error here; what a poisoned lock guards is whole.
@@ -107,11 +117,7 @@ impl Shared {
             state: Mutex::new(State {
                 health,
                 started: now,
-                last: Reload {
-                    result: "success".into(),
-                    time: rfc3339(now),
-                    error: None,
-                },
+                last: reload_of(now, None),
                 success: 1,
                 failure: 0,
                 told: None,
@@ -205,11 +211,7 @@ impl Shared {
                 let mut state = lock(&self.state);
                 state.success += 1;
                 state.told = None;
-                state.last = Reload {
-                    result: "success".into(),
-                    time: rfc3339(SystemTime::now()),
-                    error: None,
-                };
+                state.last = reload_of(SystemTime::now(), None);
                 tracing::info!("enforcing revision {revision}");
                 notify::changed(revision);
                 Ok(Reloaded {
@@ -269,11 +271,7 @@ impl Shared {
         // A mistake was taken back.
         if state.told.take().is_some() {
             tracing::info!("the policy is again what is enforced: revision {revision}");
-            state.last = Reload {
-                result: "success".into(),
-                time: rfc3339(SystemTime::now()),
-                error: None,
-            };
+            state.last = reload_of(SystemTime::now(), None);
         }
         Some(Ok(unchanged))
     }
@@ -283,11 +281,7 @@ impl Shared {
         let mut state = lock(&self.state);
         if state.told.as_deref() != Some(drawn) {
             state.failure += 1;
-            state.last = Reload {
-                result: "failure".into(),
-                time: rfc3339(SystemTime::now()),
-                error: Some(line.clone()),
-            };
+            state.last = reload_of(SystemTime::now(), Some(&line));
             tracing::error!("the policy was not loaded, what is in force stays in force: {line}");
             eprint!("{drawn}");
             state.told = Some(drawn.to_owned());
@@ -299,11 +293,7 @@ impl Shared {
     pub(super) fn not_believed(&self, line: String) -> Refusal {
         let mut state = lock(&self.state);
         state.failure += 1;
-        state.last = Reload {
-            result: "failure".into(),
-            time: rfc3339(SystemTime::now()),
-            error: Some(line.clone()),
-        };
+        state.last = reload_of(SystemTime::now(), Some(&line));
         tracing::error!("a policy was refused, what is in force stays in force: {line}");
         Refusal::new(RefusalKind::Invalid, line)
     }
@@ -312,11 +302,7 @@ impl Shared {
     pub(super) fn believed(&self) {
         let mut state = lock(&self.state);
         if state.told.is_none() && state.last.error.is_some() {
-            state.last = Reload {
-                result: "success".into(),
-                time: rfc3339(SystemTime::now()),
-                error: None,
-            };
+            state.last = reload_of(SystemTime::now(), None);
         }
     }
 

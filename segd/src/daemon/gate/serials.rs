@@ -3,14 +3,17 @@
 //! INVARIANT: what cannot be understood to its last byte, or may be somebody else's word, accepts nothing.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
 };
 
 use super::GateError;
-use crate::source::signature::Signed;
+use crate::{
+    daemon::state_file::{self, directory_of, is_others},
+    source::signature::Signed,
+};
 
 /// Three short lines.
 const MOST_BYTES: u64 = 512;
@@ -80,6 +83,7 @@ impl Accepted {
         let back = self.back.or(in_force).filter(|mark| *mark != self.highest);
         Accepted { back, ..self }
     }
+
     /// Reads what is kept; `None` if nothing is.
     ///
     /// # Errors
@@ -98,11 +102,7 @@ impl Accepted {
         if is_others(&directory) {
             return Err(unknown("others may write its directory".to_owned()));
         }
-        let open = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path);
-        let file = match open {
+        let file = match state_file::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(said)?,
         };
@@ -121,19 +121,8 @@ impl Accepted {
     ///
     /// The system's.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let directory = directory_of(path);
         let mut make = fs::DirBuilder::new();
-        make.recursive(true).mode(0o700).create(directory)?;
-        let beside = path.with_extension("new");
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
+        make.recursive(true).mode(0o700).create(directory_of(path))?;
         let line = |name: &str, mark: &Mark| format!("{name} {} {}\n", mark.serial, mark.digest);
         let back = self.back.as_ref().map(|back| line("back", back));
         let text = [
@@ -141,22 +130,8 @@ impl Accepted {
             back.unwrap_or_default(),
             "end\n".to_owned(),
         ];
-        file.write_all(text.concat().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(directory)?.sync_all()
+        state_file::write(path, text.concat().as_bytes())
     }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
-}
-
-/// Whether somebody else than root and this process' user may write it.
-pub fn is_others(metadata: &fs::Metadata) -> bool {
-    // SAFETY: no arguments, cannot fail.
-    let own = unsafe { libc::geteuid() };
-    metadata.mode() & 0o022 != 0 || ![0, own].contains(&metadata.uid())
 }
 
 /// `serial N HEX`, perhaps `back N HEX`, `end`, a line each: what was cut off is noticed.
