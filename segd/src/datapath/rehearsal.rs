@@ -145,10 +145,11 @@ impl Rehearsal {
 
     /// Which cgroup the hooks see in a run. The ruling of a policy that knows nobody tells.
     fn ask_cgroup(&mut self) -> Result<u64, Error> {
-        self.enact(&CompiledTables {
+        let nobody = CompiledTables {
             flags: segd_common::tables::TABLES_VALID,
             ..CompiledTables::default()
-        })?;
+        };
+        self.enact(&nobody, Moment::FIRST)?;
         let mut udp = [0; 28];
         udp[0] = 0x45;
         udp[3] = 28;
@@ -161,12 +162,12 @@ impl Rehearsal {
     }
 
     /// Puts a policy in force, by the sequence that the daemon writes a revision in. Nobody has a place in it until
-    /// [`Rehearsal::play`] and [`Rehearsal::cast`] say so.
+    /// [`Rehearsal::play`] and [`Rehearsal::cast`] say so. `now`: by which its rules end.
     ///
     /// # Errors
     ///
     /// A write that failed.
-    pub fn enact(&mut self, tables: &CompiledTables) -> Result<Active, Error> {
+    pub fn enact(&mut self, tables: &CompiledTables, now: Moment) -> Result<Active, Error> {
         let active = self.tables.active()?;
         let (revision, slot) = (active.revision() + 1, 1 - active.slot());
         // Who is in which segment is said by hand here, not by selectors.
@@ -176,9 +177,7 @@ impl Rehearsal {
             message: chain(&error),
         })?;
         self.tables.settle()?;
-        // The tables are read as they are, at whatever time they were compiled for.
-        self.tables
-            .write(slot, revision, tables, &nobody, Moment::FIRST)?;
+        self.tables.write(slot, revision, tables, &nobody, now)?;
         let next = Active::new(revision, slot);
         self.tables.flip(next)?;
         Ok(next)

@@ -4,6 +4,7 @@
 
 use std::{fmt::Write as _, fs, net::IpAddr, path::Path as FilePath};
 
+use jiff::Timestamp;
 use segd::{
     datapath::rehearsal::{Vantage, Way},
     policy::model::Mode,
@@ -34,6 +35,9 @@ pub struct Case {
     /// `--mode`.
     #[serde(default)]
     pub mode: Option<String>,
+    /// When it is asked; left out: before any rule is over.
+    #[serde(default)]
+    pub at: Option<String>,
     /// The packets are seen in a container's namespace, not in the host's.
     #[serde(default)]
     pub container: bool,
@@ -125,14 +129,19 @@ impl Case {
         }
     }
 
+    fn time(&self) -> Timestamp {
+        let at = self.at.as_deref();
+        at.map_or(Timestamp::MIN, |at| at.parse().expect("a time"))
+    }
+
     /// Plays it; returns what is wrong, a line each, and the reasons it showed.
     pub fn play(&self, name: &str, theatre: &mut Theatre) -> (Vec<String>, Vec<&'static str>) {
-        let forms = Forms::of(&self.policy, self.mode());
+        let forms = Forms::of(&self.policy, self.mode(), self.time());
         let mut wrong = Vec::new();
         let mut reasons = Vec::new();
         for (number, packet) in self.packets.iter().enumerate() {
             let scenery = self.scenery(&forms, packet);
-            theatre.set(&forms.tables, &scenery);
+            theatre.set(&forms, &scenery);
             let world = theatre.world(&scenery);
             let shown = packet.shown();
             let said = theatre.play(std::slice::from_ref(&shown)).remove(0);
@@ -148,7 +157,7 @@ impl Case {
                         packet.verdict, packet.reason
                     ));
                 }
-                if !says(&ruling, heard) {
+                if !says(&forms, &ruling, heard) {
                     line(format!("the {judge} says {ruling:?}, the kernel {heard:?}"));
                 }
                 reasons.push(ruling.reason);
@@ -308,6 +317,7 @@ pub fn written(
     story: &str,
     policy: &str,
     mode: Option<bool>,
+    time: Timestamp,
     on_host: bool,
     scenery: &Scenery,
     shown: &Shown,
@@ -317,6 +327,7 @@ pub fn written(
     if let Some(audit) = mode {
         let _ = writeln!(out, "mode: {}", if audit { "audit" } else { "enforce" });
     }
+    let _ = writeln!(out, "at: {time}");
     if !on_host {
         out += "container: true\n";
     }

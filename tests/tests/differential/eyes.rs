@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use segd::policy::{
     compile::compile,
     compiled::{CompiledTables, SegmentIndexes},
@@ -30,6 +31,10 @@ use super::{
 pub struct Forms {
     pub policy: Policy,
     pub tables: CompiledTables,
+    /// What of it holds at the time, compiled: what the tables in memory say.
+    now: CompiledTables,
+    /// When it is asked.
+    pub time: Timestamp,
     /// `--mode`.
     pub mode: Option<Mode>,
 }
@@ -37,7 +42,7 @@ pub struct Forms {
 impl Forms {
     /// Reads and compiles a text.
     #[track_caller]
-    pub fn of(text: &str, mode: Option<Mode>) -> Forms {
+    pub fn of(text: &str, mode: Option<Mode>, time: Timestamp) -> Forms {
         let sources = [Source {
             name: "policy.yaml".to_owned(),
             text: text.to_owned(),
@@ -46,8 +51,19 @@ impl Forms {
             .unwrap_or_else(|errors| panic!("{}\n{text}", render(&errors, &sources, Style::Plain)));
         let mut indexes = SegmentIndexes::default();
         indexes.allocate(&policy, &BTreeSet::new()).expect("few segments");
-        let tables = compile(&policy, &indexes, mode).expect("a small policy");
-        Forms { policy, tables, mode }
+        let compiled = |policy: &Policy| compile(policy, &indexes, mode).expect("a small policy");
+        Forms {
+            tables: compiled(&policy),
+            now: compiled(&policy.at(time)),
+            policy,
+            time,
+            mode,
+        }
+    }
+
+    /// The rule that a judge named by its number in the tables.
+    pub fn rule(&self, number: u32) -> Option<usize> {
+        (number != Verdict::NO_RULE).then(|| self.tables.decider(number, self.time).expect("a rule's number"))
     }
 
     /// The name of a side; empty for one that the policy does not know.
@@ -184,7 +200,7 @@ impl Eyes for Oracle<'_> {
         let (reason, rule) = match (reserved(from, to), self.peer(from), self.peer(to)) {
             (Some(reason), ..) => (reason, None),
             (None, Some(a), Some(b)) => {
-                let (reason, rule) = oracle::judge(&self.0.policy, &a, &b, service);
+                let (reason, rule) = oracle::judge_at(&self.0.policy, self.0.time, &a, &b, service);
                 (reason.label(), rule)
             }
             _ => ("no-rule", None),
@@ -239,16 +255,19 @@ impl Eyes for InMemory<'_> {
     }
 
     fn owner(&self, address: &[u8; 16]) -> u16 {
-        self.0.tables.claimed_by(address)
+        self.0.now.claimed_by(address)
     }
 
     fn judge(&self, from: Identity, to: Identity, service: u32) -> Judged {
-        let verdict = decide::decide(&self.0.tables, from, to, service);
-        let outcome = decide::outcome(&self.0.tables, verdict, from, to);
+        let verdict = decide::decide(&self.0.now, from, to, service);
+        let outcome = decide::outcome(&self.0.now, verdict, from, to);
         Judged {
             reason: verdict.reason.label(),
             outcome: outcome.label(),
-            rule: (verdict.rule != Verdict::NO_RULE).then_some(verdict.rule as usize),
+            rule: (verdict.rule != Verdict::NO_RULE).then(|| {
+                let decider = self.0.now.decider(verdict.rule, self.0.time);
+                decider.expect("a rule's number")
+            }),
         }
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 mod dice;
+mod calendar;
 mod spec;
 mod packets;
 mod forms;
@@ -88,7 +89,7 @@ fn a_million_random_packets_are_judged_alike_by_author_oracle_tables_and_kernel(
             let mut dice = Dice::new(seed ^ (turn << 1 | number).wrapping_mul(0xd134_2543_de82_ef95));
             let round = Round::random(&mut dice, vantage == Vantage::Host);
             let forms = round.forms();
-            theatre.set(&forms.tables, &round.scenery);
+            theatre.set(&forms, &round.scenery);
             let packets = round::packets(&mut dice, &theatre, round.scenery.sender, PER_ROUND);
             if let Some(found) = round::compare(&theatre, &round, &forms, &packets, &mut tally) {
                 broken.store(true, Ordering::Relaxed);
@@ -115,11 +116,19 @@ fn a_million_random_packets_are_judged_alike_by_author_oracle_tables_and_kernel(
     for reason in Reason::ALL {
         println!("{:>10}  {}", tally.of(*reason), reason.label());
     }
+    println!(
+        "{:>10}  by a rule that ends, {} of them by several together",
+        tally.ending, tally.together
+    );
     let stories: Vec<String> = [host.1, container.1].into_iter().flatten().collect();
     assert!(
         stories.is_empty(),
         "the judges do not agree (seed {seed}):\n{}",
         stories.join("\n")
+    );
+    assert!(
+        tally.cases < CASES || (tally.ending > 1000 && tally.together > 100),
+        "ends decided too little"
     );
     // A run that was cut short has not had the time to meet the rare ones.
     for reason in Reason::ALL.iter().filter(|_| tally.cases >= CASES) {
@@ -148,6 +157,7 @@ fn keep(theatre: &Theatre, round: &Round, packet: &round::Shown, seed: u64) -> S
         &story,
         &round.spec.yaml(),
         round.spec.mode,
+        forms.time,
         world.on_host,
         &round.scenery,
         packet,

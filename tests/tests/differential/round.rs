@@ -7,11 +7,12 @@ use segd::{
 use segd_common::{
     reason::Reason,
     segment,
-    verdict::{Outcome, Verdict},
+    verdict::Outcome,
     workload::{AMBIGUOUS, Identity, ORPHANED, PENDING},
 };
 
 use super::{
+    calendar,
     dice::Dice,
     eyes::{Author, Forms, InMemory, Oracle},
     model::{Eyes, Lives, Ruling, World},
@@ -152,7 +153,7 @@ impl Round {
             .spec
             .mode
             .map(|audit| if audit { Mode::Audit } else { Mode::Enforce });
-        Forms::of(&self.spec.yaml(), mode)
+        Forms::of(&self.spec.yaml(), mode, calendar::stamp(self.spec.time))
     }
 }
 
@@ -236,7 +237,7 @@ pub fn compare(
         ];
         tally.cases += 1;
         let [first, rest @ ..] = &answers;
-        let differs = rest.iter().any(|other| other.1 != first.1) || !agrees(&first.1, said, tally);
+        let differs = rest.iter().any(|other| other.1 != first.1) || !agrees(forms, &first.1, said, tally);
         if differs {
             let mut story = format!("{:?} by {:?}: {:02x?}\n", shown.0, shown.2, shown.1);
             for (who, answer) in &answers {
@@ -249,7 +250,7 @@ pub fn compare(
     None
 }
 
-fn agrees(expected: &[Option<Ruling>; 2], said: &Said, tally: &mut Tally) -> bool {
+fn agrees(forms: &Forms, expected: &[Option<Ruling>; 2], said: &Said, tally: &mut Tally) -> bool {
     let hooks = [said.egress, said.ingress];
     expected
         .iter()
@@ -257,7 +258,11 @@ fn agrees(expected: &[Option<Ruling>; 2], said: &Said, tally: &mut Tally) -> boo
         .all(|(expected, heard)| match (expected, heard) {
             (Some(expected), Some(heard)) => {
                 tally.count(heard.told.reason, heard.told.outcome);
-                says(expected, heard)
+                if let Some(rule) = forms.rule(heard.told.rule) {
+                    tally.ending += u64::from(!forms.policy.rules[rule].term.is_lasting());
+                    tally.together += u64::from(rule as u32 != heard.told.rule);
+                }
+                says(forms, expected, heard)
             }
             (None, None) => true,
             _ => false,
@@ -265,10 +270,10 @@ fn agrees(expected: &[Option<Ruling>; 2], said: &Said, tally: &mut Tally) -> boo
 }
 
 /// Whether a hook said what was expected.
-pub fn says(expected: &Ruling, heard: Heard) -> bool {
+pub fn says(forms: &Forms, expected: &Ruling, heard: Heard) -> bool {
     let told = heard.told;
     let reason = Reason::from_number(told.reason).map_or("none", Reason::label);
-    let rule = (told.rule != Verdict::NO_RULE).then_some(told.rule as usize);
+    let rule = forms.rule(told.rule);
     let sides = expected
         .asked
         .is_none_or(|asked| asked == (told.from, told.to, told.service));
@@ -283,6 +288,10 @@ pub fn says(expected: &Ruling, heard: Heard) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub cases: u64,
+    /// Rulings by a rule that ends.
+    pub ending: u64,
+    /// Rulings by several rules together.
+    pub together: u64,
     /// Rulings by reason and outcome.
     pub rulings: std::collections::BTreeMap<(u8, u8), u64>,
 }
@@ -295,6 +304,8 @@ impl Tally {
     /// Adds another's.
     pub fn add(&mut self, other: &Tally) {
         self.cases += other.cases;
+        self.ending += other.ending;
+        self.together += other.together;
         for (key, count) in &other.rulings {
             *self.rulings.entry(*key).or_default() += count;
         }

@@ -1,6 +1,7 @@
 //! A disagreement made small: what can be left out of policy and cast without the judges coming to agree.
 
 use super::{
+    calendar::Term,
     model::Ruling,
     round::{Round, Shown, Tally, compare},
     spec::{End, Spec},
@@ -24,7 +25,7 @@ pub fn shrink(theatre: &mut Theatre, round: Round, shown: &Shown, story: String)
 
 fn disagrees(theatre: &mut Theatre, round: &Round, shown: &Shown) -> Option<String> {
     let forms = round.forms();
-    theatre.set(&forms.tables, &round.scenery);
+    theatre.set(&forms, &round.scenery);
     let shown = std::slice::from_ref(shown);
     compare(theatre, round, &forms, shown, &mut Tally::default()).map(|found| found.story)
 }
@@ -54,6 +55,9 @@ fn smaller(round: &Round) -> Vec<Round> {
         });
     }
     for (at, rule) in round.spec.allow.iter().enumerate() {
+        if !rule.term.is_lasting() {
+            with(&|spec| spec.allow[at].term = Term::default());
+        }
         for port in (0..rule.ports.len()).filter(|_| rule.ports.len() > 1) {
             with(&|spec| {
                 spec.allow[at].ports.remove(port);

@@ -4,7 +4,10 @@
 
 use std::fmt::Write as _;
 
-use super::dice::Dice;
+use super::{
+    calendar::{self, Term},
+    dice::Dice,
+};
 
 /// One end of a rule, as it is written.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Rule {
     pub to: End,
     /// Empty in `deny`: left out, every port.
     pub ports: Vec<Port>,
+    /// Only in `allow`: when it holds.
+    pub term: Term,
 }
 
 /// A port as it is written, and the services it stands for.
@@ -61,6 +66,8 @@ pub struct Spec {
     pub enforce_host: bool,
     /// `--mode`: audit or enforce over everything.
     pub mode: Option<bool>,
+    /// When it is asked.
+    pub time: i64,
 }
 
 const TIERS: [(&str, &str); 5] = [
@@ -103,6 +110,7 @@ impl Spec {
         let mut spec = Spec {
             audit: dice.once_in(8),
             enforce_host: dice.once_in(2),
+            time: calendar::time(dice),
             mode: [None, None, None, None, None, Some(true), Some(false)][dice.below(7)],
             ..Spec::default()
         };
@@ -167,6 +175,11 @@ impl Spec {
             from: self.random_end(dice),
             to: self.random_end(dice),
             ports: (0..ports).map(|_| Port::random(dice)).collect(),
+            term: if !deny && dice.once_in(2) {
+                Term::random(dice, self.time)
+            } else {
+                Term::default()
+            },
         }
     }
 
@@ -254,6 +267,7 @@ impl Spec {
                     let ports: Vec<&str> = rule.ports.iter().map(|port| port.text.as_str()).collect();
                     let _ = write!(out, ", ports: [{}]", ports.join(", "));
                 }
+                rule.term.write(&mut out);
                 out += "}\n";
             }
         }
@@ -295,13 +309,24 @@ impl Spec {
         if let Some(at) = self.deny.iter().position(|rule| says(&rule)) {
             return ("guardrail", Some(self.allow.len() + at));
         }
-        if let Some(at) = self.allow.iter().position(|rule| says(&rule)) {
+        let lasting = |rule: &Rule| rule.term.is_lasting() && says(&rule);
+        if let Some(at) = self.allow.iter().position(lasting) {
             return ("rule", Some(at));
         }
         if from == to && self.segment(from).is_some_and(|segment| segment.intra) {
             return ("intra", None);
         }
-        ("no-rule", None)
+        // Of rules that end, the one that ends last; of those, the first.
+        let ending = self
+            .allow
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| !rule.term.is_lasting() && says(rule));
+        let open = ending.filter_map(|(at, rule)| Some((rule.term.open_until(self.time)?, at)));
+        match open.max_by_key(|(end, at)| (*end, std::cmp::Reverse(*at))) {
+            Some((_, at)) => ("rule", Some(at)),
+            None => ("no-rule", None),
+        }
     }
 
     fn stands(&self, end: &End, peer: &str) -> bool {

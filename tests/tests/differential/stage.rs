@@ -14,11 +14,13 @@ use segd::{
         places::Addresses,
         rehearsal::{Carrier, Heard, Rehearsal, Stage, Vantage, Way},
     },
-    policy::compiled::CompiledTables,
+    policy::compiled::Moment,
+    telemetry::clock,
 };
 use segd_common::{address::NAMESPACE_SINGLE, event::Hook, reason::Reason, workload::Identity};
 
 use super::{
+    eyes::Forms,
     model::{Lives, Local, World},
     packets::Made,
 };
@@ -232,8 +234,14 @@ impl Theatre {
     }
 
     /// Puts a policy in force and everybody in place.
-    pub fn set(&mut self, tables: &CompiledTables, scenery: &Scenery) {
-        self.rehearsal.enact(tables).expect("the policy is written");
+    pub fn set(&mut self, forms: &Forms, scenery: &Scenery) {
+        let now = Moment {
+            calendar: forms.time,
+            boot_ns: clock::moment().boot_ns,
+        };
+        self.rehearsal
+            .enact(&forms.tables, now)
+            .expect("the policy is written");
         let slot = self.rehearsal.slot().expect("a slot");
         let here = self.rehearsal.namespace();
         let lives = |lives: &Lives| places::Lives {

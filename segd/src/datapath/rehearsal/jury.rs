@@ -23,7 +23,7 @@ use crate::{
         Error,
         places::{Addresses, Lives},
     },
-    policy::compiled::CompiledTables,
+    policy::compiled::{CompiledTables, Moment},
 };
 
 /// One side of a question.
@@ -66,7 +66,8 @@ impl Jury {
     /// As [`Rehearsal::open`].
     pub fn open(tables: &CompiledTables) -> Result<Jury, Error> {
         let mut rehearsal = Rehearsal::open(Vantage::Host)?;
-        rehearsal.enact(tables)?;
+        // The tables are read as they are, at whatever time they were compiled for.
+        rehearsal.enact(tables, Moment::FIRST)?;
         let [own, beside, outside] = unclaimed(tables);
         let namespaces = [(rehearsal.namespace(), true, own), (BESIDE, false, beside)];
         let lists = namespaces.map(|(namespace, is_host, pair)| {
