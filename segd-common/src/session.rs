@@ -1,8 +1,9 @@
-//! Sessions as the kernel tells the daemon of them: one that has lost its right and has not sent since, and any.
+//! Sessions as the kernel tells the daemon of them: one that has lost its right and has not sent since, any, and a socket
+//! in the hands of another segment.
 
 use crate::{address::Address, segment::SegmentIndex};
 
-/// One end of such a session: a TCP socket of this host.
+/// One end of such a session: a socket of this host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Session {
@@ -28,8 +29,10 @@ pub struct Session {
     pub reason: u8,
     /// Not 0: a packet of it was denied already, and counted as a revocation.
     pub counted: u8,
+    /// `TCP` or `UDP`.
+    pub protocol: u8,
     /// Explicit padding, zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// One end of any session, with whom the policy in force takes both ends for and what it says of it.
@@ -52,5 +55,22 @@ pub struct Living {
     pub reserved: [u8; 2],
 }
 
+/// A socket and a process of another segment that holds it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Which socket. `from`: whose it is; `to`: whose process holds it. A UDP socket may have no peer.
+    pub session: Session,
+    /// The cgroup that it was made in.
+    pub socket_cgroup: u64,
+    /// The cgroup of the process.
+    pub holder_cgroup: u64,
+    /// The process, as the daemon numbers it.
+    pub process: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
 const _: () = assert!(size_of::<Session>() == 64);
+const _: () = assert!(size_of::<Foreign>() == 88);
 const _: () = assert!(size_of::<Living>() == 88);

@@ -31,10 +31,9 @@ pub fn tell(ctx: *mut c_void) -> Option<()> {
     if namespace.cookie == globals::host_namespace() {
         return None;
     }
-    let cgroup = peek(peek(task + globals::task_cgroups())? + globals::css_set_cgroup())?;
     let told = Task {
         namespace,
-        cgroup: id_of_cgroup(cgroup)?,
+        cgroup: cgroup_of(task)?,
         started: peek(task + globals::task_started())?,
         number: number(task)?,
         reserved: 0,
@@ -70,9 +69,17 @@ fn describe(net: u64) -> Option<Namespace> {
     })
 }
 
+/// The id of a task's cgroup, by the task's address.
+#[inline(always)]
+pub fn cgroup_of(task: u64) -> Option<u64> {
+    id_of_cgroup(peek(
+        peek(task + globals::task_cgroups())? + globals::css_set_cgroup(),
+    )?)
+}
+
 /// A task's number in the asking process' pid namespace.
 #[inline(always)]
-fn number(task: u64) -> Option<u32> {
+pub fn number(task: u64) -> Option<u32> {
     /// `struct upid`: the number, and the namespace it is in.
     const UPID_LEN: u64 = 16;
     // SAFETY: no arguments.

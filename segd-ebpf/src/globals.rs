@@ -43,6 +43,10 @@ global! {
     SOCK_CGROUP, sock_cgroup
 }
 global! {
+    /// Offset of `sock.sk_protocol`.
+    SOCK_PROTOCOL, sock_protocol
+}
+global! {
     /// Offset of `sock.sk_socket`.
     SOCK_SOCKET, sock_socket
 }

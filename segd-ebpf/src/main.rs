@@ -12,6 +12,7 @@ mod connect;
 mod egress;
 mod errors;
 mod exchange;
+mod foreign;
 mod fragments;
 mod frame;
 mod globals;
@@ -177,6 +178,14 @@ extern "C" fn segd_sessions(ctx: *mut core::ffi::c_void) -> i32 {
 #[unsafe(link_section = "iter/tcp")]
 extern "C" fn segd_living(ctx: *mut core::ffi::c_void) -> i32 {
     let _ = sessions::tell_of_living(ctx);
+    0
+}
+
+/// Runs once for every open file of every task, when the daemon asks.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn segd_foreign(ctx: *mut core::ffi::c_void) -> i32 {
+    let _ = foreign::tell(ctx);
     0
 }
 

@@ -85,7 +85,9 @@ fn tell(meta: *mut c_void, sk: u64, memory: *mut SocketState) -> Option<()> {
         return None;
     }
     let mut session = Session::default();
-    describe(sk, &mut session)?;
+    if !is_open(describe(sk, &mut session)?) {
+        return None;
+    }
     let (from, to) = sides(&policy, &memory, &session, sk)?;
     let (reason, passes) = reason(&policy, from, to, service(&memory, &session));
     if passes || !is_final(reason) {
@@ -115,7 +117,9 @@ pub fn tell_of_living(ctx: *mut c_void) -> Option<()> {
     let (meta, sk, memory) = of_tcp(ctx)?;
     let policy = Policy::for_good()?;
     let mut living = Living::default();
-    describe(sk, &mut living.session)?;
+    if !is_open(describe(sk, &mut living.session)?) {
+        return None;
+    }
     if !memory.is_null() {
         // SAFETY: as in `tell`.
         let memory = unsafe { memory.read_volatile() };
@@ -203,10 +207,10 @@ fn sides(policy: &Policy, memory: &SocketState, session: &Session, sk: u64) -> O
     }
 }
 
-/// Reads who a connected socket is, and whom it is connected to.
+/// Reads who a socket is, and whom it is connected to; returns the state it is in.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-fn describe(sk: u64, session: &mut Session) -> Option<()> {
+pub fn describe(sk: u64, session: &mut Session) -> Option<u32> {
     const AF_INET: u16 = 2;
     let at = globals::sock_family();
     if at == 0 {
@@ -215,10 +219,7 @@ fn describe(sk: u64, session: &mut Session) -> Option<()> {
     // `struct sock_common`: addresses, a hash, ports, family, state, device.
     let kind = peek(sk + at)?;
     let ports = peek(sk + at - 8)?;
-    let now = (kind >> 16) as u8;
-    if !is_open(u32::from(now)) {
-        return None;
-    }
+    let now = u32::from((kind >> 16) as u8);
     session.device = (kind >> 32) as u32;
     session.peer_port = u16::from_be((ports >> 32) as u16);
     session.own_port = (ports >> 48) as u16;
@@ -232,12 +233,13 @@ fn describe(sk: u64, session: &mut Session) -> Option<()> {
     }
     session.namespace = namespace_of(sk)?;
     session.cookie = peek(sk + globals::sock_cookie()).filter(|cookie| *cookie != 0)?;
-    Some(())
+    session.protocol = TCP;
+    Some(now)
 }
 
 /// Whether there is a connection to end (`include/net/tcp_states.h`).
 #[inline(always)]
-fn is_open(now: u32) -> bool {
+pub fn is_open(now: u32) -> bool {
     const TIME_WAIT: u32 = 6;
     const CLOSE: u32 = 7;
     const NEW_SYN_RECV: u32 = 12;

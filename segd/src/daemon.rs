@@ -10,6 +10,7 @@ mod given;
 mod notify;
 mod error;
 mod failure;
+mod foreign;
 pub mod gate;
 mod engine;
 mod tagging;
@@ -80,6 +81,8 @@ pub struct Options {
     pub control_group: Option<String>,
     /// `--metrics`; `None` for `--metrics none`.
     pub metrics: Option<SocketAddr>,
+    /// `--strict-sockets`: end TCP connections in the hands of another segment.
+    pub strict_sockets: bool,
     /// `--protect`: guard the pins.
     pub protect: bool,
     /// `--interface`, for XDP.

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{ClientArgs, INTERNAL, OutputArgs, YES, no_answer};
+use super::{ClientArgs, INTERNAL, OutputArgs, YES, answer, no_answer};
 use crate::{
     control::{
         client,
-        protocol::{FlowFilter, FlowQuery, Response},
+        protocol::{FlowFilter, FlowQuery, Request, Response},
         types::FlowRecord,
     },
     output::{self, Format, Table as _},
@@ -52,6 +52,9 @@ pub struct FlowsArgs {
     /// Only flows to this segment; may be repeated
     #[arg(long, value_name = "SEGMENT")]
     to: Vec<String>,
+    /// Instead: sockets that a process of another segment holds now: it moved to another cgroup, or was handed them. Root only
+    #[arg(long, conflicts_with_all = ["follow", "last", "verdict", "from", "to"])]
+    foreign: bool,
     #[command(flatten)]
     client: ClientArgs,
     #[command(flatten)]
@@ -62,6 +65,9 @@ impl FlowsArgs {
     /// Runs it.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if self.foreign {
+            return self.list_foreign();
+        }
         let query = FlowQuery {
             last: self.last,
             follow: self.follow,
@@ -104,6 +110,22 @@ impl FlowsArgs {
                 }
                 Err(error) => return no_answer(&error),
             }
+        }
+    }
+}
+
+impl FlowsArgs {
+    fn list_foreign(&self) -> ExitCode {
+        let asked =
+            client::Client::ask(&self.client.control, &Request::Foreign).and_then(|mut client| match client
+                .answer()?
+            {
+                Response::Foreign(rows) => Ok(rows),
+                _ => Err(client.surprise()),
+            });
+        match asked {
+            Ok(rows) => answer(self.output.output, &rows, YES),
+            Err(error) => no_answer(&error),
         }
     }
 }

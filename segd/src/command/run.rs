@@ -91,6 +91,12 @@ pub struct RunArgs {
           num_args = 0..=1, default_missing_value = "true", default_value = "false",
           require_equals = true, hide_possible_values = true, value_name = "BOOL")]
     protect: bool,
+    /// End TCP connections that a process of another segment holds, within a second: it moved to another cgroup, or was
+    /// handed them [default: they keep the right of the segment that made them]
+    #[arg(long, env = "SEGD_STRICT_SOCKETS", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, default_missing_value = "true", default_value = "false",
+          require_equals = true, hide_possible_values = true, value_name = "BOOL")]
+    strict_sockets: bool,
     /// This host's name in status [default: the host name]
     #[arg(long, env = "SEGD_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -118,6 +124,7 @@ impl RunArgs {
             control: self.control,
             control_group: self.control_group,
             metrics: self.metrics.0,
+            strict_sockets: self.strict_sockets,
             protect: self.protect,
             interfaces: self.interface,
             node_name: self.node_name.unwrap_or_else(host_name),

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     dry_run::DryRun,
     types::{
-        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, RuleRow, SegmentRow, Status,
-        Stopping, WorkloadRow,
+        Applied, Candidate, Explanation, FlowRecord, ForeignRow, Question, Reloaded, RuleRow, SegmentRow,
+        Status, Stopping, WorkloadRow,
     },
 };
 
@@ -50,6 +50,8 @@ pub enum Request {
     Rules,
     /// The flow log.
     Flows(FlowQuery),
+    /// Sockets in other hands than their makers'. The daemon walks every open file of the host for it.
+    Foreign,
     /// A verdict of the policy in force.
     Explain(Question),
     /// Read the policy again now.
@@ -67,11 +69,12 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether it changes something, or makes the daemon compile: only root, or the user segd runs as, may ask.
+    /// Whether it changes something, or makes the daemon work hard: only root, or the user segd runs as, may ask.
     #[must_use]
     pub fn writes(&self) -> bool {
         match self {
             Request::DryRun(_)
+            | Request::Foreign
             | Request::Reload
             | Request::Apply(_)
             | Request::Confirm
@@ -132,6 +135,8 @@ pub enum Response {
     Workloads(Vec<WorkloadRow>),
     /// To [`Request::Rules`].
     Rules(Vec<RuleRow>),
+    /// To [`Request::Foreign`].
+    Foreign(Vec<ForeignRow>),
     /// To [`Request::Flows`]: one each.
     Flow(Box<FlowRecord>),
     /// The client was too slow: so many flows were left out here.

@@ -29,8 +29,8 @@ use super::{
         Envelope, FlowFilter, FlowQuery, MAX_REQUEST_BYTES, Refusal, RefusalKind, Request, Response, VERSION,
     },
     types::{
-        Applied, Candidate, Explanation, FlowRecord, Question, Reloaded, RuleRow, SegmentRow, Status,
-        Stopping, WorkloadRow,
+        Applied, Candidate, Explanation, FlowRecord, ForeignRow, Question, Reloaded, RuleRow, SegmentRow,
+        Status, Stopping, WorkloadRow,
     },
 };
 use crate::crowd::Crowd;
@@ -54,6 +54,8 @@ pub trait Handler: Send + Sync + 'static {
     fn workloads(&self) -> impl Future<Output = Vec<WorkloadRow>> + Send;
     /// The rules in force, and how they are used.
     fn rules(&self) -> impl Future<Output = Result<Vec<RuleRow>, Refusal>> + Send;
+    /// Sockets in other hands than their makers'.
+    fn foreign(&self) -> impl Future<Output = Result<Vec<ForeignRow>, Refusal>> + Send;
     /// The newest recorded flows, oldest first, and every later one; see `telemetry::flows::FlowLog::follow`.
     fn flows(
         &self,
@@ -268,6 +270,10 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
         Request::Workloads => Response::Workloads(handler.workloads().await),
         Request::Rules => match handler.rules().await {
             Ok(rows) => Response::Rules(rows),
+            Err(refusal) => Response::Refused(refusal),
+        },
+        Request::Foreign => match handler.foreign().await {
+            Ok(rows) => Response::Foreign(rows),
             Err(refusal) => Response::Refused(refusal),
         },
         Request::Explain(question) => match handler.explain(question).await {

@@ -34,6 +34,7 @@ use crate::{
         pinned::PinnedMaps,
         pins::Pins,
         places::{Addresses, Lives, Places},
+        sessions::Foreigners,
         tables::Tables,
     },
     policy::{
@@ -114,6 +115,8 @@ pub struct Engine {
     pub(super) kept_last: u32,
     pub(super) flows: Arc<FlowLog>,
     pub(super) cutter: Cutter,
+    /// `None`: this kernel does not tell.
+    pub(super) foreigners: Option<Arc<Foreigners>>,
     pub(super) probe: Option<Probe>,
     pub(super) births: Option<Births>,
     pub(super) paths: BTreeMap<u64, String>,

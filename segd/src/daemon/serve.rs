@@ -17,8 +17,8 @@ use crate::{
         protocol::{FlowFilter, Refusal, RefusalKind},
         server::Handler,
         types::{
-            Applied, Candidate, Explanation, FlowRecord, MapUse, Program, Question, Readiness, Reloaded,
-            RuleRow, SegmentRow, Status, WorkloadRow,
+            Applied, Candidate, Explanation, FlowRecord, ForeignRow, MapUse, Program, Question, Readiness,
+            Reloaded, RuleRow, SegmentRow, Status, WorkloadRow,
         },
     },
     policy::{compile::compile, explain::explain, port},
@@ -204,6 +204,20 @@ impl Handler for Front {
     async fn rules(&self) -> Result<Vec<RuleRow>, Refusal> {
         let rows = self.0.engine().rule_rows();
         rows.map_err(|error| Refusal::new(RefusalKind::Internal, chain(&error)))
+    }
+
+    async fn foreign(&self) -> Result<Vec<ForeignRow>, Refusal> {
+        match self.0.engine().foreign_rows() {
+            Ok(Some(rows)) => Ok(rows),
+            Ok(None) => {
+                let message = "this kernel does not tell of sockets in other hands";
+                Err(Refusal::new(RefusalKind::Internal, message).help("it needs Linux 5.11"))
+            }
+            Err(error) => {
+                let message = format!("walking open files: {error}");
+                Err(Refusal::new(RefusalKind::Internal, message))
+            }
+        }
     }
 
     fn flows(

@@ -11,6 +11,7 @@ use super::{
     error::ApplyError,
     expiry::Expiry,
     failure::Failure,
+    foreign,
     gate::read_followed,
     given::{self, Given},
     handover::Handover,
@@ -240,6 +241,11 @@ async fn attach(
     let host = kernel::own_namespace()?.number();
     let cutter = Cutter::start(datapath.sessions()?, datapath.living()?, host)
         .map_err(|error| Failure::internal(format!("starting a thread: {error}")))?;
+    let foreigners = datapath.foreigners()?.map(Arc::new);
+    let flows = Arc::new(FlowLog::new(EventClock::Boot));
+    if options.strict_sockets {
+        foreign::start(foreigners.as_ref(), host, &flows)?;
+    }
     let links = Links::new(&datapath, root.path(), handover.learns())?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
@@ -261,8 +267,9 @@ async fn attach(
         hits: super::usage::Hits::default(),
         expiry: Expiry::default(),
         kept_last: 0,
-        flows: Arc::new(FlowLog::new(EventClock::Boot)),
+        flows,
         cutter,
+        foreigners,
         probe: given.probe,
         births,
         paths: std::collections::BTreeMap::new(),

@@ -67,6 +67,7 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ),
             ("SOCK_FLAGS", flags),
             ("SOCK_FORGES", forges),
+            ("SOCK_PROTOCOL", types.member("sock", "sk_protocol")?),
             ("SOCK_SOCKET", types.member("sock", "sk_socket")?),
             ("SOCKET_FILE", types.member("socket", "file")?),
             ("SOCK_GROUP", types.member("sock", "sk_reuseport_cb")?),

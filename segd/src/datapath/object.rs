@@ -19,7 +19,7 @@ use super::{
     map::Maps,
     numbering,
     pins::Pins,
-    sessions::{Living, Sessions},
+    sessions::{Foreigners, Living, Sessions},
     sys,
 };
 use crate::report::chain;
@@ -34,6 +34,12 @@ const JUDGED: &str = "segd_judged";
 
 /// Walks TCP sockets for whoever asks what a policy would do.
 const LIVING: &str = "segd_living";
+
+/// Walks open files, for whoever asks which sockets another segment holds.
+const FOREIGN: &str = "segd_foreign";
+
+/// The programs of which a kernel may take none: they tell, and nothing is judged by them.
+const TELLING: [&str; 4] = [SESSIONS, JUDGED, LIVING, FOREIGN];
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
@@ -145,6 +151,14 @@ impl Datapath {
         }
     }
 
+    /// The program that tells which sockets another segment holds; `None` where the kernel takes none (before 5.11).
+    pub fn foreigners(&self) -> Result<Option<Foreigners>, Error> {
+        match self.program(FOREIGN) {
+            Ok(program) => Foreigners::of_files(program).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Hands the programs' own diagnostics to the log.
     pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
         match aya_log::EbpfLogger::init(&mut self.ebpf) {
@@ -236,7 +250,7 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
             }
             continue;
         }
-        if name == SESSIONS || name == JUDGED || name == LIVING {
+        if TELLING.contains(&name) {
             continue;
         }
         load_program(program, &btf)
@@ -252,6 +266,9 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
     }
     if let Err(error) = load_iterator(&mut ebpf, LIVING, "tcp", &btf) {
         tracing::debug!("`segd apply --dry-run` cannot list sessions: {error}");
+    }
+    if let Err(error) = load_iterator(&mut ebpf, FOREIGN, "task_file", &btf) {
+        tracing::debug!("`segd flows --foreign` cannot list sockets: {error}");
     }
     Ok(ebpf)
 }
@@ -340,9 +357,7 @@ mod tests {
         );
         let tcx = super::feature::takes_tcx().unwrap();
         for (name, program) in loaded.unwrap().ebpf.programs() {
-            if (name == super::SESSIONS || name == super::JUDGED || name == super::LIVING)
-                && program.fd().is_err()
-            {
+            if super::TELLING.contains(&name) && program.fd().is_err() {
                 eprintln!("{name}: the other one is loaded, or this kernel does not take it");
                 continue;
             }

@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use segd_common::session::{self, Session};
+use segd_common::session::{self, Foreign, Session};
 
 use super::{Error, sys};
 
@@ -49,12 +49,7 @@ impl Sessions {
     ///
     /// What the kernel said.
     pub fn without_right(&self) -> io::Result<Vec<Session>> {
-        let bytes = run(&self.walk)?;
-        let whole = bytes.chunks_exact(size_of::<Session>());
-        // SAFETY: as many bytes as a `Session` has, of any alignment; any bytes are a valid one.
-        Ok(whole
-            .map(|bytes| unsafe { bytes.as_ptr().cast::<Session>().read_unaligned() })
-            .collect())
+        read(&self.walk)
     }
 
     /// Ends one, which must be in this process' network namespace. `false`: it has ended already.
@@ -87,18 +82,66 @@ impl Living {
     ///
     /// What the kernel said.
     pub fn all(&self) -> io::Result<Vec<session::Living>> {
-        let bytes = run(&self.walk)?;
-        let whole = bytes.chunks_exact(size_of::<session::Living>());
-        // SAFETY: as many bytes as a `Living` has, of any alignment; any bytes are a valid one.
-        Ok(whole
-            .map(|bytes| unsafe { bytes.as_ptr().cast::<session::Living>().read_unaligned() })
-            .collect())
+        read(&self.walk)
     }
 }
 
+/// The program that tells of sockets in the hands of another segment, and the socket to end them on.
+#[derive(Debug)]
+pub struct Foreigners {
+    walk: OwnedFd,
+    destroyer: sys::Destroyer,
+}
+
+impl Foreigners {
+    pub(super) fn of_files(program: BorrowedFd<'_>) -> Result<Foreigners, Error> {
+        let walk = sys::link_create(program, 0, TRACE_ITER, 0);
+        Ok(Foreigners {
+            walk: walk.map_err(|error| Error::system("making an iterator over open files", error))?,
+            destroyer: sys::Destroyer::open()
+                .map_err(|error| Error::system("opening a socket that ends others", error))?,
+        })
+    }
+
+    /// Every TCP connection and UDP socket that a process holds whose segment is another than the socket's, once for each
+    /// descriptor of it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn all(&self) -> io::Result<Vec<Foreign>> {
+        read(&self.walk)
+    }
+
+    /// As [`Sessions::end`].
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn end(&self, socket: &Session) -> io::Result<bool> {
+        self.destroyer.end(socket)
+    }
+}
+
+/// A record that an iterator writes.
+///
+/// # Safety
+///
+/// Any bytes are a valid value.
+unsafe trait Told: Copy {}
+// SAFETY: integers and arrays of them.
+unsafe impl Told for Session {}
+// SAFETY: as above.
+unsafe impl Told for session::Living {}
+// SAFETY: as above.
+unsafe impl Told for Foreign {}
+
 /// All that an iterator says.
-fn run(walk: &OwnedFd) -> io::Result<Vec<u8>> {
+fn read<T: Told>(walk: &OwnedFd) -> io::Result<Vec<T>> {
     let mut bytes = Vec::new();
     File::from(sys::iterate(walk.as_fd())?).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let whole = bytes.chunks_exact(size_of::<T>());
+    // SAFETY: as many bytes as the value has, of any alignment; `Told` says that any will do.
+    let one = |bytes: &[u8]| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() };
+    Ok(whole.map(one).collect())
 }

@@ -2,7 +2,7 @@
 
 use super::table::{clean, columns};
 use crate::control::types::{
-    Applied, Explanation, FlowRecord, MapUse, SegmentRow, Status, Trial, WorkloadRow,
+    Applied, Explanation, FlowRecord, ForeignRow, MapUse, SegmentRow, Status, Trial, WorkloadRow,
 };
 
 /// Something that can be printed for people.
@@ -207,6 +207,39 @@ impl Table for Vec<WorkloadRow> {
             .collect();
         columns(
             &["CGROUP", "ID", "SEGMENT", "STATE", "SELECTOR", "DEFINED"],
+            &rows,
+        )
+    }
+}
+
+impl Table for Vec<ForeignRow> {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self
+            .iter()
+            .map(|row| {
+                vec![
+                    row.segment.clone(),
+                    row.holder_segment.clone(),
+                    row.holder_pid.to_string(),
+                    row.protocol.to_string(),
+                    endpoint(&row.address, Some(row.port)),
+                    endpoint(row.peer.as_deref().unwrap_or(""), row.peer_port),
+                    row.cgroup.clone(),
+                    row.holder_cgroup.clone(),
+                ]
+            })
+            .collect();
+        columns(
+            &[
+                "SEGMENT",
+                "HELD BY",
+                "PID",
+                "PROTOCOL",
+                "LOCAL",
+                "PEER",
+                "CGROUP",
+                "HOLDER'S CGROUP",
+            ],
             &rows,
         )
     }

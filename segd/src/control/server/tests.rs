@@ -44,6 +44,10 @@ impl Handler for Fixed {
         Ok(Vec::new())
     }
 
+    async fn foreign(&self) -> Result<Vec<ForeignRow>, Refusal> {
+        Ok(Vec::new())
+    }
+
     fn flows(
         &self,
         last: usize,

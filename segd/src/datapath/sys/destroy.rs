@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use segd_common::{address::is_v4, session::Session};
+use segd_common::{address::is_v4, service, session::Session};
 
 const SOCK_DESTROY: u16 = 21;
 
@@ -42,7 +42,7 @@ struct SocketId {
 
 const _: () = assert!(size_of::<Request>() == 16 + 56);
 
-/// Ends TCP sockets of this network namespace.
+/// Ends sockets of this network namespace.
 #[derive(Debug)]
 pub struct Destroyer(OwnedFd);
 
@@ -61,7 +61,7 @@ impl Destroyer {
 
     /// Asks for the end of a connection that cannot be. `Ok(false)`: the kernel cannot end any.
     pub fn works(&self) -> io::Result<bool> {
-        match self.ask(libc::AF_INET, SocketId::default())? {
+        match self.ask(libc::AF_INET, service::TCP, SocketId::default())? {
             // The second: no diagnosis of TCP at all.
             libc::EOPNOTSUPP | libc::EINVAL => Ok(false),
             libc::EPERM => Err(io::Error::from_raw_os_error(libc::EPERM)),
@@ -90,7 +90,7 @@ impl Destroyer {
             // The one that counts: whatever else bears the tuple by now has another.
             cookie: [session.cookie as u32, (session.cookie >> 32) as u32],
         };
-        match self.ask(family, id)? {
+        match self.ask(family, session.protocol, id)? {
             0 => Ok(true),
             // Gone, another in its place, or ending by itself.
             libc::ENOENT | libc::ESTALE => Ok(false),
@@ -99,7 +99,7 @@ impl Destroyer {
     }
 
     /// Asks for a socket's end. Returns the error that was answered, 0 if none.
-    fn ask(&self, family: libc::c_int, id: SocketId) -> io::Result<i32> {
+    fn ask(&self, family: libc::c_int, protocol: u8, id: SocketId) -> io::Result<i32> {
         const REQUEST_ACK: u16 = 1 | 4;
         let request = Request {
             len: size_of::<Request>() as u32,
@@ -108,7 +108,7 @@ impl Destroyer {
             sequence: 1,
             port: 0,
             family: family as u8,
-            protocol: libc::IPPROTO_TCP as u8,
+            protocol,
             extensions: 0,
             padding: 0,
             states: u32::MAX,
