@@ -8,6 +8,8 @@
     reason = "a test says what must hold; the author of random policies is asked for their text only"
 )]
 
+#[path = "../../tests/tests/differential/calendar.rs"]
+mod calendar;
 #[path = "../../tests/tests/differential/dice.rs"]
 mod dice;
 #[path = "../../tests/tests/differential/spec.rs"]

@@ -66,6 +66,7 @@ fn work(foreigners: &Weak<Foreigners>, host: u64, flows: &FlowLog) {
         }
         failing = swept.is_err();
         drop(foreigners);
+        // SLEEP: nobody tells when a descriptor is passed on.
         thread::sleep(PERIOD);
     }
 }

@@ -128,6 +128,7 @@ impl Foreigners {
 /// # Safety
 ///
 /// Any bytes are a valid value.
+// SAFETY: the implementations', above.
 unsafe trait Told: Copy {}
 // SAFETY: integers and arrays of them.
 unsafe impl Told for Session {}
@@ -141,7 +142,9 @@ fn read<T: Told>(walk: &OwnedFd) -> io::Result<Vec<T>> {
     let mut bytes = Vec::new();
     File::from(sys::iterate(walk.as_fd())?).read_to_end(&mut bytes)?;
     let whole = bytes.chunks_exact(size_of::<T>());
-    // SAFETY: as many bytes as the value has, of any alignment; `Told` says that any will do.
-    let one = |bytes: &[u8]| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() };
+    let one = |bytes: &[u8]| {
+        // SAFETY: as many bytes as the value has, of any alignment; `Told` says that any will do.
+        unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+    };
     Ok(whole.map(one).collect())
 }

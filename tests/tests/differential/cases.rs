@@ -16,11 +16,12 @@ use segd_common::{
 use serde::Deserialize;
 
 use super::{
+    calendar,
     eyes::{Forms, InMemory, Oracle},
     forms,
     model::{Eyes, Lives, Ruling},
     packets::Made,
-    round::{Shown, expected, says},
+    round::{Round, Shown, expected, says},
     stage::{Cast, Path, Scenery, Theatre, bits},
 };
 
@@ -313,21 +314,13 @@ impl Packet {
 }
 
 /// A case that shows one packet, for `tests/corpus`.
-pub fn written(
-    story: &str,
-    policy: &str,
-    mode: Option<bool>,
-    time: Timestamp,
-    on_host: bool,
-    scenery: &Scenery,
-    shown: &Shown,
-    ruling: &Ruling,
-) -> String {
+pub fn written(story: &str, round: &Round, on_host: bool, shown: &Shown, ruling: &Ruling) -> String {
     let mut out = format!("description: {story:?}\n");
-    if let Some(audit) = mode {
+    let (spec, scenery) = (&round.spec, &round.scenery);
+    if let Some(audit) = spec.mode {
         let _ = writeln!(out, "mode: {}", if audit { "audit" } else { "enforce" });
     }
-    let _ = writeln!(out, "at: {time}");
+    let _ = writeln!(out, "at: {}", calendar::text(spec.time));
     if !on_host {
         out += "container: true\n";
     }
@@ -337,7 +330,11 @@ pub fn written(
     if let Some(here) = &scenery.here {
         let _ = writeln!(out, "here: {}", lives(here));
     }
-    let _ = writeln!(out, "policy: |\n  {}", policy.trim_end().replace('\n', "\n  "));
+    let _ = writeln!(
+        out,
+        "policy: |\n  {}",
+        spec.yaml().trim_end().replace('\n', "\n  ")
+    );
     let (path, made, way) = shown;
     out += "packets:\n  - ";
     if *path != Path::Arrives {

@@ -153,16 +153,7 @@ fn keep(theatre: &Theatre, round: &Round, packet: &round::Shown, seed: u64) -> S
     let world = theatre.world(&round.scenery);
     let ruling = shrink::last(round::expected(&author, &world, &round.scenery, packet));
     let story = format!("seed {seed} found that the judges do not agree here; say what was wrong");
-    let text = cases::written(
-        &story,
-        &round.spec.yaml(),
-        round.spec.mode,
-        forms.time,
-        world.on_host,
-        &round.scenery,
-        packet,
-        &ruling,
-    );
+    let text = cases::written(&story, round, world.on_host, packet, &ruling);
     let path = format!("{}/corpus/found-{seed}.yaml", env!("CARGO_MANIFEST_DIR"));
     fs::write(&path, &text).unwrap_or_else(|error| panic!("{path}: {error}\n{text}"));
     format!("{path}:\n{text}")
