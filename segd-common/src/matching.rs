@@ -17,10 +17,14 @@ use crate::{
     },
 };
 
-/// One policy slot's selector tables.
-pub trait Selectors {
+/// One policy slot's literal selectors.
+pub trait Edges {
     /// The edge that a path component takes from a state, or, from [`STATE_UNIT`], the unit of exactly this name.
     fn edge(&self, state: u32, name: &[u8; NAME_LEN]) -> Option<Edge>;
+}
+
+/// All of one policy slot's selectors.
+pub trait Selectors: Edges {
     /// A unit pattern; `None` past the last.
     fn unit_pattern(&self, index: u32) -> Option<&UnitPattern>;
 }
@@ -166,15 +170,46 @@ pub fn classify<S: Selectors>(
     name: &Name,
 ) -> CgroupSlot {
     let mut child = CgroupSlot::default();
-    classify_into(&mut child, selectors, parent, parent_path_len, flags, name);
+    if !inherit(&mut child, parent) {
+        return child;
+    }
+    if is_by_unit(flags) {
+        for index in 0..MAX_UNIT_PATTERNS as u32 {
+            let Some(pattern) = selectors.unit_pattern(index) else {
+                break;
+            };
+            claim_pattern(&mut child, pattern, name, parent_path_len);
+        }
+    }
+    claim_edges(&mut child, selectors, parent, parent_path_len, flags, name);
     child
 }
 
-/// [`classify`], into a place of the caller's.
-// VERIFIER: give it a place in a map: what is there is not tracked, so no outcome multiplies what follows. Patterns
-// come first, because whatever differs before a loop is followed through all its turns.
+/// The first step of [`classify`]: what a child is before any selector matches it. `false`: nobody knows its parent, and that is all.
+#[must_use]
 #[inline(always)]
-pub fn classify_into<S: Selectors>(
+pub fn inherit(child: &mut CgroupSlot, parent: &CgroupSlot) -> bool {
+    *child = *parent;
+    if parent.revision == 0 {
+        *child = CgroupSlot::default();
+        return false;
+    }
+    child.state = STATE_NONE;
+    child.identity.flags |= (parent.below & BELOW_PENDING) * (PENDING / BELOW_PENDING);
+    true
+}
+
+/// Whether unit selectors can match a cgroup with these `CGROUP_` flags. The second step of [`classify`] is [`claim_pattern`] with each
+/// pattern then.
+#[must_use]
+#[inline(always)]
+pub const fn is_by_unit(flags: u16) -> bool {
+    flags & (CGROUP_IN_UNIT | CGROUP_UNTRUSTED) == 0
+}
+
+/// The last step of [`classify`]: what matches every byte of the name.
+#[inline(always)]
+pub fn claim_edges<S: Edges>(
     child: &mut CgroupSlot,
     selectors: &S,
     parent: &CgroupSlot,
@@ -182,27 +217,13 @@ pub fn classify_into<S: Selectors>(
     flags: u16,
     name: &Name,
 ) {
-    *child = *parent;
-    if parent.revision == 0 {
-        *child = CgroupSlot::default();
-        return;
-    }
-    child.state = STATE_NONE;
-    child.identity.flags |= (parent.below & BELOW_PENDING) * (PENDING / BELOW_PENDING);
-    let by_unit = flags & (CGROUP_IN_UNIT | CGROUP_UNTRUSTED) == 0;
-    if by_unit {
-        for index in 0..MAX_UNIT_PATTERNS as u32 {
-            let Some(pattern) = selectors.unit_pattern(index) else {
-                break;
-            };
-            claim_pattern(child, pattern, name, parent_path_len);
-        }
-    }
     if !name.is_whole() {
         return;
     }
     let path_len = child_path_len(parent_path_len, name);
-    if by_unit && let Some(edge) = selectors.edge(STATE_UNIT, name.bytes()) {
+    if is_by_unit(flags)
+        && let Some(edge) = selectors.edge(STATE_UNIT, name.bytes())
+    {
         claim(child, ended(&edge, path_len));
     }
     if parent.state != STATE_NONE
@@ -246,10 +267,9 @@ fn ended(edge: &Edge, path_len: u16) -> Claim {
 }
 
 /// Lets a unit pattern claim if it matches; [`PENDING`] if it says so or cannot be compared.
-// VERIFIER: a function of its own with its result in memory: whatever happened, the loop goes on in one state.
-// Inlined, 5.15 and 6.18 follow every outcome of every pattern into the next: more than a million instructions.
+// VERIFIER: on a frame of its own: the compiler finds no way through all of it on the stack of another function.
 #[inline(never)]
-fn claim_pattern(child: &mut CgroupSlot, pattern: &UnitPattern, name: &Name, parent_path_len: u16) {
+pub fn claim_pattern(child: &mut CgroupSlot, pattern: &UnitPattern, name: &Name, parent_path_len: u16) {
     let matched = pattern_matches(pattern, name);
     if !name.is_whole() || (matched && pattern.segment == segment::NONE) {
         child.identity.flags |= PENDING;
@@ -300,7 +320,9 @@ fn unlike(bytes: [u8; 8], pattern: [u8; 8]) -> u64 {
 /// Zero if `len < least`, else all ones, without a branch.
 #[inline(always)]
 fn ones_unless_less(len: u32, least: u32) -> u8 {
-    !((i64::from(len) - i64::from(least)) >> 63) as u8
+    // VERIFIER: hidden from the compiler, which would make a branch of it, in every turn of a loop; see `decide::below`.
+    let beyond = core::hint::black_box(i64::from(len) - i64::from(least));
+    !(beyond >> 63) as u8
 }
 
 const _: () = assert!(size_of::<Name>() == 200);
@@ -321,10 +343,13 @@ mod tests {
         patterns: Vec<UnitPattern>,
     }
 
-    impl Selectors for Table {
+    impl Edges for Table {
         fn edge(&self, state: u32, name: &[u8; NAME_LEN]) -> Option<Edge> {
             self.edges.get(&(state, *name)).copied()
         }
+    }
+
+    impl Selectors for Table {
         fn unit_pattern(&self, index: u32) -> Option<&UnitPattern> {
             self.patterns.get(index as usize)
         }

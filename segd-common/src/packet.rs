@@ -12,6 +12,7 @@ mod v4;
 mod v6;
 
 pub use quoted::quoted;
+pub use v6::follow;
 
 use crate::{
     address::{self, Address},

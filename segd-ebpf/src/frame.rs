@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, macros::map, maps::PerCpuArray, programs::XdpContext};
 use segd_common::{
     bytes::Bytes,
-    packet::{Packet, quoted, walk},
+    packet::{Packet, follow, quoted, walk},
     reason::Reason,
 };
 
@@ -66,6 +66,24 @@ impl Frame {
         (self.ctx.data(), self.ctx.data_end())
     }
 
+    /// Where `N` bytes from an offset on are.
+    #[inline(always)]
+    fn place<const N: usize>(&self, offset: u32) -> Option<*const u8> {
+        // VERIFIER: the offset must have a bound before it is added to the packet pointer, on the very register that is
+        // added: 6.1 and 7.3 refuse the copy that the compiler compares otherwise (see policy.rs on `black_box`).
+        let at = core::hint::black_box(self.offset.wrapping_add(offset) as usize);
+        if at >= MAX_OFFSET {
+            return None;
+        }
+        let (data, end) = self.bounds();
+        let start = data + at;
+        if start + N > end {
+            None
+        } else {
+            Some(start as *const u8)
+        }
+    }
+
     /// The hook's context, for helpers.
     #[inline(always)]
     pub fn context(&self) -> *mut c_void {
@@ -88,20 +106,35 @@ impl Bytes for Frame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        // VERIFIER: the offset must have a bound before it is added to the packet pointer, on the very register that is
-        // added: 6.1 and 7.3 refuse the copy that the compiler compares otherwise (see policy.rs on `black_box`).
-        let at = core::hint::black_box(self.offset.wrapping_add(offset) as usize);
-        if at >= MAX_OFFSET {
-            return None;
-        }
-        let (data, end) = self.bounds();
-        let start = data + at;
-        if start + N > end {
-            return None;
-        }
+        let start = self.place::<N>(offset)?;
         // SAFETY: checked against the end of the packet.
-        Some(unsafe { core::ptr::read_unaligned(start as *const [u8; N]) })
+        Some(unsafe { core::ptr::read_unaligned(start.cast()) })
     }
+
+    #[inline(always)]
+    fn fill<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        // VERIFIER: a byte after the other, through no copy on the stack, of which there is little.
+        let Some(start) = self.place::<N>(offset) else {
+            return false;
+        };
+        for (number, byte) in to.iter_mut().enumerate() {
+            // SAFETY: checked against the end of the packet.
+            *byte = unsafe { *start.add(number) };
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn chain(&self, start: u32, end: u32, first: u8) -> u64 {
+        segd_nic_chain(self.ctx.ctx, self.offset, start, end, u32::from(first))
+    }
+}
+
+// VERIFIER: see `segd_chain`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_nic_chain(ctx: *mut xdp_md, offset: u32, start: u32, end: u32, first: u32) -> u64 {
+    follow(&Frame::at(ctx, offset), start, end, first as u8)
 }
 
 /// This CPU's scratch.
@@ -146,15 +179,16 @@ extern "C" fn segd_dissect(ctx: *mut xdp_md) -> u32 {
     };
     scratch.offset = offset;
     let frame = Frame::at(ctx, offset);
-    // VERIFIER: on the stack first. Straight into the map the compiler copies an address by a call that forgets how much
-    // of the packet was checked.
-    let mut packet = Packet::default();
-    match walk(&frame, v6, &mut packet) {
-        Ok(()) => {
-            scratch.packet = packet;
-            PACKET
+    match walk(&frame, v6, &mut scratch.packet) {
+        Ok(()) => PACKET,
+        // Where it did not parse, its length alone is known.
+        Err(reason) => {
+            scratch.packet = Packet {
+                bytes: frame.total(),
+                ..Packet::default()
+            };
+            reason as u32
         }
-        Err(reason) => reason as u32,
     }
 }
 

@@ -11,7 +11,7 @@ use segd_common::{
     bytes::Bytes,
     decide::outcome,
     event::Hook,
-    packet::{Packet, walk},
+    packet::{Packet, follow, walk},
     reason::Reason,
     segment,
     verdict::Verdict,
@@ -46,20 +46,41 @@ impl Bytes for Frame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        const BPF_HDR_START_NET: u32 = 1;
         let mut bytes = [0; N];
-        // SAFETY: the helper checks offset and length against the packet and writes at most N bytes.
+        if self.fill(offset, &mut bytes) {
+            Some(bytes)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn fill<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        const BPF_HDR_START_NET: u32 = 1;
+        // SAFETY: the helper checks offset and length against the packet and writes N bytes, zeros if it fails.
         let failed = unsafe {
             bpf_skb_load_bytes_relative(
                 self.skb.skb.cast(),
                 offset,
-                bytes.as_mut_ptr().cast(),
+                to.as_mut_ptr().cast(),
                 N as u32,
                 BPF_HDR_START_NET,
             )
         };
-        if failed == 0 { Some(bytes) } else { None }
+        failed == 0
     }
+
+    #[inline(always)]
+    fn chain(&self, start: u32, end: u32, first: u8) -> u64 {
+        segd_link_chain(self.skb.skb, start, end, u32::from(first))
+    }
+}
+
+// VERIFIER: see `segd_chain`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_link_chain(skb: *mut __sk_buff, start: u32, end: u32, first: u32) -> u64 {
+    follow(&Frame { skb: Skb { skb } }, start, end, first as u8)
 }
 
 /// Whose work a frame is, as the socket on it tells.

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use core::ptr::NonNull;
 use segd_common::{
     bytes::Bytes,
-    packet::{PACKET_FRAGMENT, Packet, walk},
+    packet::{PACKET_FRAGMENT, Packet, follow, walk},
     reason::Reason,
     service::TCP,
     told::Told,
@@ -168,11 +168,31 @@ impl Bytes for Skb {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = [0; N];
-        // SAFETY: the helper checks offset and length against the packet and writes at most N bytes.
-        let failed =
-            unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
-        if failed == 0 { Some(bytes) } else { None }
+        if self.fill(offset, &mut bytes) {
+            Some(bytes)
+        } else {
+            None
+        }
     }
+
+    #[inline(always)]
+    fn fill<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the helper checks offset and length against the packet and writes N bytes, zeros if it fails.
+        unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, to.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn chain(&self, start: u32, end: u32, first: u8) -> u64 {
+        segd_chain(self.skb, start, end, u32::from(first))
+    }
+}
+
+// VERIFIER: a global function of the context and scalars: a chain of nine headers is verified once, and to its callers every
+// one is the same unknown number (see `segd_judge`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_chain(skb: *mut __sk_buff, start: u32, end: u32, first: u32) -> u64 {
+    follow(&Skb { skb }, start, end, first as u8)
 }
 
 /// A full socket.

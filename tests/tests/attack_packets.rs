@@ -414,11 +414,15 @@ fn protocols_nobody_listed_and_headers_that_lie_are_each_denied_by_name() {
         beyond[12] = 0xf0;
         let packet = wire::packet(from, to.into(), 6, &beyond);
         field.denied(&field.web, Craft::packet(to, &packet), "", &["length"]);
-        // A header below 5 words does not get as far as the hooks (the cases and the fuzzer show it to the walk).
+        // A header below 5 words does not get as far as the hooks of newer kernels (6.18.44; the cases and the fuzzer show it to the
+        // walk); where it does (6.18.15), they refuse it.
         let mut short = wire::packet(from, to.into(), 17, &payload);
         short[0] = 0x44;
         let refused = field.web.craft(Craft::packet(to, &short)).unwrap_err();
-        assert_eq!(refused.errno, "errno 22", "EINVAL for a header of four words");
+        assert!(
+            ["errno 22", "EPERM"].contains(&refused.errno.as_str()),
+            "a header of four words: {refused:?}"
+        );
         // IPv6 in the IPv4 header's place of the upper layer, and ICMPv6 dressed as neighbour discovery.
         let mut solicitation = vec![135, 0, 0, 0];
         solicitation.resize(24, 0);

@@ -54,8 +54,9 @@ fn header6<B: Bytes>(bytes: &B, at: u32, inner: &mut Packet) -> Option<()> {
         return None;
     }
     inner.flags = PACKET_V6;
-    inner.source = bytes.read(at + 8)?;
-    inner.destination = bytes.read(at + 24)?;
+    if !bytes.fill(at + 8, &mut inner.source) || !bytes.fill(at + 24, &mut inner.destination) {
+        return None;
+    }
     v6::chain(bytes, at + v6::HEADER, u32::from(u16::MAX), start[6], inner).ok()?;
     upper::fields(inner, &bytes.read(u32::from(inner.upper))?);
     Some(())

@@ -32,8 +32,9 @@ pub(super) fn header<B: Bytes>(bytes: &B, packet: &mut Packet) -> Result<(), Rea
     }
     packet.bytes = if big { bytes.total() } else { length };
     packet.hop_limit = start[7];
-    packet.source = bytes.read(8).ok_or(Reason::Truncated)?;
-    packet.destination = bytes.read(24).ok_or(Reason::Truncated)?;
+    if !bytes.fill(8, &mut packet.source) || !bytes.fill(24, &mut packet.destination) {
+        return Err(Reason::Truncated);
+    }
     // Here such an address would be taken for an IPv4 one; on a wire nobody may use it (RFC 4291 2.5.5.2).
     if address::is_v4(&packet.source) || address::is_v4(&packet.destination) {
         return Err(Reason::MappedAddress);
@@ -43,7 +44,8 @@ pub(super) fn header<B: Bytes>(bytes: &B, packet: &mut Packet) -> Result<(), Rea
     chain(bytes, HEADER, end, start[6], packet)
 }
 
-/// Follows the chain from `offset` on; no header may end beyond `end`.
+/// Follows the chain from `start` on; no header may end beyond `end`. What was found is in the packet, also if it ends in an
+/// error.
 #[inline(always)]
 pub(super) fn chain<B: Bytes>(
     bytes: &B,
@@ -52,24 +54,46 @@ pub(super) fn chain<B: Bytes>(
     first: u8,
     packet: &mut Packet,
 ) -> Result<(), Reason> {
+    let found = bytes.chain(start, end, first);
+    packet.flags |= (found >> 16) as u8;
+    packet.upper = (found >> 32) as u16;
+    packet.fragment_at = (found >> 48) as u16;
+    packet.protocol = (found >> 8) as u8;
+    match Reason::from_number(found as u8) {
+        Some(reason) => Err(reason),
+        None => Ok(()),
+    }
+}
+
+/// Follows a chain of extension headers, for [`Bytes::chain`]. In one word: the number of a `Reason` or 0, the protocol behind the
+/// chain, `PACKET_` flags, where that protocol's header begins (from bit 32 on), and where a fragment header does.
+#[inline(always)]
+pub fn follow<B: Bytes>(bytes: &B, start: u32, end: u32, first: u8) -> u64 {
+    /// Of `PACKET_` flags, and of the header behind the chain.
+    const FLAGS: u32 = 16;
+    const PROTOCOL: u32 = 8;
+    const UPPER: u32 = 32;
+    const FRAGMENT_AT: u32 = 48;
     let mut next = first;
     let mut offset = start;
+    // VERIFIER: one word for all, for the sake of the stack.
+    let mut found = 0;
     // VERIFIER: a constant bound; the turn after the last header only looks at `next`.
     for turn in 0..=MAX_EXTENSION_HEADERS {
         let extends = matches!(
             next,
             HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
         );
-        if !extends || packet.flags & PACKET_LATER_FRAGMENT != 0 {
-            packet.protocol = next;
-            packet.upper = offset as u16;
-            return Ok(());
+        if !extends || found & u64::from(PACKET_LATER_FRAGMENT) << FLAGS != 0 {
+            return found | u64::from(next) << PROTOCOL | u64::from(offset as u16) << UPPER;
         }
-        let again = next == FRAGMENT && packet.fragment_at != 0;
+        let again = next == FRAGMENT && found >> FRAGMENT_AT != 0;
         if turn == MAX_EXTENSION_HEADERS || (next == HOP_BY_HOP && turn != 0) || again {
-            return Err(Reason::ExtensionHeader);
+            return found | Reason::ExtensionHeader as u64;
         }
-        let header: [u8; 4] = bytes.read(offset).ok_or(Reason::Truncated)?;
+        let Some(header) = bytes.read::<4>(offset) else {
+            return found | Reason::Truncated as u64;
+        };
         let size = match next {
             FRAGMENT => 8,
             AUTHENTICATION => (u32::from(header[1]) + 2) * 4,
@@ -77,19 +101,19 @@ pub(super) fn chain<B: Bytes>(
         };
         // Before anything else is read: what stands behind the packet's end is no header of it.
         if offset + size > end {
-            return Err(Reason::Truncated);
-        }
-        if next == FRAGMENT {
-            let place = u16::from_be_bytes([header[2], header[3]]);
-            packet.flags |= fragment_flags(place & MORE_FRAGMENTS != 0, place & FRAGMENT_OFFSET != 0);
-            packet.fragment_at = offset as u16;
+            return found | Reason::Truncated as u64;
         }
         // Segments left: the destination in the header is not where the packet goes.
         if next == ROUTING && header[3] != 0 {
-            return Err(Reason::RoutingHeader);
+            return found | Reason::RoutingHeader as u64;
+        }
+        if next == FRAGMENT {
+            let place = u16::from_be_bytes([header[2], header[3]]);
+            let flags = fragment_flags(place & MORE_FRAGMENTS != 0, place & FRAGMENT_OFFSET != 0);
+            found |= u64::from(flags) << FLAGS | u64::from(offset as u16) << FRAGMENT_AT;
         }
         next = header[0];
         offset += size;
     }
-    Err(Reason::ExtensionHeader)
+    found | Reason::ExtensionHeader as u64
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
-    matching::{Claim, Name, Selectors, child_path_len, claim, classify},
+    matching::{Claim, Edges, Name, Selectors, child_path_len, claim, classify},
     segment::{HOST, SegmentIndex},
     workload::{
         AMBIGUOUS, BELOW_PENDING, CGROUP_IN_UNIT, CGROUP_UNTRUSTED, CgroupSlot, Edge, Identity, MAX_EDGES,
@@ -304,11 +304,13 @@ impl SelectorTables {
     }
 }
 
-impl Selectors for SelectorTables {
+impl Edges for SelectorTables {
     fn edge(&self, state: u32, name: &[u8; NAME_LEN]) -> Option<Edge> {
         self.edges.get(&(state, *name)).copied()
     }
+}
 
+impl Selectors for SelectorTables {
     fn unit_pattern(&self, index: u32) -> Option<&UnitPattern> {
         self.patterns.get(index as usize)
     }
