@@ -173,6 +173,8 @@ impl Agent {
             },
             Command::OpenTcp { to, timeout_ms } => {
                 let stream = TcpStream::connect_timeout(&to, Duration::from_millis(timeout_ms))?;
+                // Whoever asked waits for the answer: a test whose packets are lost must fail, not hang.
+                stream.set_write_timeout(Some(Duration::from_secs(10)))?;
                 self.keep(Kept::Stream(stream), start)?
             }
             Command::OpenUdp { bind, to, shared } => {
