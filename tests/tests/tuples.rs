@@ -10,7 +10,7 @@ use std::{
 use segd_tests::{
     Cgroup, Kind, Lab, Netns, Probe, Worker,
     netns::{NftTable, Sysctl, cable},
-    wait,
+    wait, wire,
     worker::probe,
 };
 
@@ -278,4 +278,43 @@ fn a_container_is_not_who_it_says_it_is_by_an_address_it_does_not_have() {
         wait::quiet(wait::SILENCE);
         assert_eq!(server.inbox(service).messages, ["right;"], "over {far_ip}");
     }
+}
+
+#[test]
+fn a_raw_socket_cannot_speak_on_a_live_tuple_of_another_even_where_both_may_send() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy, server) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&db));
+    let both = policy(&web, &rogue, &db).replace("from: web", "from: [web, rogue]");
+    let _segd = lab.enforce(&both);
+    let here = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (service, stream) = (server.listen_udp(here(5432)), server.listen_tcp(here(5433)));
+    let socket = client.open_udp(here(41_010), Some(service.local)).unwrap();
+    let connection = client.open_tcp(stream.local).unwrap();
+    client.send(connection, "first;").unwrap();
+    server.wait_for_message(stream, "first;");
+    let local = service.local.ip();
+    let whole = |protocol, upper: Vec<u8>| wire::packet(local, local, protocol, &upper);
+    let datagram = whole(17, wire::udp_between(here(41_010), service.local, b"forged;"));
+    let segment = whole(6, wire::segment(connection.local, stream.local, 0x18));
+    // Its own tuple is open to it: what is refused below is refused for the tuple alone.
+    let own = whole(17, wire::udp_between(here(41_011), service.local, b"own;"));
+    enemy.send_raw(local, &own).unwrap();
+    server.wait_for_message(service, "own;");
+    for round in 0..10 {
+        client.send(socket, &format!("datagram-{round};")).unwrap();
+        for packet in [&datagram, &segment] {
+            let refused = enemy.send_raw(local, packet).unwrap_err();
+            assert_eq!(refused.errno, "EPERM", "round {round}");
+        }
+        client.send(connection, &format!("stream-{round};")).unwrap();
+        server.wait_for_message(service, &format!("datagram-{round};"));
+        server.wait_for_message(stream, &format!("stream-{round};"));
+    }
+    wait::quiet(wait::SILENCE);
+    let messages = server.inbox(service).messages;
+    assert!(
+        !messages.iter().any(|message| message.contains("forged;")),
+        "{messages:?}"
+    );
 }
