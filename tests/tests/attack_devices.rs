@@ -10,8 +10,8 @@ use std::{
 };
 
 use segd_tests::{
-    Cgroup, Craft, Kind, Lab, Netns, Segd, Worker, foreign,
-    netns::{Sysctl, cable, ip},
+    Cgroup, Craft, Kind, Lab, Netns, Remote, Segd, Worker, foreign,
+    netns::{self, Sysctl, cable, ip},
     wait::{self, PATIENCE},
     wire,
     worker::Handle,
@@ -314,6 +314,53 @@ fn a_tunnel_carries_what_its_sender_may_send_and_nobody_gets_in_by_it() {
     }
     assert_eq!(tunnel.count("host;"), 0);
     drop(tunnel.stranger);
+}
+
+/// Class 10: what a tunnel wraps around an allowed packet bears that packet's socket, and is judged all the same.
+#[test]
+fn what_a_containers_tunnel_sends_to_another_machine_is_judged_as_the_container() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let near = lab.netns("near");
+    bridge.plug(&near, 10);
+    let remote = Remote::plug(&bridge, 50);
+    remote.listen(OPEN);
+    let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+    near.ip(&format!(
+        "link add tunnel type vxlan id {NUMBER} local {} remote {} dstport {OPEN}",
+        netns::v4(10),
+        remote.v4
+    ));
+    near.ip(&format!("addr add {INNER_HOST}/24 dev tunnel"));
+    near.ip("link set tunnel up");
+    near.ip(&format!(
+        "neigh add {INNER_FAR} lladdr 02:00:00:00:00:02 dev tunnel"
+    ));
+    let enemy = lab.worker_in(&rogue, &near);
+    let inside = "    - {from: rogue, to: world, ports: [tcp/80, udp/80]}\n";
+    let segd = lab.enforce(&policy(&web, &rogue, &db, inside));
+    wait::quiet(COVERED);
+    let wrapped = || {
+        let frames = remote.frames();
+        frames
+            .iter()
+            .filter(|frame| frame.protocol == 17 && frame.port == OPEN)
+            .count()
+    };
+    for kind in [Kind::Udp, Kind::UdpConnected, Kind::Tcp] {
+        enemy.probe(kind, (INNER_FAR, 80), "inside;");
+    }
+    wait::wait_until("each is denied", PATIENCE, || {
+        segd.denied().get("no-rule").is_some_and(|count| *count >= 3)
+    });
+    assert_eq!(wrapped(), 0, "the tunnel's packets left");
+    // With leave for the outer packet, too, it does reach the machine: nothing but the policy was in its way.
+    let outside = inside.replace("udp/80", &format!("udp/80, udp/{OPEN}"));
+    segd.set_policy(&policy(&web, &rogue, &db, &outside));
+    wait::wait_until("the tunnel's packets arrive", PATIENCE, || {
+        enemy.probe(Kind::Udp, (INNER_FAR, 80), "inside;");
+        wrapped() > 0
+    });
 }
 
 /// Class 28: addresses without end move nobody else's.
