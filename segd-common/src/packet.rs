@@ -46,6 +46,8 @@ pub mod icmp {
     pub const ECHO: u8 = 8;
     /// ICMPv6 destination unreachable.
     pub const UNREACHABLE6: u8 = 1;
+    /// ICMPv6 parameter problem.
+    pub const PARAMETER6: u8 = 4;
     /// ICMPv6 echo request.
     pub const ECHO6: u8 = 128;
     /// ICMPv6 echo reply.
@@ -176,12 +178,13 @@ impl Packet {
             || (self.protocol == ICMPV6 && self.kind < 128)
     }
 
-    /// Whether it is an error by which the machine that was asked says that nobody there listens.
+    /// Whether it is an error by which the machine that was asked says that nobody there listens, or that it does not know the protocol
+    /// (for IPv6 a parameter problem, RFC 8200 4).
     #[must_use]
     #[inline(always)]
     pub fn is_unreachable(&self) -> bool {
         (self.protocol == ICMP && self.kind == icmp::UNREACHABLE)
-            || (self.protocol == ICMPV6 && self.kind == icmp::UNREACHABLE6)
+            || (self.protocol == ICMPV6 && matches!(self.kind, icmp::UNREACHABLE6 | icmp::PARAMETER6))
     }
 
     /// Whether it is neighbour discovery or multicast listener discovery that never left its link

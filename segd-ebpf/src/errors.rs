@@ -8,8 +8,8 @@ use segd_common::{
     address::{self, LOCAL_HOST, mapped},
     bytes::Bytes as _,
     flow::{BELIEVED_NS, HandoverKey},
-    packet::{PACKET_V6, Packet, quoted},
-    service::{Service, TCP, UDP},
+    packet::{PACKET_V6, Packet, icmp, quoted},
+    service::{self, ICMP, Service, TCP, UDP},
     workload::Identity,
 };
 
@@ -125,14 +125,22 @@ pub fn may_enter(frame: &Frame, error: &Packet, inner: &Packet) -> bool {
     }
 }
 
-/// What the kernel's own refusal to another machine (an RST, an unreachable) answers; 0 if it is none of these, or not
-/// about this very address.
+/// What the kernel's own answer to another machine (an RST, an unreachable, an echo reply) answers; 0 if it is none of these,
+/// or not about this very address.
 #[inline(always)]
 pub fn refused(skb: Skb, packet: &Packet) -> Service {
     if identity::is_local(&packet.destination) || address::is_multicast(&packet.destination) {
         0
     } else if packet.protocol == TCP {
         packet.reverse_service()
+    } else if packet.is_echo_reply() {
+        // No hook saw the request, unless XDP did.
+        let request = if packet.protocol == ICMP {
+            icmp::ECHO
+        } else {
+            icmp::ECHO6
+        };
+        service::icmp(packet.protocol, request, 0)
     } else if packet.is_unreachable() {
         segd_refused(skb.skb, u32::from(packet.upper), u32::from(packet.flags))
     } else {
