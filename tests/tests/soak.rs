@@ -47,6 +47,8 @@ struct Soak {
     friend: Worker,
     attacker: Worker,
     server: Worker,
+    remote: Worker,
+    _store: Worker,
     ports: [Handle; 2],
     flapping: String,
     swapped: bool,
@@ -288,6 +290,8 @@ fn random_faults_under_traffic_break_nothing_and_nothing_grows() {
         friend,
         attacker,
         server,
+        remote,
+        _store: store,
         ports,
         flapping,
         swapped: false,
@@ -330,7 +334,7 @@ fn random_faults_under_traffic_break_nothing_and_nothing_grows() {
     wait::wait_until("it enforces, and says so", PATIENCE, || {
         soak.segd.metric("segd_enforcing", &[]) == Some(1.0)
     });
-    let tallies = [soak.friend.stop(flows[0]), remote.stop(flows[1])];
+    let tallies = [soak.friend.stop(flows[0]), soak.remote.stop(flows[1])];
     let tally = soak.attacker.stop(hammer);
     println!(
         "{:.0} s: {:?}\nfirst {first:?}\nlast  {last:?}\ndenied {tally:?}\nflows {tallies:?}",
