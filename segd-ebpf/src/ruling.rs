@@ -1,6 +1,9 @@
 //! A packet's ruling: the decision, what becomes of it, and how it is counted and told.
 
-use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
+};
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use segd_common::{
     counter::{Counter, CounterKey, stat},
@@ -345,7 +348,10 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
         };
         (*event).reserved = 0;
     }
-    entry.submit(0);
+    // Waking the daemon costs more than all else here: an interrupt, which in a virtual machine leaves the guest. What passed can
+    // wait until it looks by itself.
+    let can_wait = ruling.allowed() && ruling.flags & REVOKED == 0;
+    entry.submit(if can_wait { BPF_RB_NO_WAKEUP.into() } else { 0 });
 }
 
 /// Tells who rehearsed this packet what was ruled.

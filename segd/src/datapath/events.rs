@@ -1,14 +1,21 @@
 //! Flow events from the kernel's ring buffer.
 
-use std::io;
+use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use segd_common::event::FlowEvent;
-use tokio::io::unix::AsyncFd;
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+/// How often the ring is looked at: the kernel programs wake nobody for what passed.
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// The ring, for an async reader.
 pub struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
+    period: Interval,
 }
 
 impl Events {
@@ -20,7 +27,9 @@ impl Events {
     pub fn new(ring: RingBuf<MapData>) -> io::Result<Events> {
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Events { ring })
+        let mut period = interval(PERIOD);
+        period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Events { ring, period })
     }
 
     /// Waits for events and hands over at most `most` of them.
@@ -29,15 +38,28 @@ impl Events {
     ///
     /// The descriptor fails.
     pub async fn read(&mut self, most: usize, take: &mut dyn FnMut(&FlowEvent)) -> io::Result<()> {
-        let mut ready = self.ring.readable_mut().await?;
-        let ring = ready.get_inner_mut();
-        for _ in 0..most {
-            let Some(item) = ring.next() else {
-                ready.clear_ready();
-                return Ok(());
-            };
-            if let Some(event) = decode(&item) {
-                take(&event);
+        let mut looks = 0;
+        let mut drain = |ring: &mut RingBuf<MapData>| {
+            while looks < most {
+                looks += 1;
+                let Some(item) = ring.next() else {
+                    return true;
+                };
+                if let Some(event) = decode(&item) {
+                    take(&event);
+                }
+            }
+            false
+        };
+        tokio::select! {
+            ready = self.ring.readable_mut() => {
+                let mut ready = ready?;
+                if drain(ready.get_inner_mut()) {
+                    ready.clear_ready();
+                }
+            }
+            _ = self.period.tick() => {
+                drain(self.ring.get_mut());
             }
         }
         Ok(())
