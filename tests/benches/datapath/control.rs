@@ -1,0 +1,16 @@
+//! L5, the control plane: from a policy's file to the first changed verdict, from a cgroup's birth to its first packet, starts,
+//! and memory.
+
+use std::io;
+
+use segd_tests::Lab;
+
+use super::Run;
+
+/// As many rules as segd takes.
+pub const MOST_RULES: usize = 65_536;
+
+/// Measures.
+pub fn run(_run: &mut Run, _lab: &Lab) -> io::Result<()> {
+    Ok(())
+}
