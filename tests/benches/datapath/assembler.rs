@@ -24,6 +24,7 @@ const STORE_VALUE: u8 = 0x62;
 const MOVE: u8 = 0xbf;
 const MOVE_VALUE: u8 = 0xb7;
 const ADD_VALUE: u8 = 0x07;
+const AND_VALUE: u8 = 0x57;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const IF_NOT_LESS: u8 = 0x3d;
@@ -92,8 +93,9 @@ pub fn one_hash(entries: &[(Ipv4Addr, Ipv4Addr, u8)]) -> io::Result<Compared> {
     ]);
     code.extend(lookup(&map, -16));
     code.extend([
-        op(IF_VALUE, 0, 0, 1, 0),
+        op(IF_VALUE, 0, 0, 2, 0),
         op(LOAD_WORD, 0, 0, 0, 0),
+        op(AND_VALUE, 0, 0, 0, 1),
         op(EXIT, 0, 0, 0, 0),
     ]);
     let program = bpf::load(CGROUP_SKB, &code)?;

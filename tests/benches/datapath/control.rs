@@ -7,8 +7,8 @@ use segd_tests::Lab;
 
 use super::Run;
 
-/// As many rules as segd takes.
-pub const MOST_RULES: usize = 65_536;
+/// About as many rules as segd takes: 65,536, and as many port ranges, of which some belong to `intra`.
+pub const MOST_RULES: usize = 65_000;
 
 /// Measures.
 pub fn run(_run: &mut Run, _lab: &Lab) -> io::Result<()> {

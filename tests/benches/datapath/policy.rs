@@ -12,6 +12,12 @@ pub const SHUT: u16 = 7100;
 /// The port that the rule about the verdict that is watched moves to and from.
 pub const WATCHED: u16 = 7200;
 
+/// The name of the first file.
+pub const FIRST: &str = "policy.yaml";
+/// A file has a largest size; this many rules are far below.
+const IN_ONE_FILE: usize = 8000;
+const HEAD: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\n";
+
 /// A policy of a given number of rules.
 #[derive(Clone, Debug)]
 pub struct Sized {
@@ -68,13 +74,34 @@ impl Sized {
         (0..self.each_way()).map(|rule| self.pair(rule)).collect()
     }
 
-    /// The text. `watched`: whether the watched port is open; the number of rules is the same.
-    pub fn text(&self, watched: bool) -> String {
-        let (first, last) = (OPEN.start(), OPEN.end());
+    /// Its files by name; the first holds the segments and the rule that is watched, the others the rest of the rules.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let others: Vec<usize> = (0..self.rules - 3).collect();
+        let files = others.chunks(IN_ONE_FILE).enumerate().map(|(number, rules)| {
+            let mut text = format!("{}metadata: {{name: rules-{number}}}\nspec:\n  allow:\n", HEAD);
+            for rule in rules {
+                self.write_rule(*rule, &mut text);
+            }
+            (format!("rules-{number}.yaml"), text)
+        });
+        [(FIRST.to_owned(), self.first(true))].into_iter().chain(files).collect()
+    }
+
+    fn write_rule(&self, rule: usize, text: &mut String) {
+        let Pair { port, .. } = self.pair(rule / 2);
+        let peer = rule / 2 % self.peers();
+        let (from, to) = if rule.is_multiple_of(2) {
+            ("client".to_owned(), format!("s{peer}"))
+        } else {
+            (format!("s{peer}"), "client".to_owned())
+        };
+        let _ = writeln!(text, "    - {{from: {from}, to: {to}, ports: [udp/{port}]}}");
+    }
+
+    /// The first file. `watched`: whether the watched port is open; the number of rules is the same.
+    pub fn first(&self, watched: bool) -> String {
         let mut text = format!(
-            "apiVersion: segd.dev/v1
-kind: SegmentPolicy
-metadata: {{name: bench}}
+            "{HEAD}metadata: {{name: bench}}
 spec:
   segments:
     client: {{match: [{{cgroup: {}}}]}}
@@ -85,28 +112,14 @@ spec:
         for peer in 0..self.peers() {
             let mut octets = self.pair(peer).peer.octets();
             octets[3] = 0;
-            let _ = writeln!(
-                text,
-                "    s{peer}: {{match: [{{cidr: {}/24}}]}}",
-                Ipv4Addr::from(octets)
-            );
+            let net = Ipv4Addr::from(octets);
+            let _ = writeln!(text, "    s{peer}: {{match: [{{cidr: {net}/24}}]}}");
         }
-        let _ = writeln!(
-            text,
-            "  allow:\n    - {{from: client, to: server, ports: [tcp/{first}-{last}]}}\n    \
-             - {{from: client, to: server, ports: [udp/{first}-{last}]}}\n    \
-             - {{from: client, to: server, ports: [udp/{}]}}",
-            if watched { WATCHED } else { WATCHED + 1 }
-        );
-        for rule in 0..self.rules - 3 {
-            let Pair { port, .. } = self.pair(rule / 2);
-            let peer = rule / 2 % self.peers();
-            let (from, to) = if rule % 2 == 0 {
-                ("client".to_owned(), format!("s{peer}"))
-            } else {
-                (format!("s{peer}"), "client".to_owned())
-            };
-            let _ = writeln!(text, "    - {{from: {from}, to: {to}, ports: [udp/{port}]}}");
+        let (first, last) = (OPEN.start(), OPEN.end());
+        text.push_str("  allow:\n");
+        let watched = if watched { WATCHED } else { WATCHED + 1 };
+        for ports in [format!("tcp/{first}-{last}"), format!("udp/{first}-{last}"), format!("udp/{watched}")] {
+            let _ = writeln!(text, "    - {{from: client, to: server, ports: [{ports}]}}");
         }
         text
     }

@@ -14,7 +14,7 @@ use super::{
     bpf::{self, CGROUP_SKB, HOOKS, Hook},
     policy::{Pair, SHUT, datagram},
     race::{self, Arm, Length, Race},
-    report::{Bound, Goal, Table},
+    report::{Bound, Table},
     runner::{Runner, Work, shown},
     stage::{self, DEVICE, Governed, Place, Way},
     statistics::Dice,

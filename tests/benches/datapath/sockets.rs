@@ -129,9 +129,10 @@ fn race_way(run: &mut Run, stands: &[Stand], governed: &[Governed], way: Way) ->
         }
     }
     for (kind, title, operations) in KINDS {
-        for (runner, place) in runners.iter_mut().zip(&places) {
+        for (name, (runner, place)) in names.iter().zip(runners.iter_mut().zip(&places)) {
             let work = Work::Sockets(spec(place, way, kind, operations));
-            runner.prepare("work", work).map_err(io::Error::other)?;
+            let named = |error| io::Error::other(format!("{title}, {}, arm `{name}`: {error}", way.name()));
+            runner.prepare("work", work).map_err(named)?;
         }
         let arms: Vec<Arm<'_>> = names
             .iter()

@@ -151,14 +151,19 @@ pub struct Governed {
 }
 
 impl Governed {
-    /// Starts one; its own words if it refuses.
+    /// Starts one.
     pub fn start(lab: &Lab, place: Place, rules: usize) -> Governed {
         let policy = policy::Sized::new(rules, "/client", "/server");
-        let segd = lab
-            .segd(&policy.text(true))
+        let mut files = policy.files().into_iter();
+        let (_, first) = files.next().expect("a first file");
+        let mut segd = lab
+            .segd(&first)
             .args(&["--cgroup-root", place.cgroup().to_str().expect("a path")])
-            .limit(3600)
-            .start();
+            .limit(3600);
+        for (name, text) in files {
+            segd = segd.file(&name, &text);
+        }
+        let segd = segd.start();
         Governed { place, segd, policy }
     }
 
