@@ -20,8 +20,6 @@ pub const LPM_TRIE: u32 = 11;
 pub const NO_PREALLOC: u32 = 1;
 /// `BPF_PROG_TYPE_CGROUP_SKB`.
 pub const CGROUP_SKB: u32 = 8;
-/// `BPF_PROG_TYPE_XDP`.
-pub const XDP: u32 = 6;
 
 /// The two packet hooks of a cgroup (`BPF_CGROUP_INET_INGRESS`, `_EGRESS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,6 +70,7 @@ impl Run {
             bound,
             reached,
             note: note.to_owned(),
+            short: note.contains("instead of 1,000,000"),
         });
     }
 

@@ -129,6 +129,14 @@ impl Race {
         median(&mut arm.iter().zip(base).map(|(arm, base)| arm / base).collect::<Vec<_>>())
     }
 
+    /// The differences to another arm by the time that passed, one for each round, of which `share` is told.
+    pub fn wall_difference(&self, arm: &str, base: &str, share: f64) -> Vec<f64> {
+        let (Some(arm), Some(base)) = (self.wall.get(arm), self.wall.get(base)) else {
+            return Vec::new();
+        };
+        arm.iter().zip(base).map(|(arm, base)| (arm - base) * share).collect()
+    }
+
     /// The median of the differences to another arm of the same round, of which `share` is told.
     pub fn over(&self, arm: &str, base: &str, share: f64) -> Estimate {
         of_one(self.pairs(arm, base, |arm, base| (arm - base) * share), self.seed)

@@ -76,10 +76,12 @@ pub struct Goal {
     pub reached: Option<Estimate>,
     /// Why it was not measured, or of what the figure is.
     pub note: String,
+    /// The goal is about more rules than segd takes: it can be missed with fewer, and not met.
+    pub short: bool,
 }
 
 impl Goal {
-    /// `met`, `missed` or `not measured`.
+    /// `met`, `missed`, or `not measured`; that too where it would be met with fewer rules than the goal is about.
     pub fn verdict(&self) -> &'static str {
         let Some(reached) = self.reached.filter(|reached| reached.value.is_finite()) else {
             return "not measured";
@@ -88,7 +90,11 @@ impl Goal {
             Bound::AtMost(bound) => reached.high <= bound,
             Bound::AtLeast(bound) => reached.low >= bound,
         };
-        if met { "met" } else { "missed" }
+        match (met, self.short) {
+            (true, false) => "met",
+            (true, true) => "not measured",
+            (false, _) => "missed",
+        }
     }
 
     fn asks(&self) -> String {

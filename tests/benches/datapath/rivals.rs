@@ -1,7 +1,7 @@
 //! What people would use instead, each in a network namespace or cgroup of its own, with about a thousand entries and the
 //! rights that the benchmark's traffic needs.
 
-use std::{fmt::Write as _, io, os::fd::OwnedFd};
+use std::{fmt::Write as _, io, os::fd::OwnedFd, path::Path};
 
 use super::{
     assembler, bpf,
@@ -71,11 +71,20 @@ pub fn systemd(place: &Place, times: usize) -> io::Result<Attached> {
     Ok(attached)
 }
 
-/// nftables: `socket cgroupv2` with the protocol and port in one set, for both directions of both hooks. What is not in it is
-/// dropped. No connection tracking. `mount`: the cgroup2 mount.
-pub fn nftables(place: &Place, mount: &std::path::Path) -> Result<(), String> {
+/// What an nftables arm does with the packets of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// Looks each one up. What shakes hands belongs to no socket that nftables finds, so what is no SYN passes in the end.
+    Unknown,
+    /// Lets connection tracking know them, and looks up what is new.
+    Tracked,
+}
+
+/// nftables: `socket cgroupv2` with the protocol and port in one set, at both hooks. What is not in it is dropped.
+/// `mount`: the cgroup2 mount.
+pub fn nftables(place: &Place, mount: &Path, connections: Connections) -> Result<(), String> {
     // nft opens the path below /sys/fs/cgroup; the kernel counts the level from the root of the hierarchy.
-    let below = mount.strip_prefix("/sys/fs/cgroup").unwrap_or(std::path::Path::new(""));
+    let below = mount.strip_prefix("/sys/fs/cgroup").unwrap_or(Path::new(""));
     let path = |end: &str| below.join(place.path(end)).display().to_string();
     let level = place.path("client").split('/').count();
     let mut elements = String::new();
@@ -87,31 +96,49 @@ pub fn nftables(place: &Place, mount: &std::path::Path) -> Result<(), String> {
         }
     }
     let kind = format!("typeof socket cgroupv2 level {level} . meta l4proto . th dport");
-    let key = |port: &str| format!("socket cgroupv2 level {level} . meta l4proto . th {port} @rights");
-    let rules = format!(
-        "meta l4proto ipv6-icmp accept\n{} accept\n{} accept",
-        key("dport"),
-        key("sport")
-    );
+    let key = |port: &str| format!("socket cgroupv2 level {level} . meta l4proto . th {port} @rights accept");
+    let rules = match connections {
+        Connections::Unknown => [
+            key("dport"),
+            key("sport"),
+            "tcp flags & (syn | ack) != syn accept".to_owned(),
+        ]
+        .join("\n"),
+        Connections::Tracked => ["ct state established accept".to_owned(), key("dport")].join("\n"),
+    };
     let mut text = format!("table inet bench {{\nset rights {{ {kind}; elements = {{ {elements} }} }}\n");
     for hook in ["input", "output"] {
-        let _ = writeln!(text, "chain {hook} {{ type filter hook {hook} priority 0; policy drop;\n{rules}\n}}");
+        let _ = writeln!(
+            text,
+            "chain {hook} {{ type filter hook {hook} priority 0; policy drop;\n{rules}\nmeta l4proto ipv6-icmp accept\n}}"
+        );
     }
     text.push_str("}\n");
-    place.namespaces().into_iter().try_for_each(|netns| inside(netns, &["nft", "-f", "-"], &text))
+    place
+        .namespaces()
+        .into_iter()
+        .try_for_each(|netns| inside(netns, &["nft", "-f", "-"], &text))
 }
 
-/// iptables: `-m cgroup --path` with one `hash:net,port` set. The cgroup of what arrives is not known to it before a socket is found,
-/// so there the set alone decides.
-pub fn iptables(place: &Place, six: bool) -> Result<(), String> {
-    let (program, family) = if six { ("ip6tables", "inet6") } else { ("iptables", "inet") };
+/// iptables: `-m cgroup --path` with one `hash:ip,port` set. It knows the cgroup of what arrives only where a socket was
+/// found early, so there the set alone decides; and of a SYN-ACK never, so those pass.
+pub fn iptables(place: &Place) -> Result<(), String> {
+    [false, true].into_iter().try_for_each(|six| iptables_of(place, six))
+}
+
+fn iptables_of(place: &Place, six: bool) -> Result<(), String> {
+    let (program, family, name) = if six {
+        ("ip6tables", "inet6", "rights6")
+    } else {
+        ("iptables", "inet", "rights4")
+    };
     for netns in place.namespaces() {
-        let mut set = format!("create rights hash:ip,port family {family} hashsize 4096\n");
+        let mut set = format!("create {name} hash:ip,port family {family} hashsize 4096\n");
         for way in [false, true].map(|beside| super::stage::Way { beside, six }) {
             for address in [place.server(way), place.client(way)] {
                 for port in OPEN.chain(10_000..10_000 + ENTRIES / 8) {
                     for protocol in ["tcp", "udp"] {
-                        let _ = writeln!(set, "add rights {address},{protocol}:{port} -exist");
+                        let _ = writeln!(set, "add {name} {address},{protocol}:{port} -exist");
                     }
                 }
             }
@@ -128,10 +155,11 @@ pub fn iptables(place: &Place, six: bool) -> Result<(), String> {
                 rule(format!("-A {chain} -p ipv6-icmp -j ACCEPT"))?;
             }
         }
-        rule(format!("-A OUTPUT -m cgroup --path {client} -m set --match-set rights dst,dst -j ACCEPT"))?;
-        rule(format!("-A OUTPUT -m cgroup --path {server} -m set --match-set rights src,src -j ACCEPT"))?;
-        rule("-A INPUT -m set --match-set rights dst,dst -j ACCEPT".to_owned())?;
-        rule("-A INPUT -m set --match-set rights src,src -j ACCEPT".to_owned())?;
+        rule(format!("-A OUTPUT -m cgroup --path {client} -m set --match-set {name} dst,dst -j ACCEPT"))?;
+        rule(format!("-A OUTPUT -m cgroup --path {server} -m set --match-set {name} src,src -j ACCEPT"))?;
+        rule("-A OUTPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j ACCEPT".to_owned())?;
+        rule(format!("-A INPUT -m set --match-set {name} dst,dst -j ACCEPT"))?;
+        rule(format!("-A INPUT -m set --match-set {name} src,src -j ACCEPT"))?;
         for chain in ["INPUT", "OUTPUT"] {
             rule(format!("-P {chain} DROP"))?;
         }

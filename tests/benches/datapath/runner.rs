@@ -5,6 +5,7 @@
 pub mod shown;
 pub mod sockets;
 pub mod watch;
+pub mod births;
 
 use std::{
     collections::HashMap,
@@ -42,6 +43,8 @@ pub enum Work {
     Sockets(sockets::Spec),
     /// Waits until a verdict changes.
     Watch(watch::Spec),
+    /// Sends from cgroups that were just born.
+    Births(births::Spec),
 }
 
 /// What a runner is told.
@@ -139,6 +142,7 @@ fn prepare(home: &Home, work: Work) -> io::Result<Box<dyn Ready>> {
     Ok(match work {
         Work::Shown(spec) => Box::new(shown::Shown::new(&spec)?),
         Work::Sockets(spec) => sockets::prepare(home, &spec)?,
+        Work::Births(spec) => Box::new(births::Births::new(home, &spec)?),
         Work::Watch(spec) => Box::new(watch::Watch::new(home, &spec)?),
     })
 }
@@ -222,10 +226,6 @@ impl Runner {
         self.hear().expect("nothing can fail");
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Runner {

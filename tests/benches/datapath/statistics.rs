@@ -25,6 +25,9 @@ impl std::fmt::Display for Estimate {
             value if value < 1000.0 => 1,
             _ => 0,
         };
+        if self.low.is_nan() || (self.low == self.high && self.low == self.value) {
+            return write!(f, "{:.digits$}", self.value);
+        }
         write!(
             f,
             "{:.digits$} [{:.digits$}, {:.digits$}]",
