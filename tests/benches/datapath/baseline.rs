@@ -24,9 +24,16 @@ pub fn compare(run: &mut Run, machine: &Machine, keep: bool) -> io::Result<bool>
     };
     let kernel = machine.series();
     if keep {
-        let programs = run.programs.iter().cloned().map(|program| Program { id: 0, ..program });
+        let programs = run
+            .programs
+            .iter()
+            .cloned()
+            .map(|program| Program { id: 0, ..program });
         kept.insert(kernel, programs.collect());
-        fs::write(path(), serde_json::to_string_pretty(&kept).map_err(io::Error::other)? + "\n")?;
+        fs::write(
+            path(),
+            serde_json::to_string_pretty(&kept).map_err(io::Error::other)? + "\n",
+        )?;
         return Ok(true);
     }
     let Some(before) = kept.get(&kernel) else {
@@ -47,7 +54,10 @@ fn grown(before: &[Program], now: &[Program]) -> Vec<String> {
     let mut lines = Vec::new();
     for program in now {
         let Some(before) = before.iter().find(|before| before.name == program.name) else {
-            lines.push(format!("`{}` is new: `--keep` keeps its instruction counts", program.name));
+            lines.push(format!(
+                "`{}` is new: `--keep` keeps its instruction counts",
+                program.name
+            ));
             continue;
         };
         let counts = [

@@ -168,7 +168,11 @@ pub fn program(of: &OwnedFd) -> io::Result<Program> {
     info(of, &mut bytes)?;
     let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let long = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    let name: Vec<u8> = bytes[64..80].iter().copied().take_while(|byte| *byte != 0).collect();
+    let name: Vec<u8> = bytes[64..80]
+        .iter()
+        .copied()
+        .take_while(|byte| *byte != 0)
+        .collect();
     Ok(Program {
         id: word(4),
         name: String::from_utf8_lossy(&name).into_owned(),

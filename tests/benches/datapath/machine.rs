@@ -35,7 +35,12 @@ impl Machine {
             .into_iter()
             .flatten()
             .flatten()
-            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(&entry.path().to_string_lossy())))
+            .map(|entry| {
+                (
+                    entry.file_name().to_string_lossy().into_owned(),
+                    read(&entry.path().to_string_lossy()),
+                )
+            })
             .filter(|(_, state)| state.contains("Mitigation"))
             .map(|(name, state)| format!("{name}: {state}"))
             .collect();
@@ -80,14 +85,19 @@ impl Machine {
 
 /// The load averages.
 pub fn load() -> String {
-    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+    read("/proc/loadavg")
+        .split(' ')
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The time a hypervisor gave to others although this CPU wanted it, in ticks (1/100 s).
 pub fn stolen(cpu: usize) -> u64 {
     let stat = read("/proc/stat");
     let line = stat.lines().find(|line| line.starts_with(&format!("cpu{cpu} ")));
-    line.and_then(|line| line.split_whitespace().nth(8)?.parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().nth(8)?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// A clock in nanoseconds.

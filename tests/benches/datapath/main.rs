@@ -81,8 +81,9 @@ impl Run {
             self.remarks.push(format!("{name}: given up: {failed}"));
         } else if race.dropped > 0 {
             let dropped = race.dropped;
-            self.remarks
-                .push(format!("{name}: {dropped} rounds do not count, the hypervisor took time from them"));
+            self.remarks.push(format!(
+                "{name}: {dropped} rounds do not count, the hypervisor took time from them"
+            ));
         }
     }
 }
@@ -127,7 +128,10 @@ fn options() -> Options {
         options.seconds = if options.quick { 3 } else { 20 };
     }
     for layer in &options.only {
-        assert!(LAYERS.contains(&layer.as_str()), "`--only` takes {LAYERS:?}, not `{layer}`");
+        assert!(
+            LAYERS.contains(&layer.as_str()),
+            "`--only` takes {LAYERS:?}, not `{layer}`"
+        );
     }
     options
 }
@@ -191,7 +195,11 @@ fn measure(options: &Options, lab: &Lab) -> io::Result<ExitCode> {
     report.write(&options.out)?;
     println!("{}", report.markdown());
     println!("written to {}", options.out.display());
-    Ok(if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if fits {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Now, in UTC.
@@ -201,7 +209,9 @@ fn date() -> String {
 
 /// What the binary calls itself.
 fn version() -> String {
-    let output = std::process::Command::new(segd_tests::segd::binary()).arg("--version").output();
+    let output = std::process::Command::new(segd_tests::segd::binary())
+        .arg("--version")
+        .output();
     output.map_or_else(
         |error| error.to_string(),
         |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),

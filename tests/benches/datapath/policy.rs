@@ -84,7 +84,10 @@ impl Sized {
             }
             (format!("rules-{number}.yaml"), text)
         });
-        [(FIRST.to_owned(), self.first(true))].into_iter().chain(files).collect()
+        [(FIRST.to_owned(), self.first(true))]
+            .into_iter()
+            .chain(files)
+            .collect()
     }
 
     fn write_rule(&self, rule: usize, text: &mut String) {
@@ -118,7 +121,11 @@ spec:
         let (first, last) = (OPEN.start(), OPEN.end());
         text.push_str("  allow:\n");
         let watched = if watched { WATCHED } else { WATCHED + 1 };
-        for ports in [format!("tcp/{first}-{last}"), format!("udp/{first}-{last}"), format!("udp/{watched}")] {
+        for ports in [
+            format!("tcp/{first}-{last}"),
+            format!("udp/{first}-{last}"),
+            format!("udp/{watched}"),
+        ] {
             let _ = writeln!(text, "    - {{from: client, to: server, ports: [{ports}]}}");
         }
         text

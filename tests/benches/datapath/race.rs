@@ -78,8 +78,14 @@ pub fn run(runners: &mut [Runner], arms: &[Arm<'_>], cpu: usize, length: Length,
             race.dropped += 1;
         } else if round > 1 {
             for (arm, slice) in arms.iter().zip(&slices) {
-                race.cpu.entry(arm.name.clone()).or_default().push(slice.cpu_each());
-                race.wall.entry(arm.name.clone()).or_default().push(slice.wall_each());
+                race.cpu
+                    .entry(arm.name.clone())
+                    .or_default()
+                    .push(slice.cpu_each());
+                race.wall
+                    .entry(arm.name.clone())
+                    .or_default()
+                    .push(slice.wall_each());
             }
         }
         // A machine that is always stolen from gives no figure, and says so.
@@ -126,7 +132,13 @@ impl Race {
         let (Some(arm), Some(base)) = (self.wall.get(arm), self.wall.get(base)) else {
             return f64::NAN;
         };
-        median(&mut arm.iter().zip(base).map(|(arm, base)| arm / base).collect::<Vec<_>>())
+        median(
+            &mut arm
+                .iter()
+                .zip(base)
+                .map(|(arm, base)| arm / base)
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// The differences to another arm by the time that passed, one for each round, of which `share` is told.
@@ -134,7 +146,10 @@ impl Race {
         let (Some(arm), Some(base)) = (self.wall.get(arm), self.wall.get(base)) else {
             return Vec::new();
         };
-        arm.iter().zip(base).map(|(arm, base)| (arm - base) * share).collect()
+        arm.iter()
+            .zip(base)
+            .map(|(arm, base)| (arm - base) * share)
+            .collect()
     }
 
     /// The median of the differences to another arm of the same round, of which `share` is told.

@@ -36,7 +36,13 @@ pub struct Table {
 
 impl Table {
     /// An empty one.
-    pub fn new(id: &str, title: impl Into<String>, note: impl Into<String>, columns: &[&str], charted: usize) -> Table {
+    pub fn new(
+        id: &str,
+        title: impl Into<String>,
+        note: impl Into<String>,
+        columns: &[&str],
+        charted: usize,
+    ) -> Table {
         Table {
             id: id.to_owned(),
             title: title.into(),
@@ -152,9 +158,15 @@ impl Report {
         }
         out += "\n## Goals\n\n| figure | goal | reached | | |\n|---|---|---|---|---|\n";
         for goal in &self.goals {
-            let reached = goal.reached.map_or_else(|| "–".to_owned(), |reached| reached.to_string());
+            let reached = goal
+                .reached
+                .map_or_else(|| "–".to_owned(), |reached| reached.to_string());
             let (asks, verdict) = (goal.asks(), goal.verdict());
-            let _ = writeln!(out, "| {} | {asks} | {reached} | **{verdict}** | {} |", goal.figure, goal.note);
+            let _ = writeln!(
+                out,
+                "| {} | {asks} | {reached} | **{verdict}** | {} |",
+                goal.figure, goal.note
+            );
         }
         for table in &self.tables {
             let _ = write!(out, "\n## {}\n\n{}\n\n| |", table.title, table.note);

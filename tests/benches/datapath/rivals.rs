@@ -41,9 +41,15 @@ fn attach(place: &Place, program: OwnedFd, times: usize) -> io::Result<Attached>
 }
 
 /// Attaches a program several times: a hook that costs little is measured by running it often.
-pub fn copies(place: &Place, program: &OwnedFd, times: usize, hooks: &[bpf::Hook]) -> io::Result<Vec<OwnedFd>> {
+pub fn copies(
+    place: &Place,
+    program: &OwnedFd,
+    times: usize,
+    hooks: &[bpf::Hook],
+) -> io::Result<Vec<OwnedFd>> {
     let all = hooks.iter().flat_map(|hook| std::iter::repeat_n(hook, times));
-    all.map(|hook| bpf::attach(program, place.cgroup(), *hook)).collect()
+    all.map(|hook| bpf::attach(program, place.cgroup(), *hook))
+        .collect()
 }
 
 /// One hash lookup at both hooks, `times` times.
@@ -64,7 +70,9 @@ pub fn systemd(place: &Place, times: usize) -> io::Result<Attached> {
     let mut attached = Attached::default();
     for hook in HOOKS {
         let compared = assembler::two_tries(hook, &tries())?;
-        attached._links.extend(copies(place, &compared.program, times, &[hook])?);
+        attached
+            ._links
+            .extend(copies(place, &compared.program, times, &[hook])?);
         attached.program = Some(bpf::program(&compared.program)?.id);
         attached._tries.push(compared);
     }
@@ -123,7 +131,9 @@ pub fn nftables(place: &Place, mount: &Path, connections: Connections) -> Result
 /// iptables: `-m cgroup --path` with one `hash:ip,port` set. It knows the cgroup of what arrives only where a socket was
 /// found early, so there the set alone decides; and of a SYN-ACK never, so those pass.
 pub fn iptables(place: &Place) -> Result<(), String> {
-    [false, true].into_iter().try_for_each(|six| iptables_of(place, six))
+    [false, true]
+        .into_iter()
+        .try_for_each(|six| iptables_of(place, six))
 }
 
 fn iptables_of(place: &Place, six: bool) -> Result<(), String> {
@@ -155,8 +165,12 @@ fn iptables_of(place: &Place, six: bool) -> Result<(), String> {
                 rule(format!("-A {chain} -p ipv6-icmp -j ACCEPT"))?;
             }
         }
-        rule(format!("-A OUTPUT -m cgroup --path {client} -m set --match-set {name} dst,dst -j ACCEPT"))?;
-        rule(format!("-A OUTPUT -m cgroup --path {server} -m set --match-set {name} src,src -j ACCEPT"))?;
+        rule(format!(
+            "-A OUTPUT -m cgroup --path {client} -m set --match-set {name} dst,dst -j ACCEPT"
+        ))?;
+        rule(format!(
+            "-A OUTPUT -m cgroup --path {server} -m set --match-set {name} src,src -j ACCEPT"
+        ))?;
         rule("-A OUTPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j ACCEPT".to_owned())?;
         rule(format!("-A INPUT -m set --match-set {name} dst,dst -j ACCEPT"))?;
         rule(format!("-A INPUT -m set --match-set {name} src,src -j ACCEPT"))?;

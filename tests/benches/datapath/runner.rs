@@ -75,7 +75,10 @@ impl Slice {
     ///
     /// What the work says.
     pub fn measure(work: impl FnOnce() -> io::Result<u64>) -> io::Result<Slice> {
-        let (cpu, wall) = (clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID), clock_ns(libc::CLOCK_MONOTONIC));
+        let (cpu, wall) = (
+            clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID),
+            clock_ns(libc::CLOCK_MONOTONIC),
+        );
         let operations = work()?;
         let cpu_ns = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) - cpu;
         let at_ns = clock_ns(libc::CLOCK_MONOTONIC);
@@ -208,7 +211,9 @@ impl Runner {
 
     /// Tells it to do a slice; [`Runner::finish`] waits for it.
     pub fn begin(&mut self, name: &str) {
-        self.tell(&Order::Slice { name: name.to_owned() });
+        self.tell(&Order::Slice {
+            name: name.to_owned(),
+        });
     }
 
     /// Waits for the slice that was begun.
@@ -222,10 +227,11 @@ impl Runner {
 
     /// Ends a work: its sockets are closed.
     pub fn forget(&mut self, name: &str) {
-        self.tell(&Order::Drop { name: name.to_owned() });
+        self.tell(&Order::Drop {
+            name: name.to_owned(),
+        });
         self.hear().expect("nothing can fail");
     }
-
 }
 
 impl Drop for Runner {

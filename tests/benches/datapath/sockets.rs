@@ -81,7 +81,8 @@ pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
     for (number, made) in made.into_iter().rev() {
         if let Err(error) = made {
             let stand = stands.remove(number);
-            run.remarks.push(format!("arm `{}` is left out: {error}", stand.name));
+            run.remarks
+                .push(format!("arm `{}` is left out: {error}", stand.name));
         }
     }
     let mut sizes = vec![run.sizes[0], run.sizes[run.sizes.len() - 1]];
@@ -100,7 +101,18 @@ pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
         &[(false, false), (true, false), (false, true), (true, true)]
     };
     for (beside, six) in ways {
-        race_way(run, &stands, &governed, Way { beside: *beside, six: *six })?;
+        race_way(
+            run,
+            &stands,
+            &governed,
+            Way {
+                beside: *beside,
+                six: *six,
+            },
+        )?;
+    }
+    for governed in &governed {
+        governed.has_judged(1000)?;
     }
     drop(stands);
     established(run, lab, governed)
@@ -111,7 +123,10 @@ fn race_way(run: &mut Run, stands: &[Stand], governed: &[Governed], way: Way) ->
     let mut names: Vec<String> = Vec::new();
     let mut places: Vec<&Place> = Vec::new();
     // systemd's shape is IPv4 alone here.
-    for stand in stands.iter().filter(|stand| !way.six || stand.name != "systemd's shape") {
+    for stand in stands
+        .iter()
+        .filter(|stand| !way.six || stand.name != "systemd's shape")
+    {
         names.push(stand.name.clone());
         places.push(&stand.place);
     }
@@ -119,7 +134,10 @@ fn race_way(run: &mut Run, stands: &[Stand], governed: &[Governed], way: Way) ->
         names.push(format!("segd, {} rules", governed.policy.rules()));
         places.push(&governed.place);
     }
-    let mut runners: Vec<Runner> = places.iter().map(|place| Runner::start(&place.home(way))).collect();
+    let mut runners: Vec<Runner> = places
+        .iter()
+        .map(|place| Runner::start(&place.home(way)))
+        .collect();
     for (name, (runner, place)) in names.iter().zip(runners.iter_mut().zip(&places)) {
         if name.contains("segd") || name.contains("tables") {
             refuses(runner, place, way, name)?;
@@ -134,9 +152,16 @@ fn race_way(run: &mut Run, stands: &[Stand], governed: &[Governed], way: Way) ->
         let arms: Vec<Arm<'_>> = names
             .iter()
             .enumerate()
-            .map(|(runner, name)| Arm { name: name.clone(), runner, work: "work" })
+            .map(|(runner, name)| Arm {
+                name: name.clone(),
+                runner,
+                work: "work",
+            })
             .collect();
-        let length = Length { time: Duration::from_secs(run.seconds), rounds: 30 };
+        let length = Length {
+            time: Duration::from_secs(run.seconds),
+            rounds: 30,
+        };
         let race = race::run(&mut runners, &arms, stage::cpu(), length, run.seed);
         for runner in &mut runners {
             runner.forget("work");
@@ -159,7 +184,9 @@ fn race_way(run: &mut Run, stands: &[Stand], governed: &[Governed], way: Way) ->
 fn refuses(runner: &mut Runner, place: &Place, way: Way, name: &str) -> io::Result<()> {
     let mut denied = spec(place, way, Kind::UdpUnconnected, 16);
     denied.port = SHUT;
-    runner.prepare("denied", Work::Sockets(denied)).map_err(io::Error::other)?;
+    runner
+        .prepare("denied", Work::Sockets(denied))
+        .map_err(io::Error::other)?;
     let answer = runner.slice("denied");
     runner.forget("denied");
     if answer.is_ok() {
@@ -169,11 +196,27 @@ fn refuses(runner: &mut Runner, place: &Place, way: Way, name: &str) -> io::Resu
 }
 
 fn tell(run: &mut Run, id: &str, title: &str, names: &[String], race: &Race) {
-    let columns = ["ratio to none", "ratio to empty", "ns each", "ratio to none, by the wall clock"];
-    let mut table = Table::new(id, title, format!("Both ends on CPU {}.", stage::cpu()), &columns, 0);
+    let columns = [
+        "ratio to none",
+        "ratio to empty",
+        "ns each",
+        "ratio to none, by the wall clock",
+    ];
+    let mut table = Table::new(
+        id,
+        title,
+        format!("Both ends on CPU {}.", stage::cpu()),
+        &columns,
+        0,
+    );
     for name in names {
         let wall = race.wall_ratio(name, NONE);
-        let wall = super::statistics::Estimate { value: wall, low: f64::NAN, high: f64::NAN, rounds: 0 };
+        let wall = super::statistics::Estimate {
+            value: wall,
+            low: f64::NAN,
+            high: f64::NAN,
+            rounds: 0,
+        };
         let cells = [
             Some(race.ratio(name, NONE)),
             Some(race.ratio(name, "empty program")),
@@ -186,7 +229,9 @@ fn tell(run: &mut Run, id: &str, title: &str, names: &[String], race: &Race) {
 }
 
 fn goals(run: &mut Run, kind: Kind, names: &[String], race: &Race) {
-    let Some(segd) = names.last().filter(|segd| race.has(segd)) else { return };
+    let Some(segd) = names.last().filter(|segd| race.has(segd)) else {
+        return;
+    };
     let again = race.ratio("none again", NONE);
     let note = format!("{segd}; A/A {again}");
     let (none, empty) = (race.ratio(segd, NONE), race.ratio(segd, "empty program"));
@@ -194,30 +239,58 @@ fn goals(run: &mut Run, kind: Kind, names: &[String], race: &Race) {
     let rate = race.inverse_ratio(segd, NONE);
     match kind {
         Kind::RequestResponse => {
-            run.goal("TCP_RR time ÷ empty program", Bound::AtMost(1.02), Some(empty), &note);
+            run.goal(
+                "TCP_RR time ÷ empty program",
+                Bound::AtMost(1.02),
+                Some(empty),
+                &note,
+            );
             run.goal("TCP_RR time ÷ none", Bound::AtMost(1.045), Some(none), &note);
             if race.has("nftables") {
                 let share = race.in_units((segd, NONE), ("nftables", NONE));
-                run.goal("TCP_RR, what segd adds ÷ what nftables adds", Bound::AtMost(0.5), Some(share), &note);
+                run.goal(
+                    "TCP_RR, what segd adds ÷ what nftables adds",
+                    Bound::AtMost(0.5),
+                    Some(share),
+                    &note,
+                );
             }
         }
         Kind::ConnectRequestResponse => {
-            run.goal("TCP_CRR time ÷ empty program", Bound::AtMost(1.03), Some(empty), &note);
+            run.goal(
+                "TCP_CRR time ÷ empty program",
+                Bound::AtMost(1.03),
+                Some(empty),
+                &note,
+            );
             run.goal("TCP_CRR time ÷ none", Bound::AtMost(1.06), Some(none), &note);
         }
         Kind::Stream => run.goal("TCP stream rate ÷ none", Bound::AtLeast(0.99), Some(rate), &note),
         Kind::UdpConnected => {
-            run.goal("small UDP packets/s ÷ none, connected", Bound::AtLeast(0.95), Some(rate), &note);
+            run.goal(
+                "small UDP packets/s ÷ none, connected",
+                Bound::AtLeast(0.95),
+                Some(rate),
+                &note,
+            );
         }
         Kind::UdpUnconnected => {
-            run.goal("small UDP packets/s ÷ none, sendto", Bound::AtLeast(0.95), Some(rate), &note);
+            run.goal(
+                "small UDP packets/s ÷ none, sendto",
+                Bound::AtLeast(0.95),
+                Some(rate),
+                &note,
+            );
         }
     }
 }
 
 /// What one packet of an established connection costs: the same program 32 times on the hook.
 fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> io::Result<()> {
-    let way = Way { beside: false, six: false };
+    let way = Way {
+        beside: false,
+        six: false,
+    };
     let place = |number, name: &str| Place::new(lab, number, name);
     let mut stands = vec![
         ("empty", place(50, "empty32")),
@@ -249,7 +322,10 @@ fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> io::Result<
         places.push(place);
         daemons.push((segd, policy));
     }
-    let mut runners: Vec<Runner> = places.iter().map(|place| Runner::start(&place.home(way))).collect();
+    let mut runners: Vec<Runner> = places
+        .iter()
+        .map(|place| Runner::start(&place.home(way)))
+        .collect();
     let kind = Kind::RequestResponse;
     for (runner, place) in runners.iter_mut().zip(&places) {
         let work = Work::Sockets(spec(place, way, kind, 100));
@@ -259,9 +335,16 @@ fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> io::Result<
     let arms: Vec<Arm<'_>> = names
         .iter()
         .enumerate()
-        .map(|(runner, name)| Arm { name: name.clone(), runner, work: "work" })
+        .map(|(runner, name)| Arm {
+            name: name.clone(),
+            runner,
+            work: "work",
+        })
         .collect();
-    let length = Length { time: Duration::from_secs(run.seconds), rounds: 30 };
+    let length = Length {
+        time: Duration::from_secs(run.seconds),
+        rounds: 30,
+    };
     let race = race::run(&mut runners, &arms, stage::cpu(), length, run.seed);
     run.note_race("established packet", &race);
 
@@ -270,7 +353,13 @@ fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> io::Result<
         "TCP request-response over loopback with each program {TIMES} times on both hooks: {hooks:.1} runs for each request and \
          its answer, egress and ingress alike; what is told is for one run. Segments: those of a connection whose verdict lies on its socket."
     );
-    let mut table = Table::new("established", "Established packet", note, &["ns over empty", "in H"], 1);
+    let mut table = Table::new(
+        "established",
+        "Established packet",
+        note,
+        &["ns over empty", "in H"],
+        1,
+    );
     let unit = ("one hash lookup (H)", "empty");
     for name in &names {
         let over = race.over(name, "empty", 1.0 / hooks);
@@ -280,9 +369,19 @@ fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> io::Result<
     if let (Some(most), true) = (names.last(), race.has("empty")) {
         let least = &names[4];
         let figure = race.in_units((most, "empty"), unit);
-        run.goal("established packet over an empty program, in H", Bound::AtMost(0.4), Some(figure), &format!("{most}; mean of both hooks"));
+        run.goal(
+            "established packet over an empty program, in H",
+            Bound::AtMost(0.4),
+            Some(figure),
+            &format!("{most}; mean of both hooks"),
+        );
         let growth = race.in_units((most, "empty"), (least, "empty"));
-        run.goal("established packet, most rules ÷ 10 rules", Bound::AtMost(1.05), Some(growth), &format!("{most} instead of 1,000,000"));
+        run.goal(
+            "established packet, most rules ÷ 10 rules",
+            Bound::AtMost(1.05),
+            Some(growth),
+            &format!("{most} instead of 1,000,000"),
+        );
     }
     Ok(())
 }
@@ -299,7 +398,9 @@ fn runs_each(runners: &mut [Runner], programs: &[Option<u32>]) -> io::Result<Vec
         let runs = (bpf::program(&program)?.runs - before) as f64 / slice.operations as f64;
         // Egress or ingress alone, of the client's or the server's packet, is the least.
         if runs < TIMES as f64 {
-            return Err(io::Error::other(format!("program {id} ran {runs} times for an operation")));
+            return Err(io::Error::other(format!(
+                "program {id} ran {runs} times for an operation"
+            )));
         }
         all.push(runs);
     }

@@ -192,11 +192,27 @@ impl Governed {
             .ok_or_else(|| io::Error::other(format!("no link of `{name}` is pinned")))
     }
 
+    /// Makes sure that it has counted as many of the client's packets as passed.
+    pub fn has_judged(&self, least: u64) -> io::Result<()> {
+        let labels = [("verdict", "allowed"), ("from", "client")];
+        let counted = self.segd.metric("segd_packets_total", &labels);
+        if counted.is_none_or(|counted| counted < least as f64) {
+            return Err(io::Error::other(format!(
+                "segd counted {counted:?} packets of the client's"
+            )));
+        }
+        Ok(())
+    }
+
     /// What its pinned maps cost the kernel, each with its name.
     pub fn maps(&self) -> io::Result<Vec<(String, u64)>> {
         let mut maps = Vec::new();
         for path in pins(self.segd.pin_dir(), "maps_") {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if let Ok(bytes) = bpf::open_pin(&path).and_then(|map| bpf::memory(&map)) {
                 maps.push((name, bytes));
             }

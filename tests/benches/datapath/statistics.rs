@@ -106,7 +106,10 @@ pub fn of_medians(lists: &[Vec<f64>], seed: u64, of: impl Fn(&[f64]) -> f64) -> 
             rounds,
         };
     }
-    let mut medians: Vec<f64> = lists.iter().map(|list| median(&mut list[..rounds].to_vec())).collect();
+    let mut medians: Vec<f64> = lists
+        .iter()
+        .map(|list| median(&mut list[..rounds].to_vec()))
+        .collect();
     let value = of(&medians);
     let mut dice = Dice::new(seed);
     let mut drawn = vec![0; rounds];

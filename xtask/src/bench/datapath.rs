@@ -27,9 +27,19 @@ pub struct Options {
 /// Runs it; the report goes to target/bench.
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(setup::Scope::Test)?;
-    let package = ["bench", "--locked", "--package", "segd-tests", "--bench", "datapath", "--"];
+    let package = [
+        "bench",
+        "--locked",
+        "--package",
+        "segd-tests",
+        "--bench",
+        "datapath",
+        "--",
+    ];
     let mut cargo = command::cargo(&package);
-    cargo.env("SEGD_BIN", workspace::segd()).env("SEGD_REQUIRE_KERNEL", "1");
+    cargo
+        .env("SEGD_BIN", workspace::segd())
+        .env("SEGD_REQUIRE_KERNEL", "1");
     cargo.arg("--out").arg(workspace::target().join("bench"));
     for (flag, set) in [("--quick", options.quick), ("--keep", options.keep)] {
         if set {

@@ -12,7 +12,9 @@ const TOP: f64 = 56.0;
 const NUMBERS: f64 = 190.0;
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 /// The charted column, one bar for each row.
@@ -25,7 +27,10 @@ pub fn bars(table: &Table) -> String {
             cell.value.is_finite().then_some((row.name.as_str(), cell))
         })
         .collect();
-    let longest = rows.iter().map(|(_, cell)| cell.high.max(cell.value)).fold(f64::MIN_POSITIVE, f64::max);
+    let longest = rows
+        .iter()
+        .map(|(_, cell)| cell.high.max(cell.value))
+        .fold(f64::MIN_POSITIVE, f64::max);
     let place = |value: f64| LABELS + value.max(0.0) / longest * (WIDTH - LABELS - NUMBERS);
     let height = TOP + LINE * rows.len() as f64 + 14.0;
     let column = table.columns.get(table.charted).map_or("", String::as_str);
@@ -42,7 +47,11 @@ pub fn bars(table: &Table) -> String {
         let (start, end) = (place(0.0), place(cell.value));
         let (low, high) = (place(cell.low), place(cell.high));
         let middle = y + 9.0;
-        let colour = if name.contains("segd") { "#2563a8" } else { "#9aa5b1" };
+        let colour = if name.contains("segd") {
+            "#2563a8"
+        } else {
+            "#9aa5b1"
+        };
         let _ = write!(
             out,
             "<text x=\"{x}\" y=\"{text}\" text-anchor=\"end\">{name}</text>\n\

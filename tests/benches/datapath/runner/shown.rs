@@ -70,7 +70,9 @@ impl Shown {
         };
         let answer = show.run()?;
         if answer != self.spec.expect {
-            return Err(io::Error::other(format!("the program answered {answer} to packet {frame}")));
+            return Err(io::Error::other(format!(
+                "the program answered {answer} to packet {frame}"
+            )));
         }
         Ok(())
     }

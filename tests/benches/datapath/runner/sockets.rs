@@ -75,7 +75,12 @@ pub(super) fn prepare(home: &Home, spec: &Spec) -> io::Result<Box<dyn Ready>> {
         if to.is_none() {
             client.connect(at)?;
         }
-        return Ok(Box::new(Datagrams { client, server, to, operations }));
+        return Ok(Box::new(Datagrams {
+            client,
+            server,
+            to,
+            operations,
+        }));
     }
     let listener = as_server(home, || TcpListener::bind(at))?;
     let kind = spec.kind;
@@ -142,7 +147,11 @@ fn ask(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(&byte)?;
     byte[0] = 0;
     stream.read_exact(&mut byte)?;
-    if byte[0] == 7 { Ok(()) } else { Err(io::Error::other("another byte came back")) }
+    if byte[0] == 7 {
+        Ok(())
+    } else {
+        Err(io::Error::other("another byte came back"))
+    }
 }
 
 struct Requests {

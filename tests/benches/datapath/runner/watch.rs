@@ -47,7 +47,10 @@ impl Watch {
     /// Whether the next datagram arrives.
     fn passes(&mut self) -> io::Result<bool> {
         self.number += 1;
-        match self.client.send_to(&self.number.to_ne_bytes(), (Ipv4Addr::LOCALHOST, self.port)) {
+        match self
+            .client
+            .send_to(&self.number.to_ne_bytes(), (Ipv4Addr::LOCALHOST, self.port))
+        {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
             Err(error) => return Err(error),
