@@ -158,6 +158,7 @@ fn main() -> ExitCode {
 
 fn measure(options: &Options, lab: &Lab) -> io::Result<ExitCode> {
     println!("seed {}", options.seed);
+    let begun = date();
     let mut machine = Machine::look(lab.cgroup_root());
     let mut run = Run {
         seed: options.seed,
@@ -183,7 +184,7 @@ fn measure(options: &Options, lab: &Lab) -> io::Result<ExitCode> {
     machine.load_at_end = machine::load();
     let fits = !wanted("program") || baseline::compare(&mut run, &machine, options.keep)?;
     let report = Report {
-        date: date(),
+        date: begun,
         seed: run.seed,
         options: options.words.clone(),
         segd: version(),
