@@ -17,7 +17,7 @@ pub struct Options {
     #[command(subcommand)]
     one: Option<Bench>,
     #[command(flatten)]
-    datapath: datapath::Options,
+    datapath: datapath::Report,
 }
 
 /// What can be measured alone.

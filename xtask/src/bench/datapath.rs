@@ -6,7 +6,7 @@ use crate::{command, setup, workspace};
 
 /// `cargo xtask bench` without a subcommand.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct Report {
     /// Within five minutes; fails if a kernel program has more instructions than the repository keeps.
     #[arg(long)]
     quick: bool,
@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 /// Runs it; the report goes to target/bench.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Report) -> Result<()> {
     setup::ensure(setup::Scope::Test)?;
     let package = [
         "bench",
