@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: figures that belong to a run of the real daemon, each with the command that prints it.
+//! `cargo xtask bench`: figures that belong to a run of the real daemon, all in one report, or one with a command of its own.
 
 pub mod probe;
 mod reload;
+mod datapath;
 
 use std::process::ExitCode;
 
@@ -10,23 +11,36 @@ use anyhow::{Result, bail};
 use crate::{fixture::interrupt, lock::HostLock, setup, workspace};
 
 /// `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Options {
+    #[command(subcommand)]
+    one: Option<Bench>,
+    #[command(flatten)]
+    datapath: datapath::Report,
+}
+
+/// What can be measured alone.
 #[derive(Debug, clap::Subcommand)]
-pub enum Bench {
+enum Bench {
     /// From the end of the write of a policy file to the first changed verdict; and the memory of the idle daemon.
     Reload(reload::Options),
 }
 
 /// Runs `cargo xtask bench`.
-pub fn run(bench: &Bench) -> Result<ExitCode> {
+pub fn run(options: &Options) -> Result<ExitCode> {
     if !workspace::is_root() {
         bail!("the benchmarks load programs into the kernel: run them as root");
     }
     setup::ensure(setup::Scope::Demo)?;
     workspace::build_segd()?;
     let lock = HostLock::take()?;
-    interrupt::watch();
-    match bench {
-        Bench::Reload(options) => reload::run(options, &lock)?,
+    match &options.one {
+        Some(Bench::Reload(options)) => {
+            interrupt::watch();
+            reload::run(options, &lock)?;
+        }
+        None => datapath::run(&options.datapath)?,
     }
     Ok(ExitCode::SUCCESS)
 }

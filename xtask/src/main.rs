@@ -36,9 +36,8 @@ enum Task {
     Test(test::Options),
     /// Show segd's main job on nginx, redis, curl and ping.
     Demo(demo::Options),
-    /// Measure the running daemon.
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    /// Measure what segd costs, beside what people would use instead: one report.
+    Bench(bench::Options),
     /// Watch one verdict; what `bench reload` starts.
     #[command(hide = true)]
     Probe(bench::probe::Options),
@@ -59,7 +58,7 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Demo(options) => demo::run(&options),
-        Task::Bench(bench) => bench::run(&bench),
+        Task::Bench(options) => bench::run(&options),
         Task::Probe(options) => bench::probe::run(&options),
         Task::Differential(options) => differential::run(&options),
         Task::Soak(options) => soak::run(&options),

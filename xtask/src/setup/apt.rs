@@ -29,9 +29,10 @@ const PACKAGES: &[(Scope, &str)] = &[
     (Scope::Demo, "nginx-light"),
     (Scope::Demo, "redis-server"),
     (Scope::Demo, "redis-tools"),
-    // The tests: DHCP, DNS, firewalls, what is left loaded, processes, the systemd unit.
+    // The tests and benchmarks: DHCP, DNS, firewalls, what is left loaded, processes, the systemd unit.
     (Scope::Test, "busybox-static"),
     (Scope::Test, "dnsmasq-base"),
+    (Scope::Test, "ipset"),
     (Scope::Test, "iptables"),
     (Scope::Test, "bpftool"),
     (Scope::Test, "nftables"),
@@ -101,6 +102,7 @@ fn without_dpkg(wanted: &[&'static str]) -> Vec<&'static str> {
         ("redis-tools", "redis-cli"),
         ("busybox-static", "busybox"),
         ("dnsmasq-base", "dnsmasq"),
+        ("ipset", "ipset"),
         ("iptables", "iptables"),
         ("bpftool", "bpftool"),
         ("nftables", "nft"),
