@@ -114,6 +114,8 @@ enum Event {
     Reload(Option<reading::Asker>),
     /// The policy was read, and who signed it verified.
     PolicyRead(reading::Reading),
+    /// A client wants to hear of every flow until now.
+    CatchUp(oneshot::Sender<()>),
     /// A client decides about a policy.
     Decide(Decision, oneshot::Sender<Result<Applied, Refusal>>),
     /// git said where a revision comes from.
@@ -228,6 +230,11 @@ async fn live(mut running: Running) -> ExitCode {
                 shared.look_at_policy(Wanted::by(asker));
                 running.watch.follow(&shared.options().followed());
                 shared.ask_git(true);
+            }
+            Event::CatchUp(asker) => {
+                running.events.catch_up(&mut record);
+                // The client may have gone away.
+                let _ = asker.send(());
             }
             Event::PolicyRead(reading) => {
                 let changed = shared.take_reading(reading);

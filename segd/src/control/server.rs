@@ -54,6 +54,8 @@ pub trait Handler: Send + Sync + 'static {
     fn workloads(&self) -> impl Future<Output = Vec<WorkloadRow>> + Send;
     /// The rules in force, and how they are used.
     fn rules(&self) -> impl Future<Output = Result<Vec<RuleRow>, Refusal>> + Send;
+    /// Comes back when the flow log has what happened until now.
+    fn catch_up(&self) -> impl Future<Output = ()> + Send;
     /// Sockets in other hands than their makers'.
     fn foreign(&self) -> impl Future<Output = Result<Vec<ForeignRow>, Refusal>> + Send;
     /// The newest recorded flows, oldest first, and every later one; see `telemetry::flows::FlowLog::follow`.
@@ -322,6 +324,7 @@ where
     W: tokio::io::AsyncWrite + Unpin,
     H: Handler,
 {
+    handler.catch_up().await;
     let (recorded, coming) = handler.flows(query.last, &query.filter);
     for flow in recorded {
         send(write, &Response::Flow(Box::new(flow.as_ref().clone()))).await?;

@@ -80,15 +80,22 @@ fn is_stolen(socket: &Foreign) -> bool {
 fn sweep(foreigners: &Foreigners, host: u64, flows: &FlowLog) -> io::Result<()> {
     let mut ended: BTreeMap<(SegmentIndex, SegmentIndex), u64> = BTreeMap::new();
     let mut seen = BTreeSet::new();
+    let mut result = Ok(());
     for socket in foreigners.all()?.iter().filter(|socket| is_stolen(socket)) {
         let session = &socket.session;
         // Each of several descriptors tells of it.
-        if session.namespace == host && seen.insert(session.cookie) && foreigners.end(session)? {
-            *ended.entry((session.from, session.to)).or_default() += 1;
+        if session.namespace != host || !seen.insert(session.cookie) {
+            continue;
+        }
+        match foreigners.end(session) {
+            Ok(true) => *ended.entry((session.from, session.to)).or_default() += 1,
+            Ok(false) => {}
+            // One that cannot be ended saves no other.
+            Err(error) => result = Err(error),
         }
     }
     if ended.is_empty() {
-        return Ok(());
+        return result;
     }
     let names = flows.names().to_vec();
     for ((maker, holder), count) in ended {
@@ -99,7 +106,7 @@ fn sweep(foreigners: &Foreigners, host: u64, flows: &FlowLog) -> io::Result<()> 
             names::name(&names, holder)
         );
     }
-    Ok(())
+    result
 }
 
 impl Engine {

@@ -1,10 +1,13 @@
 //! What others ask the daemon: metrics, health, and the control socket's questions.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use segd_common::{counter::Counter, segment::PROBE};
-use tokio::sync::{broadcast, oneshot};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::timeout,
+};
 
 use super::{
     Decision, Event,
@@ -29,6 +32,9 @@ use crate::{
         snapshot::Snapshot,
     },
 };
+
+/// How long a question waits for the newest flows.
+const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// The servers' view of the daemon.
 pub(super) struct Front(pub(super) Arc<Shared>);
@@ -206,6 +212,17 @@ impl Handler for Front {
         rows.map_err(|error| Refusal::new(RefusalKind::Internal, chain(&error)))
     }
 
+    async fn catch_up(&self) {
+        let (asker, answered) = oneshot::channel();
+        let asked = async {
+            if self.0.send.send(Event::CatchUp(asker)).await.is_ok() {
+                let _ = answered.await;
+            }
+        };
+        // A daemon that is busy with a policy answers with what it has.
+        let _ = timeout(CATCH_UP, asked).await;
+    }
+
     async fn foreign(&self) -> Result<Vec<ForeignRow>, Refusal> {
         match self.0.engine().foreign_rows() {
             Ok(Some(rows)) => Ok(rows),
@@ -270,6 +287,7 @@ impl Handler for Front {
     }
 
     async fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {
+        self.catch_up().await;
         self.0.dry_run(candidate)
     }
 

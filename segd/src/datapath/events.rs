@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use segd_common::event::FlowEvent;
+use segd_common::event::{FlowEvent, RING_BYTES};
 use tokio::{
     io::unix::AsyncFd,
     time::{Interval, MissedTickBehavior, interval},
@@ -38,32 +38,41 @@ impl Events {
     ///
     /// The descriptor fails.
     pub async fn read(&mut self, most: usize, take: &mut dyn FnMut(&FlowEvent)) -> io::Result<()> {
-        let mut looks = 0;
-        let mut drain = |ring: &mut RingBuf<MapData>| {
-            while looks < most {
-                looks += 1;
-                let Some(item) = ring.next() else {
-                    return true;
-                };
-                if let Some(event) = decode(&item) {
-                    take(&event);
-                }
-            }
-            false
-        };
         tokio::select! {
             ready = self.ring.readable_mut() => {
                 let mut ready = ready?;
-                if drain(ready.get_inner_mut()) {
+                if drain(ready.get_inner_mut(), most, take) {
                     ready.clear_ready();
                 }
             }
             _ = self.period.tick() => {
-                drain(self.ring.get_mut());
+                drain(self.ring.get_mut(), most, take);
             }
         }
         Ok(())
     }
+
+    /// Hands over what is there now.
+    pub fn catch_up(&mut self, take: &mut dyn FnMut(&FlowEvent)) {
+        drain(
+            self.ring.get_mut(),
+            RING_BYTES as usize / size_of::<FlowEvent>(),
+            take,
+        );
+    }
+}
+
+/// Hands over at most `most` events; says whether the ring was empty then.
+fn drain(ring: &mut RingBuf<MapData>, most: usize, take: &mut dyn FnMut(&FlowEvent)) -> bool {
+    for _ in 0..most {
+        let Some(item) = ring.next() else {
+            return true;
+        };
+        if let Some(event) = decode(&item) {
+            take(&event);
+        }
+    }
+    false
 }
 
 /// An event from its bytes; `None` if they are not one.

@@ -44,6 +44,8 @@ impl Handler for Fixed {
         Ok(Vec::new())
     }
 
+    async fn catch_up(&self) {}
+
     async fn foreign(&self) -> Result<Vec<ForeignRow>, Refusal> {
         Ok(Vec::new())
     }
