@@ -4,6 +4,7 @@
 //! and the pins by the daemon, which makes them again.
 
 mod sys;
+mod walk;
 mod map;
 mod btf;
 pub mod kernel;

@@ -3,22 +3,18 @@
 //! INVARIANT: nothing here takes more than CAP_BPF and CAP_PERFMON.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use segd_common::census::{Namespace, Task};
 
-use super::{Error, object, sys};
-
-/// `BPF_TRACE_ITER`.
-const TRACE_ITER: u32 = 28;
+use super::{Error, object, sys, walk::Walk};
 
 /// The programs that tell, kept for as long as somebody asks.
 #[derive(Debug)]
 pub struct Census {
-    tasks: OwnedFd,
+    tasks: Walk<Task>,
     word: OwnedFd,
 }
 
@@ -28,7 +24,7 @@ impl Census {
         let tasks = object::program_of(ebpf, "segd_census")?;
         let word = object::program_of(ebpf, "segd_namespace")?;
         Ok(Census {
-            tasks: sys::link_create(tasks, 0, TRACE_ITER, 0).map_err(failed)?,
+            tasks: Walk::of(tasks, "tasks")?,
             word: word.try_clone_to_owned().map_err(failed)?,
         })
     }
@@ -51,13 +47,7 @@ impl Census {
     ///
     /// What the kernel said.
     pub fn tasks(&self) -> io::Result<Vec<Task>> {
-        let mut bytes = Vec::new();
-        File::from(sys::iterate(self.tasks.as_fd())?).read_to_end(&mut bytes)?;
-        let whole = bytes.chunks_exact(size_of::<Task>());
-        // SAFETY: as many bytes as a `Task` has, of any alignment; any bytes are a valid one.
-        Ok(whole
-            .map(|bytes| unsafe { bytes.as_ptr().cast::<Task>().read_unaligned() })
-            .collect())
+        self.tasks.all()
     }
 
     /// The namespace that an open file is; `None` if it is none.

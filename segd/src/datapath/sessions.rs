@@ -4,41 +4,36 @@
 //! Deliberately absent: a decision. The kernel program asks the one that judges packets.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use segd_common::session::{self, Foreign, Session};
 
-use super::{Error, sys};
-
-/// `BPF_TRACE_ITER`.
-const TRACE_ITER: u32 = 28;
+use super::{Error, sys, walk::Walk};
 
 /// The program that tells, and the socket to end on.
 #[derive(Debug)]
 pub struct Sessions {
-    walk: OwnedFd,
+    walk: Walk<Session>,
     destroyer: sys::Destroyer,
 }
 
 impl Sessions {
     /// Those among the TCP sockets of this process' network namespace.
     pub(super) fn of_tcp(program: BorrowedFd<'_>) -> Result<Sessions, Error> {
-        Sessions::by(sys::link_create(program, 0, TRACE_ITER, 0))
+        Sessions::by(Walk::of(program, "sessions")?)
     }
 
     /// Those among all sockets that have something in a map.
     pub(super) fn of_judged(program: BorrowedFd<'_>, sockets: OwnedFd) -> Result<Sessions, Error> {
-        Sessions::by(sys::link_over_map(program, TRACE_ITER, sockets.as_fd()))
+        Sessions::by(Walk::over_map(program, sockets.as_fd(), "sessions")?)
     }
 
-    fn by(walk: io::Result<OwnedFd>) -> Result<Sessions, Error> {
+    fn by(walk: Walk<Session>) -> Result<Sessions, Error> {
         Ok(Sessions {
-            walk: walk.map_err(|error| Error::system("making an iterator over sessions", error))?,
-            destroyer: sys::Destroyer::open()
-                .map_err(|error| Error::system("opening a socket that ends others", error))?,
+            walk,
+            destroyer: destroyer()?,
         })
     }
 
@@ -49,7 +44,7 @@ impl Sessions {
     ///
     /// What the kernel said.
     pub fn without_right(&self) -> io::Result<Vec<Session>> {
-        read(&self.walk)
+        self.walk.all()
     }
 
     /// Ends one, which must be in this process' network namespace. `false`: it has ended already.
@@ -65,14 +60,13 @@ impl Sessions {
 /// The program that tells of every session, whatever right it has.
 #[derive(Debug)]
 pub struct Living {
-    walk: OwnedFd,
+    walk: Walk<session::Living>,
 }
 
 impl Living {
     pub(super) fn of_tcp(program: BorrowedFd<'_>) -> Result<Living, Error> {
-        let walk = sys::link_create(program, 0, TRACE_ITER, 0);
         Ok(Living {
-            walk: walk.map_err(|error| Error::system("making an iterator over sessions", error))?,
+            walk: Walk::of(program, "sessions")?,
         })
     }
 
@@ -82,24 +76,22 @@ impl Living {
     ///
     /// What the kernel said.
     pub fn all(&self) -> io::Result<Vec<session::Living>> {
-        read(&self.walk)
+        self.walk.all()
     }
 }
 
 /// The program that tells of sockets in the hands of another segment, and the socket to end them on.
 #[derive(Debug)]
 pub struct Foreigners {
-    walk: OwnedFd,
+    walk: Walk<Foreign>,
     destroyer: sys::Destroyer,
 }
 
 impl Foreigners {
     pub(super) fn of_files(program: BorrowedFd<'_>) -> Result<Foreigners, Error> {
-        let walk = sys::link_create(program, 0, TRACE_ITER, 0);
         Ok(Foreigners {
-            walk: walk.map_err(|error| Error::system("making an iterator over open files", error))?,
-            destroyer: sys::Destroyer::open()
-                .map_err(|error| Error::system("opening a socket that ends others", error))?,
+            walk: Walk::of(program, "open files")?,
+            destroyer: destroyer()?,
         })
     }
 
@@ -110,7 +102,7 @@ impl Foreigners {
     ///
     /// What the kernel said.
     pub fn all(&self) -> io::Result<Vec<Foreign>> {
-        read(&self.walk)
+        self.walk.all()
     }
 
     /// As [`Sessions::end`].
@@ -123,28 +115,6 @@ impl Foreigners {
     }
 }
 
-/// A record that an iterator writes.
-///
-/// # Safety
-///
-/// Any bytes are a valid value.
-// SAFETY: the implementations', above.
-unsafe trait Told: Copy {}
-// SAFETY: integers and arrays of them.
-unsafe impl Told for Session {}
-// SAFETY: as above.
-unsafe impl Told for session::Living {}
-// SAFETY: as above.
-unsafe impl Told for Foreign {}
-
-/// All that an iterator says.
-fn read<T: Told>(walk: &OwnedFd) -> io::Result<Vec<T>> {
-    let mut bytes = Vec::new();
-    File::from(sys::iterate(walk.as_fd())?).read_to_end(&mut bytes)?;
-    let whole = bytes.chunks_exact(size_of::<T>());
-    let one = |bytes: &[u8]| {
-        // SAFETY: as many bytes as the value has, of any alignment; `Told` says that any will do.
-        unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
-    };
-    Ok(whole.map(one).collect())
+fn destroyer() -> Result<sys::Destroyer, Error> {
+    sys::Destroyer::open().map_err(|error| Error::system("opening a socket that ends others", error))
 }
