@@ -12,6 +12,12 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
+/// Where the parts of [`follow`]'s word begin; the reason is at 0.
+const PROTOCOL: u32 = 8;
+const FLAGS: u32 = 16;
+const UPPER: u32 = 32;
+const FRAGMENT_AT: u32 = 48;
+
 const MORE_FRAGMENTS: u16 = 1;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 
@@ -55,10 +61,10 @@ pub(super) fn chain<B: Bytes>(
     packet: &mut Packet,
 ) -> Result<(), Reason> {
     let found = bytes.chain(start, end, first);
-    packet.flags |= (found >> 16) as u8;
-    packet.upper = (found >> 32) as u16;
-    packet.fragment_at = (found >> 48) as u16;
-    packet.protocol = (found >> 8) as u8;
+    packet.flags |= (found >> FLAGS) as u8;
+    packet.upper = (found >> UPPER) as u16;
+    packet.fragment_at = (found >> FRAGMENT_AT) as u16;
+    packet.protocol = (found >> PROTOCOL) as u8;
     match Reason::from_number(found as u8) {
         Some(reason) => Err(reason),
         None => Ok(()),
@@ -69,11 +75,6 @@ pub(super) fn chain<B: Bytes>(
 /// chain, `PACKET_` flags, where that protocol's header begins (from bit 32 on), and where a fragment header does.
 #[inline(always)]
 pub fn follow<B: Bytes>(bytes: &B, start: u32, end: u32, first: u8) -> u64 {
-    /// Of `PACKET_` flags, and of the header behind the chain.
-    const FLAGS: u32 = 16;
-    const PROTOCOL: u32 = 8;
-    const UPPER: u32 = 32;
-    const FRAGMENT_AT: u32 = 48;
     let mut next = first;
     let mut offset = start;
     // VERIFIER: one word for all, for the sake of the stack.

@@ -43,8 +43,7 @@ pub(super) fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> 
     let mut counted: Vec<Option<u32>> = attached.iter().map(|attached| attached.program).collect();
     let mut keep: Vec<OwnedFd> = Vec::new();
     let mut daemons = Vec::new();
-    for Governed { place, segd, policy } in governed {
-        let governed = Governed { place, segd, policy };
+    for governed in governed {
         for hook in HOOKS {
             let program = bpf::program_by_id(governed.program(hook)?)?;
             // It hangs there once already.
