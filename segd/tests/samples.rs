@@ -9,12 +9,7 @@ use std::{
 
 use segd::{
     policy::{
-        compile::compile,
-        compiled::{CompiledTables, SegmentIndexes},
-        diagnostic::Style,
-        explain::explain,
-        model::Policy,
-        port,
+        compile::compile, compiled::SegmentIndexes, diagnostic::Style, explain::explain, model::Policy, port,
     },
     source,
 };
@@ -24,7 +19,7 @@ fn samples() -> PathBuf {
 }
 
 #[track_caller]
-fn load(path: &Path) -> (Policy, CompiledTables) {
+fn load(path: &Path) -> (Policy, SegmentIndexes) {
     let loaded =
         source::load(&[path.to_owned()], false, &source::Trust::Everybody).and_then(source::Loaded::tested);
     let loaded = match loaded {
@@ -38,21 +33,21 @@ fn load(path: &Path) -> (Policy, CompiledTables) {
     );
     let mut indexes = SegmentIndexes::default();
     indexes.allocate(&loaded.policy, &BTreeSet::new()).expect("fits");
-    let tables = compile(&loaded.policy, &indexes, None).expect("fits");
-    (loaded.policy, tables)
+    compile(&loaded.policy, &indexes, None).expect("fits");
+    (loaded.policy, indexes)
 }
 
 /// Each line: from, to, port, verdict, reason.
 #[track_caller]
 fn means(sample: &str, expectations: &str) {
-    let (policy, tables) = load(&samples().join(sample));
+    let (policy, indexes) = load(&samples().join(sample));
     for line in expectations.lines().filter(|line| !line.trim().is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [from, to, asked, verdict, reason] = words.as_slice() else {
             panic!("{line}")
         };
         let service = port::parse_one(asked).expect("a port");
-        let answer = explain(&policy, &tables, from, to, service).expect("known segments");
+        let answer = explain(&policy, &indexes, None, from, to, service).expect("known segments");
         assert_eq!(
             (answer.outcome.label(), answer.reason.label()),
             (*verdict, *reason),

@@ -3,6 +3,7 @@
 pub mod probe;
 mod reload;
 mod datapath;
+mod policy;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ pub struct Options {
 enum Bench {
     /// From the end of the write of a policy file to the first changed verdict; and the memory of the idle daemon.
     Reload(reload::Options),
+    /// How long `segd policy check`, `diff` and `explain` take on a large policy.
+    Policy(policy::Options),
 }
 
 /// Runs `cargo xtask bench`.
@@ -39,6 +42,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Some(Bench::Reload(options)) => {
             interrupt::watch();
             reload::run(options, &lock)?;
+        }
+        Some(Bench::Policy(options)) => {
+            interrupt::watch();
+            policy::run(options, &lock)?;
         }
         None => datapath::run(&options.datapath)?,
     }

@@ -24,7 +24,7 @@ use crate::{
             Reloaded, RuleRow, SegmentRow, Status, WorkloadRow,
         },
     },
-    policy::{compile::compile, explain::explain, port},
+    policy::{explain::explain, port},
     report::chain,
     telemetry::{
         clock::{self, rfc3339},
@@ -254,9 +254,8 @@ impl Handler for Front {
         };
         // Rules that are over by now stand in the tables in force, and open nothing.
         let policy = in_force.policy.at(Timestamp::now());
-        let tables = compile(&policy, &engine.indexes, self.0.options.mode)
-            .map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
-        let answer = explain(&policy, &tables, &question.from, &question.to, service)
+        let (indexes, mode) = (&engine.indexes, self.0.options.mode);
+        let answer = explain(&policy, indexes, mode, &question.from, &question.to, service)
             .map_err(|error| invalid(error.to_string()))?;
         Ok(Explanation {
             from: answer.from,

@@ -16,9 +16,10 @@ use segd_common::{
 pub use change::{Considered, Turn};
 
 use super::{
-    compiled::CompiledTables,
+    compile::{CompileError, compile},
+    compiled::{CompiledTables, SegmentIndexes},
     diagnostic::nearest,
-    model::{Action, Location, Peer, Policy, Rule},
+    model::{Action, Location, Mode, Peer, Policy, Rule},
     port::{self, Interval},
 };
 
@@ -90,23 +91,58 @@ impl fmt::Display for UnknownSegment {
 
 impl std::error::Error for UnknownSegment {}
 
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ExplainError {
+    /// The policy has no segment of that name.
+    #[error(transparent)]
+    Unknown(#[from] UnknownSegment),
+    /// The policy does not fit into the tables.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
 /// Answers whether `from` may initiate `service` towards `to`.
+///
+/// Only the rules between the two are compiled: no other rule has a part in what is decided about them, and a question
+/// about a large policy need not wait for all of it.
 ///
 /// # Errors
 ///
-/// If the policy has no segment of that name.
+/// If the policy has no segment of that name, or does not fit into the tables.
 pub fn explain(
     policy: &Policy,
-    tables: &CompiledTables,
+    indexes: &SegmentIndexes,
+    mode: Option<Mode>,
     from: &str,
     to: &str,
     service: Service,
-) -> Result<Explanation, UnknownSegment> {
-    let from_identity = Identity::of(find(policy, tables, from)?);
-    let to_identity = Identity::of(find(policy, tables, to)?);
-    let verdict = decide(tables, from_identity, to_identity, service);
-    let outcome = outcome(tables, verdict, from_identity, to_identity);
-    let decider = (verdict.rule != Verdict::NO_RULE).then_some(verdict.rule as usize);
+) -> Result<Explanation, ExplainError> {
+    let (from_peer, to_peer) = (peer(from), peer(to));
+    let between = |rule: &Rule| rule.from.contains(&from_peer) && rule.to.contains(&to_peer);
+    let numbers: Vec<usize> = (0..)
+        .zip(&policy.rules)
+        .filter(|(_, rule)| between(rule))
+        .map(|(number, _)| number)
+        .collect();
+    let asked = Policy {
+        rules: numbers
+            .iter()
+            .filter_map(|number| policy.rules.get(*number))
+            .cloned()
+            .collect(),
+        segments: policy.segments.clone(),
+        enforce_host: policy.enforce_host,
+        ..Policy::default()
+    };
+    let tables = compile(&asked, indexes, mode)?;
+    let from_identity = Identity::of(find(policy, &tables, from)?);
+    let to_identity = Identity::of(find(policy, &tables, to)?);
+    let verdict = decide(&tables, from_identity, to_identity, service);
+    let outcome = outcome(&tables, verdict, from_identity, to_identity);
+    let decider = (verdict.rule != Verdict::NO_RULE)
+        .then(|| numbers.get(verdict.rule as usize).copied())
+        .flatten();
     let rule = decider.and_then(|index| policy.rules.get(index)).map(RuleRef::of);
     let nearest = (verdict.reason == Reason::NoRule)
         .then(|| near_miss(policy, from, to, service))
@@ -120,7 +156,7 @@ pub fn explain(
         sentence: sentence(verdict.reason, from, to, service, Some(outcome)),
         rule,
         nearest,
-        considered: change::considered(policy, decider, &peer(from), &peer(to), service),
+        considered: change::considered(policy, decider, &from_peer, &to_peer, service),
         turn: change::turn(policy, verdict.reason, from, to, service),
     })
 }
@@ -226,7 +262,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::policy::{compile::compile, compiled::SegmentIndexes, port, testing::policy_of};
+    use crate::policy::{port, testing::policy_of};
 
     const SEGMENTS: &str = "{a: {match: [{cgroup: /a}]}, b: {intra: deny, match: [{cgroup: /b}]}}";
 
@@ -234,8 +270,14 @@ mod tests {
         let policy = policy_of(SEGMENTS, &format!("[{allow}]"), &format!("[{deny}]"));
         let mut indexes = SegmentIndexes::default();
         indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
+        let found = explain(&policy, &indexes, None, from, to, service).expect("known names");
+        // What only the rules between the two say is what all of them say.
         let tables = compile(&policy, &indexes, None).expect("fits");
-        explain(&policy, &tables, from, to, service).expect("known names")
+        let identity = |name: &str| Identity::of(tables.index(name).expect("known"));
+        let verdict = decide(&tables, identity(from), identity(to), service);
+        let decider = policy.rules.get(verdict.rule as usize).map(RuleRef::of);
+        assert_eq!((found.reason, &found.rule), (verdict.reason, &decider));
+        found
     }
 
     #[test]
@@ -290,9 +332,8 @@ mod tests {
             let policy = policy.at(time.parse().expect("a time"));
             let mut indexes = SegmentIndexes::default();
             indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
-            let tables = compile(&policy, &indexes, None).expect("fits");
             let service = port::parse_one(port).expect("a port");
-            let found = explain(&policy, &tables, "a", "b", service).expect("known names");
+            let found = explain(&policy, &indexes, None, "a", "b", service).expect("known names");
             (found.reason, found.nearest.map(|nearest| nearest.difference))
         };
         // A Monday.

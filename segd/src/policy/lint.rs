@@ -8,12 +8,12 @@ mod implied;
 mod overlap;
 mod unreachable;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use self::{
-    bits::{Bits, Numbering},
+    bits::{Bits, End, Numbering},
     implied::Implied,
 };
 use super::{
@@ -42,8 +42,8 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
         .map(|(rule, span)| Looked {
             rule,
             span: *span,
-            from: peers.set(&rule.from),
-            to: peers.set(&rule.to),
+            from: peers.end(&rule.from),
+            to: peers.end(&rule.to),
         })
         .collect();
     let denies: Vec<&Looked> = looked_at
@@ -93,8 +93,8 @@ pub fn expired(policy: &Policy, spans: &[Span], time: Timestamp) -> Vec<Diagnost
 struct Looked<'p> {
     rule: &'p Rule,
     span: Span,
-    from: Arc<Bits>,
-    to: Arc<Bits>,
+    from: End,
+    to: End,
 }
 
 impl Looked<'_> {

@@ -95,6 +95,8 @@ struct Resolver<'s> {
     allowances: Vec<Allowance>,
     /// Peers that were looked up before, by labels; `any` has none.
     looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
+    /// What a single name found.
+    alone: BTreeMap<String, Arc<BTreeSet<Peer>>>,
 }
 
 /// A selector and where it stands.
@@ -118,6 +120,7 @@ impl<'s> Resolver<'s> {
             claims: Vec::new(),
             allowances: Vec::new(),
             looked_up: BTreeMap::new(),
+            alone: BTreeMap::new(),
         }
     }
 

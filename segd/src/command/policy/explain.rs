@@ -149,7 +149,8 @@ impl Explain {
         };
         match explain(
             &loaded.policy,
-            &tables,
+            &indexes,
+            None,
             &from.segment,
             &to.segment,
             question.service,

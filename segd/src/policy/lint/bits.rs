@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::Arc,
 };
 
@@ -12,7 +13,30 @@ pub struct Numbering<'p> {
     /// By name.
     pub numbers: BTreeMap<&'p str, usize>,
     /// Most rules share their sets. Never iterated over.
-    known: BTreeMap<*const BTreeSet<Peer>, Arc<Bits>>,
+    by_address: BTreeMap<*const BTreeSet<Peer>, End>,
+    by_content: BTreeMap<Arc<Bits>, End>,
+}
+
+/// One end of a rule. Ends with the same peers have the same number.
+#[derive(Clone)]
+pub struct End {
+    /// As they were met.
+    pub number: usize,
+    bits: Arc<Bits>,
+}
+
+impl PartialEq for End {
+    fn eq(&self, other: &End) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Deref for End {
+    type Target = Bits;
+
+    fn deref(&self) -> &Bits {
+        &self.bits
+    }
 }
 
 impl<'p> Numbering<'p> {
@@ -24,18 +48,22 @@ impl<'p> Numbering<'p> {
         let numbers = names.enumerate().map(|(number, name)| (name, number)).collect();
         Numbering {
             numbers,
-            known: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            by_content: BTreeMap::new(),
         }
     }
 
     /// The numbers of some peers.
-    pub fn set(&mut self, peers: &Arc<BTreeSet<Peer>>) -> Arc<Bits> {
-        let numbers = &self.numbers;
-        let bits = self
-            .known
-            .entry(Arc::as_ptr(peers))
-            .or_insert_with(|| Arc::new(Bits::of(peers, numbers)));
-        Arc::clone(bits)
+    pub fn end(&mut self, peers: &Arc<BTreeSet<Peer>>) -> End {
+        if let Some(end) = self.by_address.get(&Arc::as_ptr(peers)) {
+            return end.clone();
+        }
+        let bits = Arc::new(Bits::of(peers, &self.numbers));
+        let number = self.by_content.len();
+        let end = self.by_content.entry(Arc::clone(&bits));
+        let end = end.or_insert(End { number, bits }).clone();
+        self.by_address.insert(Arc::as_ptr(peers), end.clone());
+        end
     }
 
     /// Every peer.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Bits, Looked, within};
+use super::{Bits, End, Looked, within};
 use crate::policy::{
     diagnostic::{Code, Diagnostic},
     model::{Action, Peer, Policy, Rule},
@@ -25,8 +25,8 @@ type Stretch = (Interval, usize);
 /// Rules of one kind with the same two ends.
 struct Bundle<'l> {
     action: Action,
-    from: &'l Bits,
-    to: &'l Bits,
+    from: &'l End,
+    to: &'l End,
     /// Each interval with its rule, sorted.
     intervals: Vec<Stretch>,
     /// Up to here, the place of the interval that reaches farthest.
@@ -36,15 +36,17 @@ struct Bundle<'l> {
 impl<'l, 'p> Implied<'l, 'p> {
     /// Bundles the rules.
     pub fn new(rules: &'l [Looked<'p>]) -> Implied<'l, 'p> {
-        let mut by_ends: BTreeMap<(Action, &Bits, &Bits), Vec<Stretch>> = BTreeMap::new();
+        let mut by_ends: BTreeMap<_, (&Looked<'_>, Vec<Stretch>)> = BTreeMap::new();
         for (number, looked) in rules.iter().enumerate() {
-            let key = (looked.rule.action, looked.from.as_ref(), looked.to.as_ref());
+            let key = (looked.rule.action, looked.from.number, looked.to.number);
             let intervals = looked.rule.services.iter().map(|interval| (*interval, number));
-            by_ends.entry(key).or_default().extend(intervals);
+            let (_, bundled) = by_ends.entry(key).or_insert_with(|| (looked, Vec::new()));
+            bundled.extend(intervals);
         }
         let (mut by_from, mut by_to) = (BTreeMap::new(), BTreeMap::new());
         let mut bundles = Vec::with_capacity(by_ends.len());
-        for ((action, from, to), mut intervals) in by_ends {
+        for ((action, ..), (looked, mut intervals)) in by_ends {
+            let (from, to) = (&looked.from, &looked.to);
             for (side, index) in [(from, &mut by_from), (to, &mut by_to)] {
                 for peer in side.numbers() {
                     let known: &mut Vec<usize> = index.entry(peer).or_default();
@@ -104,7 +106,7 @@ impl<'l, 'p> Implied<'l, 'p> {
             let wider = bundle.action == looked.rule.action
                 && looked.from.within(bundle.from)
                 && looked.to.within(bundle.to);
-            let same = bundle.from == looked.from.as_ref() && bundle.to == looked.to.as_ref();
+            let same = *bundle.from == looked.from && *bundle.to == looked.to;
             wider
                 .then(|| bundle.covers(number, looked.rule, same, self.rules))
                 .flatten()
@@ -150,17 +152,16 @@ impl Bundle<'_> {
 
 /// Members of one segment may talk to each other without a rule, unless it says otherwise.
 fn intra(looked: &Looked<'_>, policy: &Policy) -> Option<Diagnostic> {
-    let alone = |side: &std::collections::BTreeSet<Peer>| match (side.first(), side.len()) {
-        (Some(Peer::Segment(name)), 1) => Some(name.clone()),
-        _ => None,
+    if looked.rule.action != Action::Allow || looked.from != looked.to || looked.rule.from.len() != 1 {
+        return None;
+    }
+    let Some(Peer::Segment(name)) = looked.rule.from.first() else {
+        return None;
     };
-    let (from, to) = (alone(&looked.rule.from)?, alone(&looked.rule.to)?);
-    let needless = looked.rule.action == Action::Allow
-        && from == to
-        && policy.segments.get(&from).is_some_and(|segment| segment.intra);
-    let message = format!("the rule changes nothing: members of `{from}` may talk to each other anyway");
-    needless.then(|| {
+    policy.segments.get(name).filter(|segment| segment.intra)?;
+    let message = format!("the rule changes nothing: members of `{name}` may talk to each other anyway");
+    Some(
         Diagnostic::warning(Code::Implied, looked.span, message)
-            .help("take it out, or give the segment `intra: deny`")
-    })
+            .help("take it out, or give the segment `intra: deny`"),
+    )
 }

@@ -195,8 +195,21 @@ impl Resolver<'_> {
     pub(super) fn peers(&mut self, peers: Option<&Peers>) -> Option<Arc<BTreeSet<Peer>>> {
         match &peers?.kind {
             PeersKind::Labels(labels) => Some(self.labelled(labels)),
-            PeersKind::Names(names) => self.named(names),
+            PeersKind::Names(names) => match names.as_slice() {
+                [name] if self.segment_spans.contains_key(&name.value) => Some(self.alone(&name.value)),
+                names => self.named(names),
+            },
         }
+    }
+
+    /// One segment: what most rules name. They share it.
+    fn alone(&mut self, name: &str) -> Arc<BTreeSet<Peer>> {
+        if let Some(known) = self.alone.get(name) {
+            return Arc::clone(known);
+        }
+        let alone = Arc::new(BTreeSet::from([Peer::Segment(name.to_owned())]));
+        self.alone.insert(name.to_owned(), Arc::clone(&alone));
+        alone
     }
 
     fn named(&mut self, names: &[Text]) -> Option<Arc<BTreeSet<Peer>>> {
