@@ -35,7 +35,48 @@ pub struct Counter {
     pub revoked: u64,
 }
 
+impl CounterKey {
+    /// The key as a number of 48 bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.from as u64 | (self.to as u64) << 16 | (self.outcome as u64) << 32 | (self.reason as u64) << 40
+    }
+
+    /// The key in the lower 48 bits of a number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> CounterKey {
+        CounterKey {
+            from: packed as u16,
+            to: (packed >> 16) as u16,
+            outcome: (packed >> 32) as u8,
+            reason: (packed >> 40) as u8,
+            reserved: 0,
+        }
+    }
+}
+
+/// How many counters may have a tally beside; a power of two, and less than 2^16.
+pub const MAX_TALLIES: u32 = 4 * 1024;
+/// In how many places the tally of a counter may be.
+pub const TALLY_PLACES: u32 = 8;
+
+/// What was counted, on one CPU, of packets whose verdict lies on their socket: beside the counter, found by a number that
+/// lies there, too.
+///
+/// INVARIANT: a place that was given to a key is that key's for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on.
+    pub bytes: u64,
+}
+
 const _: () = assert!(size_of::<CounterKey>() == 8);
+const _: () = assert!(size_of::<Tally>() == 16);
 const _: () = assert!(size_of::<Counter>() == 32);
 
 /// Indexes of the per-CPU array of plain counts.

@@ -126,6 +126,9 @@ pub struct SocketState {
     pub moved: u64,
     /// The peer's cgroup, if known; else 0.
     pub peer_cgroup: u64,
+    /// Where its packets are counted: a packed `CounterKey`, and in the upper 16 bits one more than the number of its tally; 0 =
+    /// that has none. In one word, so that a number is never taken for another key's.
+    pub counted: u64,
     /// The peer's identity when it was last resolved.
     pub peer: Identity,
     /// The revision of the last verdict; 0 = never judged.
@@ -177,4 +180,4 @@ const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<Flow>() == 24);
 const _: () = assert!(size_of::<Exchange>() == 56);
 const _: () = assert!(size_of::<Exchanges>() == PEERS * 56);
-const _: () = assert!(size_of::<SocketState>() == if crate::OTHER_LAYOUT { 40 } else { 32 });
+const _: () = assert!(size_of::<SocketState>() == if crate::OTHER_LAYOUT { 48 } else { 40 });

@@ -14,7 +14,7 @@ macro_rules! pod {
 pod! {
     address::PrefixData, address::Local, address::Namespace, address::Link, address::Source,
     config::Active, config::Trial,
-    counter::CounterKey, counter::Counter,
+    counter::CounterKey, counter::Counter, counter::Tally,
     event::FlowEvent,
     flow::Handover, flow::HandoverKey, flow::FlowKey, flow::Flow, flow::SocketState,
     fragment::FragmentKey, fragment::FragmentEntry,

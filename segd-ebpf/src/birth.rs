@@ -16,10 +16,10 @@ use segd_common::{
 };
 
 use crate::{
+    count::stat as add_stat,
     globals,
     kernel::{id_of_cgroup, peek},
     maps::{BIRTH, CGROUPS, CGROUPS_FULL, EDGES, UNIT_PATTERNS},
-    ruling::stat as add_stat,
 };
 
 /// What one birth needs, and the stack has no room for.

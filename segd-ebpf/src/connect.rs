@@ -17,11 +17,12 @@ use segd_common::{
 };
 
 use crate::{
+    count::{count, count_rule},
     exchange, globals,
     identity::{self, UNKNOWN},
     kernel, lookup,
     policy::Policy,
-    ruling::{NEW_FLOW, Ruling, count, count_rule, emit, judge},
+    ruling::{NEW_FLOW, Ruling, emit, judge},
     toward::{Place, place},
 };
 

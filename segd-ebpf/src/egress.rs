@@ -12,6 +12,7 @@ use segd_common::{
 
 use crate::{
     adopt::adopt,
+    count::count,
     errors, exchange, globals, identity, kernel,
     policy::Policy,
     publish::publish,
@@ -24,20 +25,22 @@ use crate::{
 /// Rules on one packet that leaves: whether it passes.
 #[inline(always)]
 pub fn egress(skb: Skb) -> bool {
+    let policy = Policy::active();
+    // Before anything is made room for: most packets end here.
+    if let Some(policy) = &policy
+        && let Some(socket) = skb.socket()
+        && stream::may_go_on(policy, skb, socket, Hook::Egress)
+    {
+        return true;
+    }
     let mut ruling = Ruling {
         hook: Hook::Egress as u8,
         ..Ruling::default()
     };
     let mut packet = Packet::default();
-    let Some(policy) = Policy::active() else {
+    let Some(policy) = policy else {
         return no_policy(&mut ruling, skb);
     };
-    let socket = skb.socket();
-    if let Some(socket) = socket
-        && let Some(passes) = stream::known(&policy, skb, socket, Hook::Egress)
-    {
-        return passes;
-    }
     ruling.cgroup = skb.cgroup();
     let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
     ruling.from = own;
@@ -72,7 +75,7 @@ pub fn egress(skb: Skb) -> bool {
 #[inline(always)]
 pub fn no_policy(ruling: &mut Ruling, skb: Skb) -> bool {
     ruling.fixed(Reason::NoPolicy);
-    crate::ruling::count(ruling, skb.bytes());
+    count(ruling, skb.bytes());
     tell(skb, ruling);
     false
 }

@@ -26,20 +26,22 @@ use crate::{
 /// Rules on one packet that arrives: whether the socket gets it.
 #[inline(always)]
 pub fn ingress(skb: Skb) -> bool {
+    let policy = Policy::active();
+    // As at egress.
+    if let Some(policy) = &policy
+        && let Some(socket) = skb.socket()
+        && stream::may_go_on(policy, skb, socket, Hook::Ingress)
+    {
+        return true;
+    }
     let mut ruling = Ruling {
         hook: Hook::Ingress as u8,
         ..Ruling::default()
     };
     let mut packet = Packet::default();
-    let Some(policy) = Policy::active() else {
+    let Some(policy) = policy else {
         return no_policy(&mut ruling, skb);
     };
-    let socket = skb.socket();
-    if let Some(socket) = socket
-        && let Some(passes) = stream::known(&policy, skb, socket, Hook::Ingress)
-    {
-        return passes;
-    }
     ruling.cgroup = skb.cgroup();
     let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
     ruling.from = Identity::of(segment::WORLD);

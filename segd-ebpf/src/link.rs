@@ -19,10 +19,11 @@ use segd_common::{
 };
 
 use crate::{
+    count::count,
     identity::{self, UNKNOWN},
     maps::LOOPBACK_SEEN,
     policy::Policy,
-    ruling::{Ruling, count, emit, pack, unpack},
+    ruling::{Ruling, emit, pack, unpack},
     skb::{LOOPBACK, Skb},
     toward::place,
 };

@@ -9,6 +9,7 @@ mod adopt;
 mod birth;
 mod census;
 mod connect;
+mod count;
 mod egress;
 mod errors;
 mod exchange;

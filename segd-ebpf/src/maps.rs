@@ -11,7 +11,7 @@ use segd_common::{
         Source,
     },
     config::{Active, Trial},
-    counter::{Counter, CounterKey, MAX_COUNTERS, stat},
+    counter::{Counter, CounterKey, MAX_COUNTERS, MAX_TALLIES, Tally, stat},
     event::RING_BYTES,
     flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
     fragment::{FragmentEntry, FragmentKey, MAX_FRAGMENTS},
@@ -88,6 +88,12 @@ pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 #[map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> =
     PerCpuHashMap::with_max_entries(MAX_COUNTERS, BPF_F_NO_PREALLOC);
+/// Whose each of `TALLIES` is.
+#[map]
+pub static TALLY_KEYS: HashMap<u32, CounterKey> = HashMap::with_max_entries(MAX_TALLIES, BPF_F_NO_PREALLOC);
+/// What is counted beside `COUNTERS`.
+#[map]
+pub static TALLIES: PerCpuArray<Tally> = PerCpuArray::with_max_entries(MAX_TALLIES, 0);
 /// What did not fit into `COUNTERS`.
 #[map]
 pub static COUNTERS_OTHER: PerCpuArray<Counter> = PerCpuArray::with_max_entries(3, 0);

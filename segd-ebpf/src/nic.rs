@@ -17,13 +17,14 @@ use segd_common::{
 };
 
 use crate::{
+    count::{count, count_rule},
     egress::is_dhcp,
     errors, fragments,
     frame::{self, Frame},
     identity::{self, UNKNOWN},
     lookup::{self, Holder},
     policy::Policy,
-    ruling::{Ruling, count, count_rule, emit, judge},
+    ruling::{Ruling, emit, judge},
     skb::LOOPBACK,
 };
 

@@ -4,24 +4,23 @@ use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
 };
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use segd_common::{
-    counter::{Counter, CounterKey, stat},
+    counter::stat,
     decide::{decide, outcome},
     event::{EVENT_REVOKED, FlowEvent},
     packet::Packet,
     reason::Reason,
     segment,
     service::Service,
-    tables::MAX_RULES,
     told::Told,
     verdict::{Outcome, Verdict},
     workload::Identity,
 };
 
 use crate::{
+    count::{count, count_rule, stat},
     globals,
-    maps::{COUNTERS, COUNTERS_OTHER, EVENT_WINDOW, EVENTS, RULE_HITS, STATS},
+    maps::{EVENT_WINDOW, EVENTS},
     policy::Policy,
     skb::Skb,
 };
@@ -190,88 +189,6 @@ extern "C" fn segd_judge(slot: u32, sides: u64, service: u32) -> u64 {
     let verdict = decide(&policy, from, to, service);
     let outcome = outcome(&policy, verdict, from, to);
     u64::from(verdict.rule) | (verdict.reason as u64) << 32 | (outcome as u64) << 40
-}
-
-#[inline(always)]
-fn add(to: *mut u64, amount: u64) {
-    // SAFETY: a word of a map element, 8-byte aligned. Atomic, because a program can be interrupted by another
-    // on the same CPU between load and store. The intrinsic, because `AtomicU64::fetch_add` is not offered to a
-    // target without compare-and-swap.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(to, amount) };
-}
-
-/// Adds to one of the plain counts.
-#[inline(always)]
-pub fn stat(index: u32, amount: u64) {
-    if let Some(count) = STATS.get_ptr_mut(index) {
-        add(count, amount);
-    }
-}
-
-/// Counts a packet under its ruling.
-#[inline(always)]
-pub fn count(ruling: &Ruling, bytes: u32) {
-    let key = u64::from(ruling.from.segment)
-        | u64::from(ruling.to.segment) << 16
-        | u64::from(ruling.outcome) << 32
-        | u64::from(ruling.reason) << 40;
-    segd_count(key, bytes, u32::from(ruling.flags));
-}
-
-/// Adds a packet to a counter; a refused connect is a SYN that did not happen.
-// VERIFIER: global, as `segd_judge`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn segd_count(key: u64, bytes: u32, flags: u32) -> u32 {
-    if globals::learning() != 0 {
-        return 0;
-    }
-    let key = CounterKey {
-        from: key as u16,
-        to: (key >> 16) as u16,
-        outcome: (key >> 32) as u8,
-        reason: (key >> 40) as u8,
-        reserved: 0,
-    };
-    let counter = match COUNTERS.get_ptr_mut(key) {
-        Some(counter) => Some(counter),
-        None => {
-            // A race with another CPU makes one of the inserts fail; the lookup after it decides.
-            let _ = COUNTERS.insert(key, Counter::default(), 1);
-            COUNTERS
-                .get_ptr_mut(key)
-                .or_else(|| COUNTERS_OTHER.get_ptr_mut(u32::from(key.outcome)))
-        }
-    };
-    let Some(counter) = counter else {
-        return 0;
-    };
-    let flags = flags as u8;
-    // SAFETY: pointers to the fields of a map element.
-    unsafe {
-        add(&raw mut (*counter).packets, 1);
-        add(&raw mut (*counter).bytes, u64::from(bytes));
-        if flags & NEW_FLOW != 0 {
-            add(&raw mut (*counter).flows, 1);
-        }
-        if flags & REVOKED != 0 {
-            add(&raw mut (*counter).revoked, 1);
-        }
-    }
-    1
-}
-
-/// Counts the rule that decided, if one did.
-#[inline(always)]
-pub fn count_rule(policy: &Policy, ruling: &Ruling) {
-    let rule = core::hint::black_box(ruling.rule as usize);
-    if rule >= MAX_RULES || globals::learning() != 0 {
-        return;
-    }
-    if let Some(hits) = RULE_HITS.get_ptr_mut(policy.slot) {
-        // SAFETY: checked above, on the value that is added (see policy.rs on `black_box`).
-        add(unsafe { hits.cast::<u64>().add(rule) }, 1);
-    }
 }
 
 const WINDOW_NS: u64 = 100_000_000;

@@ -75,10 +75,29 @@ impl Skb {
     #[inline(always)]
     pub fn is_plain_tcp(self) -> bool {
         if self.is_v6() {
-            self.read::<1>(6) == Some([TCP])
+            matches!(self.pair::<6>(), Some([TCP, _]))
         } else {
-            self.read::<1>(0) == Some([0x45])
+            matches!(self.pair::<0>(), Some([0x45, _]))
         }
+    }
+
+    /// Two bytes of the IP header.
+    // VERIFIER: two, because what one byte wants is compared as `start < end`, which says nothing to it.
+    #[inline(always)]
+    fn pair<const AT: usize>(self) -> Option<[u8; 2]> {
+        // SAFETY: the hook's own context; volatile: fused loads are refused.
+        let (start, end) = unsafe {
+            (
+                core::ptr::read_volatile(&raw const (*self.skb).data) as usize,
+                core::ptr::read_volatile(&raw const (*self.skb).data_end) as usize,
+            )
+        };
+        if start + AT + 2 > end {
+            // It does not lie together with the rest of the header.
+            return self.read(AT as u32);
+        }
+        // SAFETY: checked against the end of what lies together.
+        Some(unsafe { *((start + AT) as *const [u8; 2]) })
     }
 
     /// The device it leaves by, or came in by.

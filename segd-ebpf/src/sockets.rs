@@ -16,10 +16,11 @@ use segd_common::{
 };
 
 use crate::{
+    count::count,
     globals, identity,
     link::is_plain_host,
     policy::Policy,
-    ruling::{Ruling, count, emit},
+    ruling::{Ruling, emit},
 };
 
 /// The answer of a hook that lets pass.

@@ -5,6 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_get};
 use segd_common::{
+    counter::CounterKey,
     event::Hook,
     flow::{
         DIRECTION_ACTIVE, DIRECTION_PASSIVE, DIRECTION_UNKNOWN, STATE_DIALS, STATE_FOREIGN, STATE_LEARN,
@@ -19,11 +20,12 @@ use segd_common::{
 };
 
 use crate::{
+    count::count_known,
     handover::{Entry, Side},
     identity::{self, UNKNOWN},
     maps::SOCKETS,
     policy::Policy,
-    ruling::{DIALS, NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, count, judge},
+    ruling::{DIALS, NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
     skb::{Skb, Socket, state},
     toward::{Place, judge_departure},
 };
@@ -49,47 +51,47 @@ pub fn remembered(socket: Socket, create: bool) -> Option<&'static mut SocketSta
     }
 }
 
-/// The fast path: a connection whose verdict was made under this very revision. `None` = judge.
+/// The fast path: a connection whose verdict was made under this very revision, and lets it pass. `false` = judge.
 #[inline(always)]
-pub fn known(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> Option<bool> {
+pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool {
     if !socket.is_tcp() {
-        return None;
+        return false;
     }
     // A listener sees many peers; a connecting socket may have been connected elsewhere before.
     let now = socket.state();
     if now == state::LISTEN || now == state::SYN_SENT {
-        return None;
+        return false;
     }
-    let memory = remembered(socket, false)?;
+    let Some(memory) = remembered(socket, false) else {
+        return false;
+    };
     if memory.revision != policy.revision
         || memory.outcome == Outcome::Denied as u8
         || memory.direction == DIRECTION_UNKNOWN
         || memory.flags & (STATE_LEARN | STATE_DIALS) != 0
     {
-        return None;
+        return false;
     }
     if hook as u8 == Hook::Egress as u8 {
         // A connected socket may be given a route by way of somebody else at any time: then the packet is looked at.
         if !skb.is_plain_tcp() {
-            return None;
+            return false;
         }
         if memory.flags & STATE_PEER_LOCAL != 0 {
-            return Some(true);
+            return true;
         }
     }
-    let own = Identity::of(memory.own);
+    let (own, peer) = (memory.own, memory.peer.segment);
     let active = memory.direction == DIRECTION_ACTIVE;
-    let ruling = Ruling {
-        from: if active { own } else { memory.peer },
-        to: if active { memory.peer } else { own },
-        service: memory.service,
-        reason: memory.reason,
+    let key = CounterKey {
+        from: if active { own } else { peer },
+        to: if active { peer } else { own },
         outcome: memory.outcome,
-        hook: hook as u8,
-        ..Ruling::default()
+        reason: memory.reason,
+        reserved: 0,
     };
-    count(&ruling, skb.bytes());
-    Some(true)
+    count_known(&mut memory.counted, key, skb.bytes());
+    true
 }
 
 /// Whether a connection's verdict was made under this very revision, and lets it pass.

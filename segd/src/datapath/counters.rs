@@ -1,6 +1,8 @@
 //! Reading the kernel's counts, summed over CPUs.
 
-use segd_common::counter::{Counter, CounterKey, stat};
+use std::collections::BTreeMap;
+
+use segd_common::counter::{Counter, CounterKey, Tally, stat};
 
 use super::{
     Error, kernel,
@@ -12,6 +14,8 @@ use super::{
 pub struct Counters {
     cpus: usize,
     counters: Map<CounterKey, Counter>,
+    tally_keys: Map<u32, CounterKey>,
+    tallies: Map<u32, Tally>,
     other: Map<u32, Counter>,
     stats: Map<u32, u64>,
 }
@@ -39,6 +43,8 @@ impl Counters {
         Ok(Counters {
             cpus: kernel::possible_cpus()?,
             counters: Map::open(maps, "COUNTERS")?,
+            tally_keys: Map::open(maps, "TALLY_KEYS")?,
+            tallies: Map::open(maps, "TALLIES")?,
             other: Map::open(maps, "COUNTERS_OTHER")?,
             stats: Map::open(maps, "STATS")?,
         })
@@ -52,10 +58,22 @@ impl Counters {
     /// Reads everything.
     pub fn read(&self) -> Result<Counts, Error> {
         let mut counts = Counts::default();
+        let mut counters = BTreeMap::new();
         for key in self.counters.keys()? {
-            let sum = sum(&self.counters.read_per_cpu(&key, self.cpus)?);
-            counts.counters.push((key, sum));
+            counters.insert(key, sum(&self.counters.read_per_cpu(&key, self.cpus)?));
         }
+        for number in self.tally_keys.keys()? {
+            let Some(key) = self.tally_keys.read(&number)? else {
+                continue;
+            };
+            // A counter that did not fit may have a tally all the same.
+            let counter: &mut Counter = counters.entry(key).or_default();
+            for tally in self.tallies.read_per_cpu(&number, self.cpus)? {
+                counter.packets += tally.packets;
+                counter.bytes += tally.bytes;
+            }
+        }
+        counts.counters.extend(counters);
         for outcome in 0..3 {
             let more = sum(&self.other.read_per_cpu(&outcome, self.cpus)?);
             counts.other = sum(&[counts.other, more]);

@@ -62,6 +62,8 @@ pub const PINNED: &[&str] = &[
     "SOCKETS",
     "COUNTERS",
     "COUNTERS_OTHER",
+    "TALLY_KEYS",
+    "TALLIES",
     "STATS",
     "EVENTS",
     "EVENT_WINDOW",
