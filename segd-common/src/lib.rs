@@ -17,6 +17,7 @@ pub mod census;
 pub mod matching;
 pub mod address;
 pub mod flow;
+pub mod kept;
 pub mod session;
 pub mod fragment;
 pub mod event;

@@ -79,7 +79,8 @@ pub const PACKET_LATER_FRAGMENT: u8 = 1 << 2;
 
 /// What the walk found. Ports are in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+// Aligned, so that an address is read in two words.
+#[repr(C, align(8))]
 pub struct Packet {
     /// The source address, IPv4 as v4-mapped.
     pub source: Address,

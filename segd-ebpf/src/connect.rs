@@ -20,7 +20,7 @@ use crate::{
     count::{count, count_rule},
     exchange, globals,
     identity::{self, UNKNOWN},
-    kernel, lookup,
+    kept, kernel, lookup,
     policy::Policy,
     ruling::{NEW_FLOW, Ruling, emit, judge},
     toward::{Place, place},
@@ -140,12 +140,6 @@ pub fn may_call(call: Call) -> bool {
     let Some(policy) = Policy::active() else {
         return true;
     };
-    let Some(cgroup) = call.cgroup() else {
-        return true;
-    };
-    let Some(own) = identity::of_cgroup(&policy, cgroup) else {
-        return true;
-    };
     let mut packet = Packet {
         destination_port: call.port(),
         protocol,
@@ -153,6 +147,19 @@ pub fn may_call(call: Call) -> bool {
         ..Packet::default()
     };
     call.address(&mut packet.destination);
+    if call.hook as u8 == Hook::Send as u8
+        && protocol == UDP
+        && let Some(socket) = call.socket()
+        && kept::may_send(&policy, socket, &packet.destination, packet.destination_port)
+    {
+        return true;
+    }
+    let Some(cgroup) = call.cgroup() else {
+        return true;
+    };
+    let Some(own) = identity::of_cgroup(&policy, cgroup) else {
+        return true;
+    };
     let namespace = call.namespace();
     let routed = !is_loopback(&packet.destination) && !is_link_local(&packet.destination);
     let own = if own == Identity::of(segment::HOST) && routed {

@@ -10,6 +10,7 @@ use core::{
 use segd_common::{
     counter::{Counter, CounterKey, MAX_TALLIES, TALLY_PLACES},
     tables::MAX_RULES,
+    verdict::RuleIndex,
 };
 
 use crate::{
@@ -143,7 +144,13 @@ extern "C" fn segd_count(key: u64, bytes: u32, flags: u32) -> u32 {
 /// Counts the rule that decided, if one did.
 #[inline(always)]
 pub fn count_rule(policy: &Policy, ruling: &Ruling) {
-    let rule = core::hint::black_box(ruling.rule as usize);
+    count_rule_of(policy, ruling.rule);
+}
+
+/// [`count_rule`], by the rule itself.
+#[inline(always)]
+pub fn count_rule_of(policy: &Policy, rule: RuleIndex) {
+    let rule = core::hint::black_box(rule as usize);
     if rule >= MAX_RULES || globals::learning() != 0 {
         return;
     }

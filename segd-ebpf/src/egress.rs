@@ -13,10 +13,10 @@ use segd_common::{
 use crate::{
     adopt::adopt,
     count::count,
-    errors, exchange, globals, identity, kernel,
+    errors, exchange, globals, identity, kept, kernel,
     policy::Policy,
     publish::publish,
-    ruling::{PEER_LOCAL, REVERSED, Ruling, judge, settle, tell},
+    ruling::{DIALS, KEEP, PEER_LOCAL, PUBLISH, REVERSED, Ruling, judge, settle, tell},
     skb::{Skb, parse},
     tcp as stream,
     toward::{Place, judge_departure, locate},
@@ -42,10 +42,14 @@ pub fn egress(skb: Skb) -> bool {
         return no_policy(&mut ruling, skb);
     };
     ruling.cgroup = skb.cgroup();
+    ruling.places = kept::places();
+    let unparsed = parse(skb, &mut packet);
+    if unparsed == 0 && kept::may_leave(&policy, &ruling, &packet, skb) {
+        return true;
+    }
     let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
     ruling.from = own;
     ruling.to = Identity::of(segment::WORLD);
-    let unparsed = parse(skb, &mut packet);
     if unparsed != 0 {
         ruling.unparsed(unparsed);
     } else {
@@ -61,9 +65,10 @@ pub fn egress(skb: Skb) -> bool {
             depart(&policy, &mut ruling, &packet, skb, &own);
         }
         ruling.forget_path();
-        if ruling.publish != 0 && ruling.passes() {
+        if ruling.after & (PUBLISH | DIALS) != 0 && ruling.passes() {
             publish(&mut ruling, skb, &own, own != made_by);
         }
+        kept::keep(&policy, &ruling, &packet, skb);
     }
     settle(&policy, &ruling, &packet);
     tell(skb, &ruling);
@@ -96,7 +101,7 @@ fn by_list(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, made
     if service == 0 || !errors::keeps_silent(policy, ruling, packet, skb.namespace(), service) {
         ruling.fixed(Reason::Control);
         // A DHCP server on this host wants to know who asks.
-        ruling.publish = u32::from(packet.protocol == UDP);
+        ruling.after = if packet.protocol == UDP { PUBLISH } else { 0 };
     }
     true
 }
@@ -150,11 +155,14 @@ fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: 
 #[inline(never)]
 fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     judge_departure(policy, ruling, packet, skb, own);
-    ruling.publish = 1;
+    ruling.after = PUBLISH;
     let Some(socket) = skb.socket() else { return };
     let key = exchange::key_of(packet, skb, false);
     let mut flow = Flow::default();
     let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);
+    if known.is_some() {
+        ruling.after = PUBLISH | KEEP;
+    }
     if !ruling.allowed()
         && let Some(flow) = known
     {
@@ -179,7 +187,7 @@ fn answer(policy: &Policy, ruling: &mut Ruling, packet: &Packet, flow: &Flow, ow
     let first = *ruling;
     let peer = match flow.peer_cgroup {
         // An address on the network is looked up again: its segment may have changed.
-        0 if ruling.place == Place::Network as u32 => ruling.there,
+        0 if ruling.place == Place::Network as u8 => ruling.there,
         0 => flow.peer,
         cgroup => {
             let peer = identity::of_cgroup(policy, cgroup).unwrap_or(flow.peer);

@@ -141,6 +141,12 @@ impl Entry {
     field!(sent_ns, u64);
     field!(changed_ns, u64);
 
+    /// Whether a datagram of this tuple is its sender's, whatever it begins with.
+    #[inline(always)]
+    pub fn is_believed(self, now: u64) -> bool {
+        !within(CONTESTED_NS, self.changed_ns(), now) && within(BELIEVED_NS, self.sent_ns(), now)
+    }
+
     /// The same sender goes on. Not the whole entry is written: another sender may have taken the tuple meanwhile.
     #[inline(always)]
     pub fn refresh(self, now: u64) {
@@ -191,15 +197,23 @@ pub fn of_handshake(key: &mut HandoverKey, first: u32) -> Option<Entry> {
     Entry::at(key)
 }
 
+/// The cgroup of the one that has a datagram's tuple alone; 0 if there is none, or its content must tell.
+#[inline(never)]
+pub fn owner(packet: &Packet, skb: Skb) -> u64 {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    match Entry::at(&key) {
+        Some(entry) if entry.is_believed(now()) => entry.cgroup(),
+        _ => 0,
+    }
+}
+
 /// The sender of a datagram.
 #[inline(never)]
 fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry> {
     let now = now();
     let full = Entry::at(key);
-    if let Some(entry) = full
-        && !within(CONTESTED_NS, entry.changed_ns(), now)
-        && within(BELIEVED_NS, entry.sent_ns(), now)
-    {
+    if full.is_some_and(|entry| entry.is_believed(now)) {
         return full;
     }
     let print = print(skb, packet);

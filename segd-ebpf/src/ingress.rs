@@ -16,9 +16,9 @@ use crate::{
     egress::{is_dhcp, no_policy},
     errors, exchange, globals,
     handover::Side,
-    identity,
+    identity, kept,
     policy::Policy,
-    ruling::{COPY, REVERSED, Ruling, judge, settle, tell},
+    ruling::{COPY, KEEP, REVERSED, Ruling, judge, settle, tell},
     skb::{LOOPBACK, Skb, parse},
     tcp as stream,
 };
@@ -43,10 +43,14 @@ pub fn ingress(skb: Skb) -> bool {
         return no_policy(&mut ruling, skb);
     };
     ruling.cgroup = skb.cgroup();
+    ruling.places = kept::places();
+    let unparsed = parse(skb, &mut packet);
+    if unparsed == 0 && kept::may_enter(&policy, &ruling, &packet, skb) {
+        return true;
+    }
     let mut own = identity::of_socket(&policy, skb, ruling.cgroup);
     ruling.from = Identity::of(segment::WORLD);
     ruling.to = own;
-    let unparsed = parse(skb, &mut packet);
     if unparsed != 0 {
         ruling.unparsed(unparsed);
     } else if address::is_loopback(&packet.source) && skb.device() != LOOPBACK {
@@ -71,6 +75,7 @@ pub fn ingress(skb: Skb) -> bool {
             });
         } else {
             arrive(&policy, &mut ruling, &packet, skb, &own);
+            kept::keep(&policy, &ruling, &packet, skb);
         }
     }
     settle(&policy, &ruling, &packet);
@@ -114,6 +119,9 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
     let key = exchange::key_of(packet, skb, true);
     let mut flow = Flow::default();
     let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);
+    if known.is_some() {
+        ruling.after = KEEP;
+    }
     // A kernel's echo reply was judged where it was asked for; a workload that sends one by hand asks for something itself.
     let by_kernel = packet.is_echo_reply() && ruling.peer_cgroup == 0;
     if by_kernel {

@@ -21,6 +21,7 @@ mod guard;
 mod handover;
 mod identity;
 mod ingress;
+mod kept;
 mod kernel;
 mod link;
 mod link_out;

@@ -15,6 +15,7 @@ use segd_common::{
     event::RING_BYTES,
     flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
     fragment::{FragmentEntry, FragmentKey, MAX_FRAGMENTS},
+    kept::KeptAll,
     lsm::{Guard, MAX_GUARDED},
     tables::{MAX_RULES, PolicyTables},
     workload::{CgroupEntry, Edge, EdgeKey, MAX_CGROUPS, MAX_EDGES, UnitPatterns},
@@ -58,6 +59,10 @@ pub static LOCALS: HashMap<[u8; 16], Local> = HashMap::with_max_entries(MAX_LOCA
 #[map]
 pub static NAMESPACES: HashMap<u64, Namespace> = HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
 
+/// A number that is another one whenever `LOCALS` or `NAMESPACES` have changed.
+#[map]
+pub static PLACES: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Links of other namespaces, by the index of the host's end.
 #[map]
 pub static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(MAX_LINKS, BPF_F_NO_PREALLOC);
@@ -74,6 +79,9 @@ pub static HANDOVERS: LruHashMap<HandoverKey, Handover> = LruHashMap::with_max_e
 /// Exchanges without a connection, on the socket.
 #[btf_map]
 pub static EXCHANGES: SkStorage<Exchanges> = SkStorage::new();
+/// What datagrams like it were judged, on the socket.
+#[btf_map]
+pub static KEPT: SkStorage<KeptAll> = SkStorage::new();
 /// Those that found no room on their socket.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(MAX_FLOWS, 0);

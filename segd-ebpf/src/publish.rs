@@ -34,11 +34,15 @@ fn write(key: &HandoverKey, entry: &Handover) {
 pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity, claimed: bool) {
     let raw = skb.socket().is_none_or(|socket| socket.is_raw());
     // What stays in its namespace was translated before this hook, if at all.
-    let here = ruling.place == Place::Here as u32;
+    let here = ruling.place == Place::Here as u8;
     let own = pack(*own)
         | if raw { RAW } else { 0 }
         | if here { STAYS } else { 0 }
-        | if ruling.publish == ruling::DIALS { DIALS } else { 0 }
+        | if ruling.after & ruling::DIALS != 0 {
+            DIALS
+        } else {
+            0
+        }
         | if claimed { CLAIMED } else { 0 };
     if segd_publish(skb.skb, ruling.cgroup, own) == 0 {
         ruling.fixed(Reason::Spoofed);
@@ -167,9 +171,7 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
     if let Some(known) = known
         && known.cgroup() == cgroup
     {
-        if !within(CONTESTED_NS / 2, known.sent_ns(), entry.sent_ns) {
-            known.refresh(entry.sent_ns);
-        }
+        keep_fresh(known, entry.sent_ns);
         return if within(CONTESTED_NS, known.changed_ns(), entry.sent_ns) {
             CONTESTED
         } else {
@@ -186,6 +188,29 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
     entry.changed_ns = entry.sent_ns;
     write(&key, &entry);
     CONTESTED
+}
+
+/// Whether the tuple of a datagram that stays in its namespace is its sender's, and nobody else's lately: then there is
+/// nothing to publish.
+#[inline(never)]
+pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    let now = now();
+    match Entry::at(&key) {
+        Some(known) if known.cgroup() == cgroup && !within(CONTESTED_NS, known.changed_ns(), now) => {
+            keep_fresh(known, now);
+            true
+        }
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn keep_fresh(known: Entry, now: u64) {
+    if !within(CONTESTED_NS / 2, known.sent_ns(), now) {
+        known.refresh(now);
+    }
 }
 
 #[inline(always)]

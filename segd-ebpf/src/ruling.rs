@@ -67,17 +67,25 @@ pub struct Ruling {
     /// A `Hook`.
     pub hook: u8,
     /// A `Place`: where the destination is.
-    pub place: u32,
+    pub place: u8,
+    /// What is to be done once it is ruled: [`PUBLISH`], [`DIALS`], [`KEEP`].
+    pub after: u8,
+    /// Explicit padding, zero.
+    pub reserved: u16,
     /// The cgroup of the socket that will receive, where it was found; else 0.
     pub receiver: u64,
     /// Who answers at the destination, if not a socket in the same namespace.
     pub there: Identity,
-    /// Not 0: the receiver must learn who sends; [`DIALS`]: as the sender of a handshake.
-    pub publish: u32,
+    /// The state of the tables of addresses, before anything was looked up in them.
+    pub places: u32,
 }
 
-/// In [`Ruling::publish`].
-pub const DIALS: u32 = 2;
+/// In [`Ruling::after`]: the receiver must learn who sends.
+pub const PUBLISH: u8 = 1 << 0;
+/// In [`Ruling::after`]: it must learn that as the sender of a handshake.
+pub const DIALS: u8 = 1 << 1;
+/// In [`Ruling::after`]: the judgement of a datagram may be kept.
+pub const KEEP: u8 = 1 << 2;
 
 impl Ruling {
     /// Whether the packet passes: the one place per hook asks this.
@@ -121,8 +129,8 @@ impl Ruling {
         self.receiver ^= zero;
         self.service ^= zero as u32;
         self.rule ^= zero as u32;
-        self.place ^= zero as u32;
-        self.publish ^= zero as u32;
+        self.place ^= zero as u8;
+        self.after ^= zero as u8;
         self.reason ^= zero as u8;
         self.outcome ^= zero as u8;
         self.flags ^= zero as u8;

@@ -33,6 +33,7 @@ pub mod state {
 }
 
 const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
 const SOCK_RAW: u32 = 3;
 
 /// One run of a cgroup_skb hook.
@@ -274,6 +275,12 @@ impl Socket {
     #[inline(always)]
     pub fn is_tcp(self) -> bool {
         self.kind() == SOCK_STREAM && self.protocol() == 6
+    }
+
+    /// Whether it is a UDP socket.
+    #[inline(always)]
+    pub fn is_udp(self) -> bool {
+        self.kind() == SOCK_DGRAM && self.protocol() == 17
     }
 
     /// Whether it is a raw socket: it writes its own headers and receives copies.

@@ -25,7 +25,7 @@ use crate::{
     identity::{self, UNKNOWN},
     maps::SOCKETS,
     policy::Policy,
-    ruling::{DIALS, NEW_FLOW, PEER_LOCAL, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
+    ruling::{DIALS, NEW_FLOW, PEER_LOCAL, PUBLISH, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
     skb::{Skb, Socket, state},
     toward::{Place, judge_departure},
 };
@@ -124,7 +124,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         return ruling.fixed(Reason::Unknown);
     };
     if socket.state() == state::LISTEN {
-        ruling.publish = 1;
+        ruling.after = PUBLISH;
         return accepting(policy, ruling, packet, skb, socket, own);
     }
     let Some(memory) = remembered(socket, true) else {
@@ -169,10 +169,10 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     if ruling.passes() && memory.flags & STATE_DIALS != 0 {
         // With every packet, until the peer shows that it has accepted: who dials may have been forgotten since the first.
         memory.flags |= STATE_PUBLISHED;
-        ruling.publish = DIALS;
+        ruling.after = DIALS;
     } else if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {
         memory.flags |= STATE_PUBLISHED;
-        ruling.publish = 1;
+        ruling.after = PUBLISH;
     }
 }
 
@@ -239,7 +239,7 @@ fn passive_peer(
             cgroup = ruling.receiver;
             peer = identity::of_cgroup(policy, cgroup).unwrap_or(UNKNOWN);
             peer = identity::claimed_by_address(policy, peer, &packet.destination);
-        } else if ruling.place == Place::Beside as u32 {
+        } else if ruling.place == Place::Beside as u8 {
             peer = ruling.there;
         }
     }

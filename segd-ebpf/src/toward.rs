@@ -104,7 +104,7 @@ pub fn locate(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb) {
         skb.namespace(),
         leaves_by_loopback(packet, skb),
     );
-    ruling.place = place as u32;
+    ruling.place = place as u8;
     ruling.there = there;
     if may_end_in_the_kernel(packet, skb) {
         ruling.flags |= KERNEL_SERVES;
@@ -144,16 +144,16 @@ pub fn judge_departure(policy: &Policy, ruling: &mut Ruling, packet: &Packet, sk
     ruling.service = service;
     let there = ruling.there;
     let place = ruling.place;
-    if place == Place::Network as u32 {
+    if place == Place::Network as u8 {
         return judge(policy, ruling, own, there, service);
     }
     ruling.flags |= PEER_LOCAL;
-    if place != Place::Here as u32 {
+    if place != Place::Here as u8 {
         if ends_in_the_kernel(packet) {
             ruling.flags |= COUNT_HERE;
         } else if ruling.flags & KERNEL_SERVES != 0 {
             ruling.flags |= RECEIVER_JUDGES;
-        } else if place == Place::Shared as u32 {
+        } else if place == Place::Shared as u8 {
             return ruling.defer();
         } else {
             ruling.flags |= RECEIVER_JUDGES;

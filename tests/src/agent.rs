@@ -242,10 +242,18 @@ impl Agent {
                 name,
                 value,
             } => {
-                let listener = &self.listeners[&id];
-                match &listener.socket {
-                    Some(socket) => sys::set_bytes(socket, level, name, &value)?,
-                    None => sys::set_bytes(listener.port.as_ref().expect("a port"), level, name, &value)?,
+                match self.kept.get(&id) {
+                    Some(Kept::Stream(socket)) => sys::set_bytes(socket, level, name, &value)?,
+                    Some(Kept::Datagram(socket)) => sys::set_bytes(socket, level, name, &value)?,
+                    None => {
+                        let listener = &self.listeners[&id];
+                        match &listener.socket {
+                            Some(socket) => sys::set_bytes(socket, level, name, &value)?,
+                            None => {
+                                sys::set_bytes(listener.port.as_ref().expect("a port"), level, name, &value)?;
+                            }
+                        }
+                    }
                 }
                 Answer::Done
             }

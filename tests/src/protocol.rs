@@ -160,7 +160,7 @@ pub enum Command {
     SendRaw { to: IpAddr, packet: Vec<u8> },
     /// Sends once by a socket made to order.
     Craft { craft: Craft },
-    /// Sets an option of a listener's socket.
+    /// Sets an option of a socket.
     SetOption {
         id: u64,
         level: i32,

@@ -382,11 +382,11 @@ impl Worker {
         self.perform(&Command::Craft { craft })
     }
 
-    /// Sets an option of a listener's socket.
+    /// Sets an option of a socket.
     #[track_caller]
-    pub fn set_option(&self, listener: Handle, level: i32, name: i32, value: &[u8]) {
+    pub fn set_option(&self, socket: Handle, level: i32, name: i32, value: &[u8]) {
         self.perform(&Command::SetOption {
-            id: listener.id,
+            id: socket.id,
             level,
             name,
             value: value.to_vec(),

@@ -37,6 +37,7 @@ pub struct Lives {
 /// The tables of addresses and namespaces.
 #[derive(Debug)]
 pub struct Places {
+    state: Map<u32, u64>,
     locals: Map<Address, Local>,
     namespaces: Map<u64, Namespace>,
     written: BTreeMap<Address, Local>,
@@ -81,7 +82,8 @@ impl Places {
         let locals: Map<Address, Local> = Map::open(maps, "LOCALS")?;
         let links: Map<u32, Link> = Map::open(maps, "LINKS")?;
         let sources: Map<Source, u32> = Map::open(maps, "SOURCES")?;
-        Ok(Places {
+        let places = Places {
+            state: Map::open(maps, "PLACES")?,
             namespaces: Map::open(maps, "NAMESPACES")?,
             written: all(&locals)?,
             locals,
@@ -90,7 +92,16 @@ impl Places {
             links,
             written_sources: all(&sources)?,
             sources,
-        })
+        };
+        // Whoever wrote before may not have come to say so.
+        places.changed()?;
+        Ok(places)
+    }
+
+    /// Tells the kernel programs, after each change, that what they remember of places may not be so any more.
+    fn changed(&self) -> Result<(), Error> {
+        let state = self.state.read(&0)?.unwrap_or_default();
+        self.state.write(&0, &state.wrapping_add(1), 0).map(drop)
     }
 
     /// Makes the address table say exactly this, the host's addresses first. What does not fit is left out.
@@ -130,11 +141,19 @@ impl Places {
                 }
             }
         }
+        if self.written == wanted {
+            return Ok(());
+        }
+        let put = self.put_addresses(&wanted);
+        self.changed().and(put)
+    }
+
+    fn put_addresses(&mut self, wanted: &BTreeMap<Address, Local>) -> Result<(), Error> {
         // What is gone makes room for what is new.
         keep(&self.locals, &mut self.written, |address| {
             wanted.contains_key(address)
         })?;
-        for (address, local) in &wanted {
+        for (address, local) in wanted {
             if self.written.get(address) != Some(local) {
                 self.locals.write(address, local, 0)?;
                 self.written.insert(*address, *local);
@@ -208,6 +227,7 @@ impl Places {
         }
         if known != Some(entry) {
             self.namespaces.write(&cookie, &entry, 0)?;
+            self.changed()?;
         }
         Ok(())
     }
@@ -217,6 +237,7 @@ impl Places {
         for cookie in self.namespaces.keys()? {
             if !living(cookie) {
                 self.namespaces.remove(&cookie)?;
+                self.changed()?;
             }
         }
         Ok(())
