@@ -25,7 +25,9 @@ pub struct Kept {
     pub judged: [u64; JUDGED],
     /// As `SocketState::counted`. Not sealed.
     pub counted: u64,
-    /// The [`seal`] of both.
+    /// Drawn for this judgement.
+    pub salt: u64,
+    /// The [`seal`] of all but `counted`.
     pub seal: u64,
 }
 
@@ -37,8 +39,8 @@ pub struct KeptAll {
     pub ways: [[Kept; KEPT_PEERS]; 2],
 }
 
-const _: () = assert!(size_of::<Kept>() == 96);
-const _: () = assert!(size_of::<KeptAll>() == 2 * KEPT_PEERS * 96);
+const _: () = assert!(size_of::<Kept>() == 104);
+const _: () = assert!(size_of::<KeptAll>() == 2 * KEPT_PEERS * 104);
 
 /// What a datagram must be like, as its local socket sees it. Ports are in host order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,22 +135,24 @@ pub const fn words(address: &Address) -> (u64, u64) {
     )
 }
 
-/// A number that a mixture of two judgements does not have. A sum of products, so that no product waits for another; it is no
-/// secret and need be none: who writes a judgement is a kernel program.
+/// A number that a mixture of two judgements does not have: a sum of products, so that no product waits for another.
+///
+/// Who chooses addresses could choose them so that a mixture has the same sum. The salt is drawn anew for each judgement and
+/// never leaves the kernel: it turns what was chosen into something else, and a guess takes two CPUs' race each time.
 #[inline(always)]
 #[must_use]
-pub const fn seal(like: &[u64; LIKE], judged: &[u64; JUDGED]) -> u64 {
-    like[0]
+pub const fn seal(like: &[u64; LIKE], judged: &[u64; JUDGED], salt: u64) -> u64 {
+    (like[0] ^ salt)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(like[1].wrapping_mul(0xbf58_476d_1ce4_e5b9))
-        .wrapping_add(like[2].wrapping_mul(0x94d0_49bb_1331_11eb))
-        .wrapping_add(like[3].wrapping_mul(0xd6e8_feb8_6659_fd93))
-        .wrapping_add(like[4].wrapping_mul(0xa076_1d64_78bd_642f))
-        .wrapping_add(like[5].wrapping_mul(0xe703_7ed1_a0b4_28db))
-        .wrapping_add(like[6].wrapping_mul(0x8ebc_6af0_9c88_c6e3))
-        .wrapping_add(judged[0].wrapping_mul(0x5899_65cc_7537_4cc3))
-        .wrapping_add(judged[1].wrapping_mul(0x1d8e_4e27_c47d_124f))
-        .wrapping_add(judged[2].wrapping_mul(0xeb44_acca_b455_d165))
+        .wrapping_add((like[1] ^ salt).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+        .wrapping_add((like[2] ^ salt).wrapping_mul(0x94d0_49bb_1331_11eb))
+        .wrapping_add((like[3] ^ salt).wrapping_mul(0xd6e8_feb8_6659_fd93))
+        .wrapping_add((like[4] ^ salt).wrapping_mul(0xa076_1d64_78bd_642f))
+        .wrapping_add((like[5] ^ salt).wrapping_mul(0xe703_7ed1_a0b4_28db))
+        .wrapping_add((like[6] ^ salt).wrapping_mul(0x8ebc_6af0_9c88_c6e3))
+        .wrapping_add((judged[0] ^ salt).wrapping_mul(0x5899_65cc_7537_4cc3))
+        .wrapping_add((judged[1] ^ salt).wrapping_mul(0x1d8e_4e27_c47d_124f))
+        .wrapping_add((judged[2] ^ salt).wrapping_mul(0xeb44_acca_b455_d165))
 }
 
 #[cfg(test)]
@@ -192,6 +196,7 @@ mod tests {
             all(&like(1, 54, 7), &judged(201, 4, 18)),
             all(&like(0, 53, 8), &judged(201, 2, 16)),
         ];
+        let salts = [0x1234_5678_1234_5678, 0x9abc_def0_9abc_def0];
         for second in others {
             for mask in 0_u32..1 << first.len() {
                 let mut mixed = first;
@@ -200,10 +205,58 @@ mod tests {
                         *word = second[number];
                     }
                 }
-                let sealed = seal_of(&mixed);
-                assert_eq!(sealed == seal_of(&first), mixed == first, "{mask:x}");
-                assert_eq!(sealed == seal_of(&second), mixed == second, "{mask:x}");
+                for salt in salts {
+                    let sealed = seal_of(&mixed, salt);
+                    assert_eq!(
+                        sealed == seal_of(&first, salts[0]),
+                        mixed == first && salt == salts[0],
+                        "{mask:x}"
+                    );
+                    assert_eq!(
+                        sealed == seal_of(&second, salts[1]),
+                        mixed == second && salt == salts[1],
+                        "{mask:x}"
+                    );
+                }
             }
+        }
+    }
+
+    /// Who may choose its own address, chooses one that makes up for another peer and another receiver in the sum.
+    #[test]
+    fn a_mixture_that_was_reckoned_out_fits_no_salt_that_is_drawn() {
+        const OWN_LAST: usize = 1;
+        const PEER_LAST: usize = 3;
+        const RECEIVER: usize = LIKE;
+        let first = all(&like(0, 53, 7), &judged(200, 3, 17));
+        let mut second = all(&like(1, 80, 7), &judged(201, 4, 18));
+        // What one word adds to the sum, without salt, is its product with a constant.
+        let factor = |word: usize| {
+            let mut one = [0; LIKE + JUDGED];
+            one[word] = 1;
+            seal_of(&one, 0)
+        };
+        let wanted = [PEER_LAST, RECEIVER].iter().fold(0_u64, |sum, word| {
+            sum.wrapping_add(
+                second[*word]
+                    .wrapping_sub(first[*word])
+                    .wrapping_mul(factor(*word)),
+            )
+        });
+        // The inverse of an odd number, by Newton.
+        let inverse = (0..6).fold(factor(OWN_LAST), |inverse, _| {
+            inverse.wrapping_mul(2_u64.wrapping_sub(factor(OWN_LAST).wrapping_mul(inverse)))
+        });
+        second[OWN_LAST] = first[OWN_LAST].wrapping_sub(wanted.wrapping_mul(inverse));
+        let mut mixed = first;
+        for word in [OWN_LAST, PEER_LAST, RECEIVER] {
+            mixed[word] = second[word];
+        }
+        assert_eq!(seal_of(&mixed, 0), seal_of(&first, 0), "reckoned out");
+        for drawn in 1..100_000_u64 {
+            let salt = drawn.wrapping_mul(0x9e37_79b9) & 0xffff_ffff;
+            let salt = salt | salt << 32;
+            assert_ne!(seal_of(&mixed, salt), seal_of(&first, salt), "{salt:x}");
         }
     }
 
@@ -220,11 +273,12 @@ mod tests {
         words
     }
 
-    fn seal_of(words: &[u64; LIKE + JUDGED]) -> u64 {
+    fn seal_of(words: &[u64; LIKE + JUDGED], salt: u64) -> u64 {
         let (like, judged) = words.split_at(LIKE);
         seal(
             like.try_into().expect("as many words"),
             judged.try_into().expect("as many words"),
+            salt,
         )
     }
 }

@@ -207,7 +207,7 @@ fn await_answer(call: Call, packet: &Packet, policy: &Policy) {
     let mut flow = Flow::default();
     let Some(socket) = call.socket() else { return };
     // What is known of an exchange already is better.
-    if !exchange::find(socket, &key, &mut flow) {
+    if exchange::find(socket, &key, &mut flow) == exchange::NOWHERE {
         flow = Flow {
             revision: policy.revision,
             service: packet.service,
@@ -236,7 +236,7 @@ fn answers(call: Call, packet: &Packet) -> bool {
     let key = flow_key(call, packet);
     let mut flow = Flow::default();
     call.socket()
-        .is_some_and(|socket| exchange::find(socket, &key, &mut flow))
+        .is_some_and(|socket| exchange::find(socket, &key, &mut flow) != exchange::NOWHERE)
         && flow.asked & FLOW_PEER_ASKED != 0
 }
 

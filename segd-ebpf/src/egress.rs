@@ -159,8 +159,9 @@ fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
     let Some(socket) = skb.socket() else { return };
     let key = exchange::key_of(packet, skb, false);
     let mut flow = Flow::default();
-    let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);
-    if known.is_some() {
+    let found = exchange::find(socket.storage(), &key, &mut flow);
+    let known = (found != exchange::NOWHERE).then_some(&flow);
+    if found == exchange::ON_SOCKET {
         ruling.after = PUBLISH | KEEP;
     }
     if !ruling.allowed()

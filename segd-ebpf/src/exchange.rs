@@ -14,6 +14,7 @@ use segd_common::{
 };
 
 use crate::{
+    kept,
     maps::{EXCHANGES, FLOWS},
     policy::Policy,
     ruling::{NEW_FLOW, REVOKED, Ruling},
@@ -79,23 +80,34 @@ fn is_same(exchange: &Exchange, key: &FlowKey) -> bool {
         && exchange.key.protocol == key.protocol
 }
 
-/// Looks up an exchange, and copies what is known of it.
+/// Nobody has asked.
+pub const NOWHERE: u32 = 0;
+/// In the table that all sockets share: others may push it out.
+pub const SHARED: u32 = 1;
+/// On its socket.
+pub const ON_SOCKET: u32 = 2;
+
+/// Looks up an exchange, and copies what is known of it. Says where it was found.
 #[inline(never)]
-pub fn find(socket: *mut c_void, key: &FlowKey, flow: &mut Flow) -> bool {
+pub fn find(socket: *mut c_void, key: &FlowKey, flow: &mut Flow) -> u32 {
     if let Some(exchange) = place(socket, key, false)
         && is_same(exchange, key)
     {
         *flow = exchange.flow;
         // Another CPU may have put another exchange here meanwhile: it takes the old one's proof away first.
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-        return is_same(exchange, key) && flow.asked != 0;
+        return if is_same(exchange, key) && flow.asked != 0 {
+            ON_SOCKET
+        } else {
+            NOWHERE
+        };
     }
     let Some(known) = FLOWS.get_ptr(key) else {
-        return false;
+        return NOWHERE;
     };
     // SAFETY: an element of the map.
     *flow = unsafe { *known };
-    flow.asked != 0
+    if flow.asked != 0 { SHARED } else { NOWHERE }
 }
 
 /// Keeps an exchange; the one whose place it takes moves to the table that all share.
@@ -108,6 +120,7 @@ pub fn keep(socket: *mut c_void, key: &FlowKey, flow: &Flow) -> bool {
     if !is_same(exchange, key) {
         if exchange.flow.asked != 0 {
             let _ = FLOWS.insert(exchange.key, exchange.flow, 0);
+            kept::forget(socket, &exchange.key.peer, exchange.key.peer_port);
         }
         // SAFETY: a field of the storage.
         unsafe { (&raw mut exchange.flow.asked).write_volatile(0) };

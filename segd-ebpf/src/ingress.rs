@@ -118,8 +118,9 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
     let peer = ruling.from;
     let key = exchange::key_of(packet, skb, true);
     let mut flow = Flow::default();
-    let known = exchange::find(socket.storage(), &key, &mut flow).then_some(&flow);
-    if known.is_some() {
+    let found = exchange::find(socket.storage(), &key, &mut flow);
+    let known = (found != exchange::NOWHERE).then_some(&flow);
+    if found == exchange::ON_SOCKET {
         ruling.after = KEEP;
     }
     // A kernel's echo reply was judged where it was asked for; a workload that sends one by hand asks for something itself.

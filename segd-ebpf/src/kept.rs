@@ -1,11 +1,15 @@
 //! The fast path of datagrams: what one was judged is kept on its socket, for the next that is like it.
 //!
-//! Only between two sockets of this host, where the receiver judges too, and only for an exchange that is known already: the
-//! first datagram of each is judged as a whole.
+//! Only between two sockets of this host, where the receiver judges too, and only for an exchange that lies on the socket
+//! already: the first datagram of each is judged as a whole. An exchange that has to make room takes its judgement with it, so that
+//! no question goes out by it whose answer nobody could be let have.
 //!
 //! INVARIANT: who receives and who has sent is found out for each datagram; what is kept is what the policy said of them.
 
-use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_get};
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    helpers::{bpf_get_prandom_u32, bpf_sk_storage_get},
+};
 use core::{ffi::c_void, ptr};
 use segd_common::{
     address::Address,
@@ -84,8 +88,24 @@ fn find(socket: *mut c_void, like: &Like<'_>, arrives: bool) -> Option<(*mut Kep
         [word(0), word(1), word(2)]
     };
     // SAFETY: as above.
-    let sealed = unsafe { (&raw const (*place).seal).read_volatile() };
-    (sealed == seal(&words, &judged)).then_some((place, Judged::of_words(judged)))
+    let (salt, sealed) = unsafe {
+        (
+            (&raw const (*place).salt).read_volatile(),
+            (&raw const (*place).seal).read_volatile(),
+        )
+    };
+    (sealed == seal(&words, &judged, salt)).then_some((place, Judged::of_words(judged)))
+}
+
+/// Forgets what was judged of a peer's datagrams, both ways.
+#[inline(always)]
+pub fn forget(socket: *mut c_void, peer: &Address, port: u16) {
+    for arrives in [false, true] {
+        if let Some(place) = place(socket, arrives, peer, port, false) {
+            // SAFETY: a place of the storage.
+            unsafe { (&raw mut (*place).seal).write_volatile(0) };
+        }
+    }
 }
 
 /// What a packet is like to its local socket.
@@ -213,9 +233,13 @@ pub fn keep(policy: &Policy, ruling: &Ruling, packet: &Packet, skb: Skb) -> bool
         to: ruling.to.segment,
     };
     let (like, judged) = (like.words(), judged.words());
+    // SAFETY: a helper without arguments.
+    let salt = u64::from(unsafe { bpf_get_prandom_u32() });
+    let salt = salt | salt << 32;
     // SAFETY: a place of the storage.
     unsafe {
-        (&raw mut (*place).seal).write_volatile(seal(&like, &judged));
+        (&raw mut (*place).seal).write_volatile(seal(&like, &judged, salt));
+        (&raw mut (*place).salt).write_volatile(salt);
         (&raw mut (*place).like).write_volatile(like);
         (&raw mut (*place).judged).write_volatile(judged);
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use segd_common::flow::MAX_FLOWS;
 use segd_tests::{Cgroup, Lab, Segd, Worker, netns::cable, wait, worker::Handle};
 
 /// Enough that the last of them are judged by what is kept.
@@ -324,6 +325,52 @@ fn an_answer_is_kept_as_an_answer() {
     }
     assert_eq!(client.receive(asking, 300).unwrap(), None);
     assert_eq!(client.receive(unasked, 300).unwrap(), None);
+}
+
+/// Enough that each place for an exchange on a socket has others to give way to.
+const CROWD: u16 = 200;
+/// Twice the room for exchanges that found none on their socket, in rounds over all ports.
+const TWICE: u32 = 2 * MAX_FLOWS / 65_535 + 1;
+
+#[test]
+fn a_question_goes_out_by_what_is_kept_only_while_its_answer_would_be_let_in() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (_, _) = cable(&far, 36);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy, server) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&db));
+    let last = OPEN + CROWD;
+    let more = "    - {from: rogue, to: web, ports: [udp/1-65535]}\n";
+    let _segd = lab.enforce(&(policy(&web, &rogue, &db, &format!("udp/{OPEN}-{last}")) + more));
+    let service = server.open_udp(here(OPEN), None).unwrap();
+    let asking = client.open_udp(here(0), None).unwrap();
+    let ask = |question: &str| {
+        client.send_to(asking, service.local, question).unwrap();
+        assert_eq!(server.receive(service, 2000).unwrap().as_deref(), Some(question));
+        server.send_to(service, asking.local, "answer;").unwrap();
+        assert_eq!(client.receive(asking, 2000).unwrap().as_deref(), Some("answer;"));
+    };
+    (0..WARM).for_each(|_| ask("question;"));
+    // The exchange has to leave its place on the asking socket, and is pushed out where it went to.
+    let crowd: Vec<Handle> = (OPEN + 1..=last)
+        .map(|port| server.listen_udp(here(port)))
+        .collect();
+    for peer in &crowd {
+        client.send_to(asking, peer.local, "one of many;").unwrap();
+    }
+    let near = IpAddr::from(Ipv4Addr::new(10, 213, 36, 1));
+    enemy.flood(near, TWICE);
+    client.flood(near, TWICE);
+    // Others ask this socket something: what is kept of what arrives there is theirs now.
+    for number in 0..CROWD / 5 {
+        let other = enemy.open_udp(here(0), None).unwrap();
+        for _ in 0..WARM {
+            enemy.send_to(other, asking.local, "other;").unwrap();
+            let heard = client.receive(asking, 2000).unwrap();
+            assert_eq!(heard.as_deref(), Some("other;"), "{number}");
+        }
+    }
+    ask("after the flood;");
 }
 
 #[test]
