@@ -29,21 +29,54 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
 #[must_use]
 #[inline(always)]
 pub const fn halves(address: &Address) -> (u64, u64) {
-    let a = address;
-    (
-        u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
-        u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
-    )
+    let (first, last) = chunks(address);
+    (u64::from_be_bytes(first), u64::from_be_bytes(last))
 }
 
 /// The address of two numbers.
 #[must_use]
 #[inline(always)]
 pub const fn of_halves(high: u64, low: u64) -> Address {
-    let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
-    [
-        h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7],
-    ]
+    of_chunks(high.to_be_bytes(), low.to_be_bytes())
+}
+
+/// An address as two numbers, as they lie in memory.
+#[must_use]
+#[inline(always)]
+pub const fn words(address: &Address) -> (u64, u64) {
+    let (first, last) = chunks(address);
+    (u64::from_ne_bytes(first), u64::from_ne_bytes(last))
+}
+
+/// The v4-mapped form of an IPv4 address, given as it lies in memory.
+#[must_use]
+#[inline(always)]
+pub const fn mapped_word(v4: u32) -> Address {
+    let low = 0xffff_0000_0000 | u32::from_be(v4) as u64;
+    of_halves(0, low)
+}
+
+/// The two halves. Not byte by byte: the compiler would read each, and who reads soon after 16 bytes were written one by one waits
+/// for each.
+#[inline(always)]
+const fn chunks(address: &Address) -> ([u8; 8], [u8; 8]) {
+    match (address.first_chunk::<8>(), address.last_chunk::<8>()) {
+        (Some(first), Some(last)) => (*first, *last),
+        // 16 bytes have both.
+        _ => ([0; 8], [0; 8]),
+    }
+}
+
+#[inline(always)]
+const fn of_chunks(first: [u8; 8], last: [u8; 8]) -> Address {
+    let mut address = [0; 16];
+    if let Some(to) = address.first_chunk_mut::<8>() {
+        *to = first;
+    }
+    if let Some(to) = address.last_chunk_mut::<8>() {
+        *to = last;
+    }
+    address
 }
 
 /// Whether the address is IPv4.

@@ -19,6 +19,17 @@ pub trait Bytes {
             None => false,
         }
     }
+    /// `N` words from `offset` on, as they lie in memory. A carrier in the kernel reads them whole.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        let mut at = offset;
+        for word in &mut words {
+            *word = u32::from_ne_bytes(self.read(at)?);
+            at = at.checked_add(4)?;
+        }
+        Some(words)
+    }
     /// Follows a chain of IPv6 extension headers from `start` on, as [`packet::follow`] does. A carrier in the kernel does so in
     /// a function that is verified once, not on each way that leads there.
     #[inline(always)]

@@ -5,7 +5,11 @@
 //!
 //! In words, because it is compared and sealed word by word in a frame that has no room for a copy.
 
-use crate::{address::Address, segment::SegmentIndex, verdict::RuleIndex};
+use crate::{
+    address::{Address, words},
+    segment::SegmentIndex,
+    verdict::RuleIndex,
+};
 
 /// How many peers' judgements a socket keeps, each way; a power of two.
 pub const KEPT_PEERS: usize = 4;
@@ -122,17 +126,6 @@ impl Judged {
             to: (sides >> 16) as u16,
         }
     }
-}
-
-/// An address as two numbers, as they lie in memory.
-#[inline(always)]
-#[must_use]
-pub const fn words(address: &Address) -> (u64, u64) {
-    let a = address;
-    (
-        u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
-        u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
-    )
 }
 
 /// A number that a mixture of two judgements does not have: a sum of products, so that no product waits for another.

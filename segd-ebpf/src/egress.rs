@@ -66,7 +66,7 @@ pub fn egress(skb: Skb) -> bool {
         }
         ruling.forget_path();
         if ruling.after & (PUBLISH | DIALS) != 0 && ruling.passes() {
-            publish(&mut ruling, skb, &own, own != made_by);
+            publish(&mut ruling, &packet, skb, &own, own != made_by);
         }
         kept::keep(&policy, &ruling, &packet, skb);
     }
@@ -148,22 +148,22 @@ fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: 
         adopt(skb, packet, false);
         stream::departs(policy, ruling, packet, skb, own);
     } else {
-        datagram_departs(policy, ruling, packet, skb, own);
+        ruling.after = datagram_departs(policy, ruling, packet, skb, own);
     }
 }
 
+/// Rules on a datagram, and says what is to be done after.
+// VERIFIER: see `handover::fill_key` on why it returns something.
 #[inline(never)]
-fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) -> u8 {
     judge_departure(policy, ruling, packet, skb, own);
-    ruling.after = PUBLISH;
-    let Some(socket) = skb.socket() else { return };
+    let Some(socket) = skb.socket() else {
+        return PUBLISH;
+    };
     let key = exchange::key_of(packet, skb, false);
     let mut flow = Flow::default();
     let found = exchange::find(socket.storage(), &key, &mut flow);
     let known = (found != exchange::NOWHERE).then_some(&flow);
-    if found == exchange::ON_SOCKET {
-        ruling.after = PUBLISH | KEEP;
-    }
     if !ruling.allowed()
         && let Some(flow) = known
     {
@@ -177,6 +177,11 @@ fn datagram_departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         known,
         Some(FLOW_LOCAL_ASKED),
     );
+    if found == exchange::ON_SOCKET {
+        PUBLISH | KEEP
+    } else {
+        PUBLISH
+    }
 }
 
 /// A datagram back to a peer that asked: judged as what was asked.

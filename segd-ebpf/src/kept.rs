@@ -12,10 +12,10 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use segd_common::{
-    address::Address,
+    address::{Address, words},
     counter::CounterKey,
     event::Hook,
-    kept::{Judged, KEPT_PEERS, Kept, Like, seal, words},
+    kept::{Judged, KEPT_PEERS, Kept, Like, seal},
     packet::Packet,
     service::UDP,
     verdict::Outcome,

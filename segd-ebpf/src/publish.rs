@@ -14,7 +14,7 @@ use crate::{
     identity,
     maps::{CGROUPS, HANDOVERS},
     ruling::{self, Ruling, pack, unpack},
-    skb::{Skb, Socket, parse},
+    skb::{Skb, Socket},
     source,
     toward::Place,
 };
@@ -31,7 +31,7 @@ fn write(key: &HandoverKey, entry: &Handover) {
 /// Publishes the sender of a packet that passes, for the receiver on this host; a forged one no longer passes. `claimed`: it
 /// is who it is by its address alone.
 #[inline(always)]
-pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity, claimed: bool) {
+pub fn publish(ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity, claimed: bool) {
     let raw = skb.socket().is_none_or(|socket| socket.is_raw());
     // What stays in its namespace was translated before this hook, if at all.
     let here = ruling.place == Place::Here as u8;
@@ -43,20 +43,32 @@ pub fn publish(ruling: &mut Ruling, skb: Skb, own: &Identity, claimed: bool) {
         } else {
             0
         }
-        | if claimed { CLAIMED } else { 0 };
-    if segd_publish(skb.skb, ruling.cgroup, own) == 0 {
+        | if claimed { CLAIMED } else { 0 }
+        | u64::from(packet.protocol) << PROTOCOL
+        | u64::from(packet.kind) << KIND
+        | u64::from(packet.tcp_flags) << TCP_FLAGS;
+    if segd_publish(skb.skb, ruling.cgroup, own, places_of(packet)) == 0 {
         ruling.fixed(Reason::Spoofed);
     }
 }
 
-// VERIFIER: a global function of the context and scalars, see `segd_judge`. It walks the packet again: a few loads, and
-// only where the fast path did not answer.
+// VERIFIER: a global function of the context and scalars, see `segd_judge`. What the walk found comes in numbers, but for the
+// addresses, which are read once more.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64) -> u32 {
+extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64, places: u64) -> u32 {
     let skb = Skb { skb };
-    let mut packet = Packet::default();
-    if parse(skb, &mut packet) != 0 || source::is_forged(&packet, skb, own & RAW != 0, own & CLAIMED != 0) {
+    let mut packet = Packet {
+        protocol: (own >> PROTOCOL) as u8,
+        kind: (own >> KIND) as u8,
+        tcp_flags: (own >> TCP_FLAGS) as u8,
+        source_port: places as u16,
+        destination_port: (places >> 16) as u16,
+        upper: (places >> 32) as u16,
+        bytes: u32::from((places >> 48) as u16),
+        ..Packet::default()
+    };
+    if !skb.addresses(&mut packet) || source::is_forged(&packet, skb, own & RAW != 0, own & CLAIMED != 0) {
         return 0;
     }
     if packet.protocol == TCP {
@@ -82,6 +94,21 @@ extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64) -> u32 {
     }
     1
 }
+
+/// Ports, where the upper layer begins, and the length. What is longer than 64 KiB is as long as that: how it begins is all
+/// that is asked.
+#[inline(always)]
+fn places_of(packet: &Packet) -> u64 {
+    u64::from(packet.source_port)
+        | u64::from(packet.destination_port) << 16
+        | u64::from(packet.upper) << 32
+        | u64::from(packet.bytes.min(0xffff)) << 48
+}
+
+/// Beside a packed identity: where the protocol stands, the ICMP type, and TCP's flags.
+const PROTOCOL: u32 = 40;
+const KIND: u32 = 48;
+const TCP_FLAGS: u32 = 56;
 
 /// Beside a packed identity: a raw socket sends.
 const RAW: u64 = 1 << 32;
@@ -110,6 +137,8 @@ fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     }
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    // An address that repeats is this namespace's alone, and what stays in it is not translated any more.
+    let plain = key.namespace != 0 && own & (STAYS | RAW) == STAYS;
     let known = Entry::at(&key);
     if raw && is_anothers(known, cgroup) {
         return false;
@@ -135,6 +164,9 @@ fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
         if syn || !known.is_some_and(mine) {
             write(&key, &entry);
         }
+        if plain {
+            return true;
+        }
         shorten(&mut key, print_of(first));
         if syn || !Entry::at(&key).is_some_and(mine) {
             write(&key, &entry);
@@ -144,6 +176,9 @@ fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     // A session older than segd, or the first words of an accepted one. What a SYN said is better.
     if known.is_none_or(|known| known.cgroup() != cgroup) {
         write(&key, &entry);
+    }
+    if plain {
+        return true;
     }
     shorten(&mut key, 0);
     let known = Entry::at(&key);

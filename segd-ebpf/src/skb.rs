@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use core::ptr::NonNull;
 use segd_common::{
+    address::mapped_word,
     bytes::Bytes,
     packet::{PACKET_FRAGMENT, Packet, follow, walk},
     reason::Reason,
@@ -99,6 +100,20 @@ impl Skb {
         }
         // SAFETY: checked against the end of what lies together.
         Some(unsafe { *((start + AT) as *const [u8; 2]) })
+    }
+
+    /// Reads the addresses of a packet that was walked before. `false`: they are not there.
+    #[inline(always)]
+    pub fn addresses(self, packet: &mut Packet) -> bool {
+        if self.is_v6() {
+            return self.fill(8, &mut packet.source) && self.fill(24, &mut packet.destination);
+        }
+        let Some([source, destination]) = self.words(12) else {
+            return false;
+        };
+        packet.source = mapped_word(source);
+        packet.destination = mapped_word(destination);
+        true
     }
 
     /// The device it leaves by, or came in by.
@@ -199,6 +214,18 @@ impl Bytes for Skb {
     fn fill<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
         // SAFETY: the helper checks offset and length against the packet and writes N bytes, zeros if it fails.
         unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, to.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        let (to, size) = (words.as_mut_ptr().cast(), size_of::<[u32; N]>() as u32);
+        // SAFETY: as above.
+        if unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, to, size) } == 0 {
+            Some(words)
+        } else {
+            None
+        }
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The IPv4 header: its length, its options, its place in a datagram.
 
 use super::{Packet, check_source, fragment_flags};
-use crate::{address::mapped, bytes::Bytes, reason::Reason};
+use crate::{address::mapped_word, bytes::Bytes, reason::Reason};
 
 /// Without options.
 pub(super) const SHORTEST: u32 = 20;
@@ -19,23 +19,24 @@ pub(super) fn place(field: u16) -> u8 {
 /// Walks the header up to the upper layer.
 #[inline(always)]
 pub(super) fn header<B: Bytes>(bytes: &B, packet: &mut Packet) -> Result<(), Reason> {
-    let header: [u8; 20] = bytes.read(0).ok_or(Reason::Truncated)?;
-    let length = u32::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < SHORTEST {
+    let [first, second, third, source, destination] = bytes.words::<5>(0).ok_or(Reason::Truncated)?;
+    let [start, _, total @ ..] = first.to_ne_bytes();
+    let length = u32::from(start & 0x0f) * 4;
+    if start >> 4 != 4 || length < SHORTEST {
         return Err(Reason::Malformed);
     }
-    let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
+    let total = u32::from(u16::from_be_bytes(total));
     // A GSO packet of more than 64 KiB says 0 (kernel: "BIG TCP", include/linux/ip.h iph_totlen).
     let big = total == 0 && bytes.total() > 0xffff;
     if !big && (total < length || total > bytes.total()) {
         return Err(Reason::Length);
     }
     packet.bytes = if big { bytes.total() } else { total };
-    packet.flags = place(u16::from_be_bytes([header[6], header[7]]));
-    packet.hop_limit = header[8];
-    packet.protocol = header[9];
-    packet.source = mapped([header[12], header[13], header[14], header[15]]);
-    packet.destination = mapped([header[16], header[17], header[18], header[19]]);
+    let [_, _, fragment @ ..] = second.to_ne_bytes();
+    packet.flags = place(u16::from_be_bytes(fragment));
+    [packet.hop_limit, packet.protocol, ..] = third.to_ne_bytes();
+    packet.source = mapped_word(source);
+    packet.destination = mapped_word(destination);
     packet.upper = length as u16;
     check_source(packet)?;
     if length > SHORTEST {
