@@ -100,10 +100,11 @@ fn find(socket: *mut c_void, like: &Like<'_>, arrives: bool) -> Option<(*mut Kep
 /// Forgets what was judged of a peer's datagrams, both ways.
 #[inline(always)]
 pub fn forget(socket: *mut c_void, peer: &Address, port: u16) {
-    for arrives in [false, true] {
-        if let Some(place) = place(socket, arrives, peer, port, false) {
-            // SAFETY: a place of the storage.
-            unsafe { (&raw mut (*place).seal).write_volatile(0) };
+    if let Some(leaves) = place(socket, false, peer, port, false) {
+        // SAFETY: the place for what leaves, and as far behind it the one for what arrives.
+        unsafe {
+            (&raw mut (*leaves).seal).write_volatile(0);
+            (&raw mut (*leaves.add(KEPT_PEERS)).seal).write_volatile(0);
         }
     }
 }
