@@ -11,6 +11,8 @@ pub mod kernel;
 pub mod feature;
 mod numbering;
 mod object;
+mod kept;
+pub mod kernel_log;
 pub mod rehearsal;
 pub mod pinned;
 pub mod manifest;

@@ -98,8 +98,8 @@ impl Handover {
         if self.learns() {
             // SLEEP: learning is about time.
             tokio::time::sleep(LEARNING).await;
-            let mut enforcing = Datapath::load(&self.pins.root, subtree, false)?;
-            super::start::log_from_kernel(&mut enforcing);
+            let enforcing = Datapath::load(&self.pins.root, subtree, false)?;
+            super::start::log_from_kernel(&enforcing);
             links.take_over(&enforcing)?;
         }
         // An interface takes no second program: the others' links are updated where this build looks for them.

@@ -225,9 +225,9 @@ async fn attach(
     let lock = lock::Lock::take(&options.pin_dir)?;
     let handover = Handover::prepare(&pins)?;
     let subtree = !root.is_hierarchy_root();
-    let mut datapath = Datapath::load(&options.pin_dir, subtree, handover.learns())?;
+    let datapath = Datapath::load(&options.pin_dir, subtree, handover.learns())?;
     handover.carry()?;
-    log_from_kernel(&mut datapath);
+    log_from_kernel(&datapath);
     let ring = datapath.take_events()?;
     let events =
         Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
@@ -350,7 +350,7 @@ fn watch_namespaces(
 }
 
 /// The kernel programs' own diagnostics go to the log.
-pub(super) fn log_from_kernel(datapath: &mut Datapath) {
+pub(super) fn log_from_kernel(datapath: &Datapath) {
     let Some(logger) = datapath.take_logger() else {
         return;
     };

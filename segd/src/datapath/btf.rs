@@ -2,7 +2,7 @@
 //!
 //! Format: Documentation/bpf/btf.rst.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
 /// The kernel's own description.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -20,8 +20,16 @@ pub struct Offsets {
     pub socket_numbers: bool,
 }
 
-/// Reads the offsets that the programs need.
+/// The offsets that the programs need. Read once: the kernel stays the same for as long as a process lives.
 pub fn offsets() -> Result<Offsets, super::Error> {
+    static READ: OnceLock<Offsets> = OnceLock::new();
+    match READ.get() {
+        Some(offsets) => Ok(offsets.clone()),
+        None => read().map(|offsets| READ.get_or_init(|| offsets).clone()),
+    }
+}
+
+fn read() -> Result<Offsets, super::Error> {
     let data = std::fs::read(Path::new(VMLINUX)).map_err(|error| super::Error::Host {
         what: format!("the kernel does not describe itself: {VMLINUX}: {error}"),
         help: "segd needs a kernel built with CONFIG_DEBUG_INFO_BTF".to_owned(),

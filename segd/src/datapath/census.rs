@@ -9,7 +9,13 @@ use std::{
 
 use segd_common::census::{Namespace, Task};
 
-use super::{Error, object, sys, walk::Walk};
+use super::{
+    Error,
+    kept::Loaded,
+    object::{self, taken},
+    sys,
+    walk::Walk,
+};
 
 /// The programs that tell, kept for as long as somebody asks.
 #[derive(Debug)]
@@ -19,10 +25,10 @@ pub struct Census {
 }
 
 impl Census {
-    pub(super) fn new(ebpf: &aya::Ebpf) -> Result<Census, Error> {
+    pub(super) fn new(loaded: &Loaded) -> Result<Census, Error> {
         let failed = |error| Error::system("making an iterator over tasks", error);
-        let tasks = object::program_of(ebpf, "segd_census")?;
-        let word = object::program_of(ebpf, "segd_namespace")?;
+        let tasks = loaded.program("segd_census")?;
+        let word = loaded.program("segd_namespace")?;
         Ok(Census {
             tasks: Walk::of(tasks, "tasks")?,
             word: word.try_clone_to_owned().map_err(failed)?,
@@ -38,7 +44,7 @@ impl Census {
         super::kernel::check_privilege()?;
         let host = super::kernel::own_namespace()?.number();
         let ebpf = object::load_object(None, &[("HOST_NAMESPACE", host)])?;
-        Census::new(&ebpf)
+        Census::new(&taken(&ebpf)?)
     }
 
     /// Every task outside this process' network namespace, as far as its pid namespace shows them.

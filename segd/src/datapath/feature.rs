@@ -1,5 +1,7 @@
 //! What the kernel takes, found out by giving it tiny programs and maps. Nothing of it is attached or kept.
 
+use std::sync::OnceLock;
+
 use aya::{
     maps::MapType,
     programs::{LsmAttachType, ProgramType},
@@ -132,9 +134,15 @@ pub fn missing_maps() -> Result<Vec<&'static str>, Error> {
     Ok(missing)
 }
 
-/// Whether the kernel takes programs as security modules. That it asks them is another matter.
+/// Whether the kernel takes programs as security modules. That it asks them is another matter. Asked once: it takes a reading of
+/// the kernel's whole description of itself.
 pub fn takes_lsm() -> Result<bool, Error> {
-    is_program_supported(ProgramType::Lsm(LsmAttachType::Mac)).map_err(|error| failed("LSM programs", &error))
+    static SAID: OnceLock<Result<bool, String>> = OnceLock::new();
+    let ask = || is_program_supported(ProgramType::Lsm(LsmAttachType::Mac)).map_err(|error| chain(&error));
+    SAID.get_or_init(ask).clone().map_err(|message| Error::Refused {
+        operation: "asking the kernel whether it takes LSM programs".to_owned(),
+        message,
+    })
 }
 
 /// Whether a program can be linked to an interface's traffic control.

@@ -58,6 +58,13 @@ impl Guard {
     /// 5.10, and `bpf` among its security modules.
     pub fn new(datapath: &Datapath) -> Result<Guard, Error> {
         let failed = |error| Error::system("attaching the guard", error);
+        let word = Map::over("GUARD", datapath.find("GUARD")?)?;
+        let guarded: Map<u64, u32> = Map::over("GUARDED", datapath.find("GUARDED")?)?;
+        // The programs may have served an earlier daemon: what was its own is nobody's now.
+        word.write(&0, &lsm::Guard::default(), 0)?;
+        for key in guarded.keys()? {
+            guarded.remove(&key)?;
+        }
         let mut links = Vec::new();
         for name in PROGRAMS {
             links.push(sys::link_lsm(datapath.program(name)?).map_err(failed)?);
@@ -65,8 +72,8 @@ impl Guard {
         let process = datapath.program("segd_process")?;
         let guard = Guard {
             links,
-            word: Map::over("GUARD", datapath.find("GUARD")?)?,
-            guarded: Map::over("GUARDED", datapath.find("GUARDED")?)?,
+            word,
+            guarded,
             pinned: BTreeSet::new(),
             daemon: sys::run_raw_tracepoint(process, [0, 0]).map_err(failed)?,
         };

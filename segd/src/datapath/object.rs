@@ -1,4 +1,4 @@
-//! The kernel programs, loaded: this build's code over the pinned maps.
+//! The kernel programs, loaded or kept from an earlier daemon: this build's code over the pinned maps.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +9,18 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData, RingBuf},
     programs::{CgroupSkb, CgroupSockAddr, Iter, Lsm, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
 };
 
 use super::{
     Error, btf,
     census::Census,
-    feature, kernel, manifest,
+    feature,
+    kept::{self, Loaded, Wanted},
+    kernel,
+    kernel_log::{self, KernelLog},
+    manifest,
     map::Maps,
     numbering,
     pins::Pins,
@@ -72,15 +77,18 @@ pub const PINNED: &[&str] = &[
     "NAMES",
 ];
 
-/// Loaded programs and where their maps are pinned.
+/// Programs, and where their maps are pinned.
 pub struct Datapath {
-    ebpf: Ebpf,
+    loaded: Loaded,
     /// The pins.
     pub pins: Pins,
+    /// The programs were there, just as they would have been loaded.
+    pub kept: bool,
 }
 
 impl Datapath {
-    /// Loads the programs over the maps pinned below a directory, which are made if they are not there.
+    /// Loads the programs over the maps pinned below a directory, which are made if they are not there. What an earlier daemon
+    /// loaded is kept instead if it is just that.
     ///
     /// Attaches nothing. `subtree`: they will hang below the hierarchy's root. `learning`: they judge and remember,
     /// but let everything pass and count nothing.
@@ -103,37 +111,62 @@ impl Datapath {
             ("SUBTREE", u64::from(subtree)),
             ("LEARNING", u64::from(learning)),
         ];
+        let features = Features::ask()?;
+        let wanted = Wanted::of(&globals, &[("tcx", features.tcx), ("lsm", features.lsm)]);
+        if manifest::exists(&pins) {
+            match kept::adopt(&pins, &wanted) {
+                Ok(loaded) => {
+                    tracing::debug!("the kernel programs are those that an earlier daemon loaded: kept");
+                    return Ok(Datapath {
+                        loaded,
+                        pins,
+                        kept: true,
+                    });
+                }
+                Err(why) => tracing::debug!("the kernel programs are loaded anew: {why}"),
+            }
+        }
         let ebpf = load_object(Some(&pins), &globals)?;
+        let loaded = taken(&ebpf)?;
         if !manifest::exists(&pins) {
             manifest::write(&pins)?;
         }
-        Ok(Datapath { ebpf, pins })
+        kept::forget(&pins);
+        // What only learns is not for the next daemon, nor is what the kernel might take in another hour.
+        if !learning
+            && features.is_complete(&ebpf)
+            && let Err(why) = kept::keep(&pins, &wanted, &loaded)
+        {
+            kept::forget(&pins);
+            tracing::warn!("the next start will load the kernel programs again: {why}");
+        }
+        Ok(Datapath {
+            loaded,
+            pins,
+            kept: false,
+        })
     }
 
     /// A loaded program.
     pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
-        program_of(&self.ebpf, name)
+        self.loaded.program(name)
     }
 
-    /// All programs, to be held when the loader is gone.
+    /// All programs, to be held when the datapath is gone.
     pub fn programs(&self) -> Result<Programs, Error> {
         let mut all = BTreeMap::new();
-        for (name, program) in self.ebpf.programs() {
-            // What this kernel has no hook for was not loaded.
-            let Ok(program) = program.fd() else {
-                continue;
-            };
+        for (name, program) in &self.loaded.programs {
             let failed = |error| Error::system(format!("holding the kernel program `{name}`"), error);
-            let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
+            let program = program.try_clone().map_err(failed)?;
             let id = sys::info::program_id(program.as_fd()).map_err(failed)?;
-            all.insert(name.to_owned(), (program, id));
+            all.insert(name.clone(), (program, id));
         }
         Ok(Programs(all))
     }
 
     /// The programs that tell who is in which network namespace.
     pub fn census(&self) -> Result<Census, Error> {
-        Census::new(&self.ebpf)
+        Census::new(&self.loaded)
     }
 
     /// The program that tells which sessions have lost their right; `None` where the kernel takes none.
@@ -164,9 +197,9 @@ impl Datapath {
     }
 
     /// Hands the programs' own diagnostics to the log.
-    pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        match aya_log::EbpfLogger::init(&mut self.ebpf) {
-            Ok(logger) => Some(logger),
+    pub fn take_logger(&self) -> Option<KernelLog> {
+        match self.ring(kernel_log::RING) {
+            Ok(ring) => Some(KernelLog(ring)),
             Err(error) => {
                 tracing::warn!("the kernel programs' own log is not available: {}", chain(&error));
                 None
@@ -175,38 +208,104 @@ impl Datapath {
     }
 
     /// The ring buffer of flow events.
-    pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<aya::maps::MapData>, Error> {
-        let failed = |message: String| Error::Refused {
-            operation: "opening the event ring".to_owned(),
-            message,
+    pub fn take_events(&self) -> Result<RingBuf<MapData>, Error> {
+        self.ring("EVENTS")
+    }
+
+    fn ring(&self, name: &'static str) -> Result<RingBuf<MapData>, Error> {
+        let failed = |error: &dyn std::error::Error| Error::Refused {
+            operation: format!("opening the ring `{name}`"),
+            message: chain(error),
         };
-        let map = self
-            .ebpf
-            .take_map("EVENTS")
-            .ok_or_else(|| failed("it is not in the object".to_owned()))?;
-        aya::maps::RingBuf::try_from(map).map_err(|error| failed(chain(&error)))
+        let map = MapData::from_fd(self.find(name)?).map_err(|error| failed(&error))?;
+        RingBuf::try_from(Map::RingBuf(map)).map_err(|error| failed(&error))
     }
 }
 
 impl Maps for Datapath {
     fn find(&self, name: &'static str) -> Result<OwnedFd, Error> {
-        self.ebpf.find(name)
+        match self.loaded.private.get(name) {
+            Some(map) => map
+                .try_clone()
+                .map_err(|error| Error::system(format!("holding the map `{name}`"), error)),
+            None => self.pins.find(name),
+        }
     }
 }
 
-/// A loaded program of an object.
-pub(super) fn program_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
-    let missing = |message: String| Error::Refused {
-        operation: format!("finding the kernel program `{name}`"),
-        message,
-    };
-    let program = ebpf
-        .program(name)
-        .ok_or_else(|| missing("it is not in the object".to_owned()))?;
-    program
-        .fd()
-        .map(|fd| fd.as_fd())
-        .map_err(|error| missing(chain(&error)))
+impl Loaded {
+    /// A program.
+    pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
+        let missing = || Error::Refused {
+            operation: format!("finding the kernel program `{name}`"),
+            message: "it is not loaded".to_owned(),
+        };
+        self.programs.get(name).map(OwnedFd::as_fd).ok_or_else(missing)
+    }
+}
+
+/// What the kernel took of an object, without the loader, which needs more memory than all the rest.
+pub(super) fn taken(ebpf: &Ebpf) -> Result<Loaded, Error> {
+    let mut loaded = Loaded::default();
+    for (name, program) in ebpf.programs() {
+        // What this kernel has no hook for was not loaded.
+        let Ok(program) = program.fd() else {
+            continue;
+        };
+        let program = program.as_fd().try_clone_to_owned();
+        let program =
+            program.map_err(|error| Error::system(format!("holding the kernel program `{name}`"), error))?;
+        loaded.programs.insert(name.to_owned(), program);
+    }
+    for (name, map) in ebpf.maps().filter(|(name, _)| !PINNED.contains(name)) {
+        let (Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::RingBuf(data)
+        | Map::SkStorage(data)) = map
+        else {
+            return Err(Error::Refused {
+                operation: format!("holding the map `{name}`"),
+                message: "it is of a type that segd does not know".to_owned(),
+            });
+        };
+        let map = data.fd().as_fd().try_clone_to_owned();
+        let map = map.map_err(|error| Error::system(format!("holding the map `{name}`"), error))?;
+        loaded.private.insert(name.to_owned(), map);
+    }
+    Ok(loaded)
+}
+
+/// What of the object a kernel is given.
+#[derive(Clone, Copy, Debug)]
+struct Features {
+    tcx: bool,
+    lsm: bool,
+}
+
+impl Features {
+    fn ask() -> Result<Features, Error> {
+        Ok(Features {
+            tcx: feature::takes_tcx()?,
+            // Why it does not, where it does not, is the doctor's business.
+            lsm: feature::takes_lsm().unwrap_or(false),
+        })
+    }
+
+    /// Whether all of that was loaded; the programs that only tell aside, of which each kernel takes always the same.
+    fn is_complete(self, ebpf: &Ebpf) -> bool {
+        ebpf.programs().all(|(name, program)| match program {
+            Program::Lsm(_) => !self.lsm || program.fd().is_ok(),
+            _ => {
+                !self.tcx && matches!(program, Program::SchedClassifier(_))
+                    || TELLING.contains(&name)
+                    || program.fd().is_ok()
+            }
+        })
+    }
 }
 
 /// Loads every program of the object that the kernel has a hook for, over pinned maps or over maps of its own. `globals`: what is known beside the
@@ -239,9 +338,7 @@ pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) 
         .map_err(|error| refused("loading the kernel programs", &error))?;
     let btf =
         Btf::from_sys_fs().map_err(|error| refused("reading the kernel's description of itself", &error))?;
-    let tcx = feature::takes_tcx()?;
-    // Why it does not, where it does not, is the doctor's business.
-    let lsm = feature::takes_lsm().unwrap_or(false);
+    let Features { tcx, lsm } = Features::ask()?;
     for (name, program) in ebpf.programs_mut() {
         // They could hang nowhere else, and an older kernel need not take what they do.
         if matches!(program, Program::SchedClassifier(_)) && !tcx {
@@ -360,7 +457,8 @@ mod tests {
             "idle sessions could not be found"
         );
         let tcx = super::feature::takes_tcx().unwrap();
-        for (name, program) in loaded.unwrap().ebpf.programs() {
+        let ebpf = super::load_object(None, &[]).unwrap();
+        for (name, program) in ebpf.programs() {
             if super::TELLING.contains(&name) && program.fd().is_err() {
                 eprintln!("{name}: the other one is loaded, or this kernel does not take it");
                 continue;

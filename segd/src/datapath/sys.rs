@@ -22,7 +22,9 @@ use std::{
 };
 
 pub use destroy::Destroyer;
-pub use program::{ALLOW_MULTI, link_lsm, load_trivial, maps_of, program_name, programs_on, raw_tracepoint};
+pub use program::{
+    ALLOW_MULTI, link_lsm, load_trivial, loaded_program, maps_of, program_name, programs_on, raw_tracepoint,
+};
 pub use rehearse::{Tun, leave_namespace, raise_loopback, run_raw_tracepoint, run_skb};
 
 /// As long as any kernel's attribute, with room for what they will add.
@@ -372,6 +374,20 @@ fn create_map(kind: u32, value_size: u32, max_entries: u32, inner: u32) -> io::R
 pub fn create_array(value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
     const ARRAY: u32 = 2;
     create_map(ARRAY, value_size, max_entries, 0)
+}
+
+/// Takes from everybody, for good, the right to write to a map by system calls.
+pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = map.as_raw_fd() as u32;
+    // SAFETY: no pointers.
+    unsafe { bpf(22, &mut attr) }.map(drop)
+}
+
+/// Whether [`freeze`] was called for a map.
+pub fn is_frozen(map: BorrowedFd<'_>) -> io::Result<bool> {
+    let said = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let word = said.lines().find_map(|line| line.strip_prefix("frozen:"));
+    Ok(word.is_some_and(|word| word.trim() == "1"))
 }
 
 /// Changes a map of maps of its own: the kernel answers after a grace period (kernel/bpf/syscall.c,

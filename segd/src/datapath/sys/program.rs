@@ -127,12 +127,36 @@ impl ProgramInfo {
     }
 }
 
-/// The ids of the maps that a program uses.
-pub fn maps_of(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+/// What tells a loaded program from every other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedProgram {
+    /// `BPF_PROG_TYPE_`.
+    pub kind: u32,
+    /// The kernel's number of it, given once.
+    pub id: u32,
+    /// A hash of its instructions, the kernel's own.
+    pub tag: [u8; 8],
+    /// The ids of the maps that it uses.
+    pub maps: Vec<u32>,
+}
+
+/// What the kernel says of a program; an error if the descriptor is no program's.
+pub fn loaded_program(program: BorrowedFd<'_>) -> io::Result<LoadedProgram> {
+    super::info::only(program, "bpf-prog")?;
     // A program may use as many (`MAX_USED_MAPS`).
     let mut ids = [0; 64];
-    let count = ProgramInfo::of(program, &mut ids)?.maps as usize;
-    Ok(ids.into_iter().take(count).collect())
+    let info = ProgramInfo::of(program, &mut ids)?;
+    Ok(LoadedProgram {
+        kind: info.kind,
+        id: info.id,
+        tag: info.tag,
+        maps: ids.into_iter().take(info.maps as usize).collect(),
+    })
+}
+
+/// The ids of the maps that a program uses.
+pub fn maps_of(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    loaded_program(program).map(|program| program.maps)
 }
 
 /// The name of a program by its id. Needs CAP_SYS_ADMIN.
