@@ -29,8 +29,9 @@ use crate::{
         types::{Reload, Reloaded},
     },
     datapath::census::Census,
+    policy::resolve::ReadFiles,
     report::chain,
-    source::{ContentHash, LoadError, Loaded, SourceError, Sources, read, resolve_read},
+    source::{ContentHash, LoadError, Loaded, SourceError, Sources, read, resolve_read_again},
     telemetry::{
         clock::{self, rfc3339},
         flows::FlowLog,
@@ -43,6 +44,8 @@ use crate::{
 pub struct Shared {
     pub(super) engine: Mutex<Engine>,
     pub(super) state: Mutex<State>,
+    /// What stood in the followed files when they were last read.
+    read_files: Mutex<ReadFiles>,
     pub(super) flows: Arc<FlowLog>,
     pub(super) options: Options,
     census: Arc<Census>,
@@ -51,6 +54,15 @@ pub struct Shared {
     lock: Mutex<Lock>,
     /// What wakes the loop when rules change by themselves.
     alarm: OnceLock<Alarm>,
+}
+
+/// The followed files as a start found them.
+#[derive(Debug)]
+pub struct Followed {
+    /// The hash of their texts.
+    pub hash: ContentHash,
+    /// What stands in them.
+    pub read: ReadFiles,
 }
 
 /// What the loop knows of itself.
@@ -101,7 +113,7 @@ impl Shared {
     /// Takes the engine over.
     pub fn new(
         engine: Engine,
-        files: ContentHash,
+        followed: Followed,
         health: Health,
         held: Lock,
         send: mpsc::Sender<Event>,
@@ -121,12 +133,13 @@ impl Shared {
                 success: 1,
                 failure: 0,
                 told: None,
-                files,
+                files: followed.hash,
                 files_wait: false,
                 overdue: 0,
                 provenances: Provenances::default(),
                 readings: Readings::default(),
             }),
+            read_files: Mutex::new(followed.read),
             send,
             servers: Mutex::new(Some((control, metrics))),
             lock: Mutex::new(held),
@@ -201,7 +214,7 @@ impl Shared {
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
-        let loaded = resolve_read(texts, self.options.allow_empty)
+        let loaded = resolve_read_again(texts, self.options.allow_empty, &mut lock(&self.read_files))
             .and_then(Loaded::tested)
             .map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());

@@ -17,7 +17,7 @@ use super::{
     handover::Handover,
     health::{Health, Repairs},
     last_good, lock, notify, privilege,
-    shared::Shared,
+    shared::{Followed, Shared},
     trial::Found,
     watch::PolicyWatch,
 };
@@ -37,9 +37,9 @@ use crate::{
         tables::Tables,
     },
     doctor,
-    policy::{compiled::SegmentIndexes, diagnostic::Style},
+    policy::{compiled::SegmentIndexes, diagnostic::Style, resolve::ReadFiles},
     report::chain,
-    source::{ContentHash, LoadError, Loaded, resolve_read},
+    source::{ContentHash, LoadError, Loaded, resolve_read_again},
     telemetry::{clock::EventClock, flows::FlowLog, http},
     workload::{
         births::Births,
@@ -74,7 +74,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
     let given = given::open(&root, group)?;
     let fresh = !Pins::new(&options.pin_dir).has_links();
-    let (loaded, broken) = policy(&options, fresh)?;
+    let mut read_files = ReadFiles::default();
+    let (loaded, broken) = policy(&options, fresh, &mut read_files)?;
     let degraded = degraded(&findings);
     for line in &degraded {
         tracing::warn!("degraded: {line}");
@@ -106,7 +107,10 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         .map_or(0, |in_force| in_force.active.revision());
     let shared = Arc::new(Shared::new(
         engine,
-        files,
+        Followed {
+            hash: files,
+            read: read_files,
+        },
         health,
         lock,
         send.clone(),
@@ -137,11 +141,15 @@ struct Broken {
 
 /// The policy to enforce. If it has a mistake, or may not come into force, and nothing is in force: the last good one, and
 /// what is wrong.
-fn policy(options: &Options, fresh: bool) -> Result<(Loaded, Option<Broken>), Failure> {
+fn policy(
+    options: &Options,
+    fresh: bool,
+    files: &mut ReadFiles,
+) -> Result<(Loaded, Option<Broken>), Failure> {
     let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
     let loaded = read
         .map_err(LoadError::Unreadable)
-        .and_then(|read| resolve_read(read, options.allow_empty))
+        .and_then(|read| resolve_read_again(read, options.allow_empty, files))
         .and_then(Loaded::tested);
     let (broken, failure) = match loaded {
         Ok(loaded) => {

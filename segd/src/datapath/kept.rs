@@ -27,7 +27,7 @@ use super::{
 };
 
 /// The record's pin.
-const RECORD: &str = "PROGRAMS";
+const RECORD: &str = "RECORD";
 /// What the pins' names begin with: of a program, and of a map that is not one of [`PINNED`].
 const PROGRAM: &str = "program_";
 const PRIVATE: &str = "private_";
@@ -105,7 +105,7 @@ impl Wanted {
 pub(super) fn adopt(pins: &Pins, wanted: &Wanted) -> Result<Loaded, String> {
     let told = |error: Error| crate::report::chain(&error);
     let unread = |error| format!("its record cannot be read: {error}");
-    let record = sys::open_pin(&pins.maps.join(RECORD)).map_err(unread)?;
+    let record = sys::open_pin(&pins.programs.join(RECORD)).map_err(unread)?;
     if !sys::is_frozen(record.as_fd()).map_err(unread)? {
         return Err("its record could have been written to".to_owned());
     }
@@ -160,12 +160,12 @@ pub(super) fn keep(pins: &Pins, wanted: &Wanted, loaded: &Loaded) -> Result<(), 
         .map_err(|error| crate::report::chain(&error))?;
     let map = elements.into_fd();
     sys::freeze(map.as_fd()).map_err(failed)?;
-    pinned(pins.maps.join(RECORD), &map)
+    pinned(pins.programs.join(RECORD), &map)
 }
 
 /// Takes the pins away, the record first.
 pub(super) fn forget(pins: &Pins) {
-    let _ = fs::remove_file(pins.maps.join(RECORD));
+    let _ = fs::remove_file(pins.programs.join(RECORD));
     for prefix in [PROGRAM, PRIVATE] {
         for (_, pin) in named(pins, prefix) {
             let _ = fs::remove_file(pin);
@@ -175,7 +175,7 @@ pub(super) fn forget(pins: &Pins) {
 
 /// bpffs refuses names with a dot; a section's has one (`.rodata`).
 fn pin(pins: &Pins, prefix: &str, name: &str) -> PathBuf {
-    pins.maps.join(format!("{prefix}{}", name.replace('.', ":")))
+    pins.programs.join(format!("{prefix}{}", name.replace('.', ":")))
 }
 
 fn named(pins: &Pins, prefix: &str) -> Vec<(String, PathBuf)> {
@@ -187,7 +187,7 @@ fn named(pins: &Pins, prefix: &str) -> Vec<(String, PathBuf)> {
             .replace(':', ".");
         Some((name, path))
     };
-    entries(&pins.maps).into_iter().filter_map(name).collect()
+    entries(&pins.programs).into_iter().filter_map(name).collect()
 }
 
 /// What was loaded, by what the kernel says of it now.
@@ -293,7 +293,7 @@ mod tests {
         anew(&dir, true, "there is one more");
         // The same programs, but one by the name of another.
         let ingress = pin(&pins, PROGRAM, "segd_ingress");
-        let beside = pins.maps.join("beside");
+        let beside = pins.programs.join("beside");
         for (from, to) in [(&egress, &beside), (&ingress, &egress), (&beside, &ingress)] {
             fs::rename(from, to).unwrap();
         }
@@ -305,7 +305,7 @@ mod tests {
         anew(&dir, true, "a map is another");
 
         // A record that says the right thing, and that somebody could have written.
-        let record = pins.maps.join(RECORD);
+        let record = pins.programs.join(RECORD);
         let held: Map<u32, Record> = Map::over(RECORD, sys::open_pin(&record).unwrap()).unwrap();
         let said = held.read(&0).unwrap().unwrap();
         assert!(held.write(&0, &said, 0).is_err(), "the record can be written to");

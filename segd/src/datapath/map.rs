@@ -1,6 +1,7 @@
 //! A map with typed keys and values, large values included.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -26,6 +27,26 @@ pub trait Maps {
     ///
     /// There is no such map, or it cannot be opened.
     fn find(&self, name: &'static str) -> Result<OwnedFd, Error>;
+}
+
+/// Entries that a map should have, found by the bytes of their keys.
+#[derive(Debug)]
+pub struct Entries<K, V>(BTreeMap<Vec<u8>, (K, V)>);
+
+impl<K: Pod, V> FromIterator<(K, V)> for Entries<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Entries<K, V> {
+        let entries = entries.into_iter();
+        Entries(
+            entries
+                .map(|(key, value)| (bytes_of(&key).to_vec(), (key, value)))
+                .collect(),
+        )
+    }
+}
+
+fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: a live value; `Pod` has no padding.
+    unsafe { std::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) }
 }
 
 /// A map of the datapath.
@@ -151,6 +172,38 @@ impl<K: Pod, V: Pod> Map<K, V> {
         Ok(found.then(|| unsafe { value.assume_init() }))
     }
 
+    /// Makes those of the entries that are `ours` just what is wanted: what is there already is not written again. How many
+    /// were written, and how many removed.
+    pub fn bring_to(
+        &self,
+        wanted: &Entries<K, V>,
+        ours: &dyn Fn(&K) -> bool,
+    ) -> Result<(usize, usize), Error> {
+        let (mut written, mut removed) = (0, 0);
+        let keys = self.keys()?.into_iter().filter(|key| ours(key));
+        let mut held = BTreeSet::new();
+        for key in keys {
+            if wanted.0.contains_key(bytes_of(&key)) {
+                held.insert(bytes_of(&key).to_vec());
+            } else {
+                // First, to make room for what is new.
+                self.remove(&key)?;
+                removed += 1;
+            }
+        }
+        for (bytes, (key, value)) in &wanted.0 {
+            let same = held.contains(bytes)
+                && self
+                    .read(key)?
+                    .is_some_and(|found| bytes_of(&found) == bytes_of(value));
+            if !same {
+                self.write(key, value, 0)?;
+                written += 1;
+            }
+        }
+        Ok((written, removed))
+    }
+
     /// Reads a per-CPU value, one of each possible CPU.
     pub fn read_per_cpu(&self, key: &K, cpus: usize) -> Result<Vec<V>, Error> {
         const { assert!(size_of::<V>().is_multiple_of(8)) }
@@ -206,5 +259,34 @@ impl<V> Map<u32, V> {
         // SAFETY: mapped above, and nothing refers to it any more.
         unsafe { libc::munmap(base, len) };
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_written() {
+        if super::super::kernel::check_privilege().is_err() {
+            assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "not root");
+            eprintln!("skipped: not root");
+            return;
+        }
+        let map: Map<u32, u64> = Map::over("TEST", sys::create_hash(4, 8, 64).unwrap()).unwrap();
+        let even = |key: &u32| key.is_multiple_of(2);
+        let bring = |entries: &[(u32, u64)]| map.bring_to(&entries.iter().copied().collect(), &even).unwrap();
+        map.write(&7, &70, 0).unwrap();
+        assert_eq!(bring(&[(2, 20), (4, 40), (6, 60)]), (3, 0));
+        assert_eq!(bring(&[(2, 20), (4, 40), (6, 60)]), (0, 0), "it was all there");
+        assert_eq!(bring(&[(2, 20), (4, 41), (8, 80)]), (2, 1));
+        let mut keys = map.keys().unwrap();
+        keys.sort_unstable();
+        assert_eq!(keys, [2, 4, 7, 8], "what is not ours stays");
+        assert_eq!(
+            (map.read(&4).unwrap(), map.read(&7).unwrap()),
+            (Some(41), Some(70))
+        );
+        assert_eq!(bring(&[]), (0, 3));
     }
 }

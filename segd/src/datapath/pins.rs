@@ -11,8 +11,8 @@ use segd_common::ABI_VERSION;
 
 use super::{Error, UnloadReport, custody, map::Maps, sys};
 
-/// One set of pins: the maps of one layout, and the links whose programs read them.
-// INVARIANT: both directories carry the layouts' version, so pinned state of another layout is never adopted.
+/// One set of pins: the maps of one layout, the programs that read them, and their links.
+// INVARIANT: all directories carry the layouts' version, so pinned state of another layout is never adopted.
 #[derive(Clone, Debug)]
 pub struct Pins {
     /// `--pin-dir`.
@@ -21,10 +21,13 @@ pub struct Pins {
     pub maps: PathBuf,
     /// The links' pins.
     pub links: PathBuf,
+    /// The pins of what the next daemon keeps (`kept`). What is lost here is loaded again by it.
+    pub programs: PathBuf,
 }
 
 const MAPS: &str = "maps_";
 const LINKS: &str = "links_";
+const PROGRAMS: &str = "programs_";
 
 impl Pins {
     /// This build's set below a pin directory.
@@ -38,13 +41,14 @@ impl Pins {
             root: root.to_owned(),
             maps: root.join(format!("{MAPS}{set}")),
             links: root.join(format!("{LINKS}{set}")),
+            programs: root.join(format!("{PROGRAMS}{set}")),
         }
     }
 
     /// Makes the directories, for root alone, and makes sure that everything in them is its own.
     pub fn create(&self) -> Result<(), Error> {
         use std::os::unix::fs::DirBuilderExt as _;
-        for dir in [&self.root, &self.maps, &self.links] {
+        for dir in [&self.root, &self.maps, &self.links, &self.programs] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -61,7 +65,9 @@ impl Pins {
             .iter()
             .filter_map(|path| {
                 let name = path.file_name()?.to_str()?;
-                let set = name.strip_prefix(MAPS).or_else(|| name.strip_prefix(LINKS));
+                let set = [MAPS, LINKS, PROGRAMS]
+                    .iter()
+                    .find_map(|prefix| name.strip_prefix(prefix));
                 set.map(str::to_owned)
             })
             .collect();
@@ -74,7 +80,9 @@ impl Pins {
     /// Whether nothing is pinned here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        entries(&self.maps).is_empty() && entries(&self.links).is_empty()
+        [&self.maps, &self.links, &self.programs]
+            .iter()
+            .all(|dir| entries(dir).is_empty())
     }
 
     /// Whether one of its links hangs on a hook that judges.
@@ -101,7 +109,7 @@ impl Pins {
     pub fn clear(&self) -> Result<(), Error> {
         let failed = |error| Error::system(format!("removing the pins in `{}`", self.root.display()), error);
         detach(&self.links);
-        for dir in [&self.links, &self.maps] {
+        for dir in [&self.links, &self.programs, &self.maps] {
             match remove_tree(dir, &mut Vec::new()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
@@ -115,12 +123,16 @@ impl Pins {
         let mut number = 0;
         let aside = loop {
             let aside = Pins::named(&self.root, &format!("v{ABI_VERSION}_aside{number}"));
-            if !aside.maps.exists() && !aside.links.exists() {
+            if !aside.maps.exists() && !aside.links.exists() && !aside.programs.exists() {
                 break aside;
             }
             number += 1;
         };
-        for (from, to) in [(&self.maps, &aside.maps), (&self.links, &aside.links)] {
+        for (from, to) in [
+            (&self.maps, &aside.maps),
+            (&self.links, &aside.links),
+            (&self.programs, &aside.programs),
+        ] {
             if from.exists() {
                 fs::rename(from, to)
                     .map_err(|error| Error::system(format!("renaming `{}`", from.display()), error))?;

@@ -357,10 +357,16 @@ struct MapCreate {
     inner: u32,
 }
 
-fn create_map(kind: u32, value_size: u32, max_entries: u32, inner: u32) -> io::Result<OwnedFd> {
+fn create_map(
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    inner: u32,
+) -> io::Result<OwnedFd> {
     let mut attr = MapCreate {
         kind,
-        key_size: 4,
+        key_size,
         value_size,
         max_entries,
         flags: 0,
@@ -373,7 +379,14 @@ fn create_map(kind: u32, value_size: u32, max_entries: u32, inner: u32) -> io::R
 /// Makes an array map.
 pub fn create_array(value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
     const ARRAY: u32 = 2;
-    create_map(ARRAY, value_size, max_entries, 0)
+    create_map(ARRAY, 4, value_size, max_entries, 0)
+}
+
+/// Makes a hash map.
+#[cfg(test)]
+pub fn create_hash(key_size: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    const HASH: u32 = 1;
+    create_map(HASH, key_size, value_size, max_entries, 0)
 }
 
 /// Takes from everybody, for good, the right to write to a map by system calls.
@@ -395,7 +408,7 @@ pub fn is_frozen(map: BorrowedFd<'_>) -> io::Result<bool> {
 fn wait_by_map() -> io::Result<()> {
     const ARRAY_OF_MAPS: u32 = 12;
     let inner = create_array(4, 1)?;
-    let outer = create_map(ARRAY_OF_MAPS, 4, 1, inner.as_raw_fd() as u32)?;
+    let outer = create_map(ARRAY_OF_MAPS, 4, 4, 1, inner.as_raw_fd() as u32)?;
     let key = 0_u32.to_ne_bytes();
     let mut value = inner.as_raw_fd().to_ne_bytes();
     // SAFETY: four bytes each, as the map was made for.

@@ -146,32 +146,23 @@ impl Tables {
     }
 
     fn write_prefixes(&self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
-        let old = self.prefixes.keys()?.into_iter();
-        for key in old.filter(|key| key.data.slot == slot.to_be_bytes()) {
-            self.prefixes.remove(&key)?;
-        }
-        for (address, bits, segment) in &tables.prefixes {
-            let key = PrefixKey::new(slot, *address, *bits);
-            self.prefixes.write(&key, &u32::from(*segment), 0)?;
-        }
-        Ok(())
+        let wanted = tables
+            .prefixes
+            .iter()
+            .map(|(address, bits, segment)| (PrefixKey::new(slot, *address, *bits), u32::from(*segment)));
+        let wanted = wanted.collect();
+        self.prefixes
+            .bring_to(&wanted, &|key: &PrefixKey| key.data.slot == slot.to_be_bytes())
+            .map(drop)
     }
 
     fn write_selectors(&self, slot: u32, selectors: &SelectorTables) -> Result<(), Error> {
-        for key in self.edges.keys()?.iter().filter(|key| key.slot == slot) {
-            self.edges.remove(key)?;
-        }
-        for ((state, name), edge) in &selectors.edges {
-            self.edges.write(
-                &EdgeKey {
-                    slot,
-                    state: *state,
-                    name: *name,
-                },
-                edge,
-                0,
-            )?;
-        }
+        let wanted = selectors.edges.iter().map(|((state, name), edge)| {
+            let (state, name) = (*state, *name);
+            (EdgeKey { slot, state, name }, *edge)
+        });
+        let wanted = wanted.collect();
+        self.edges.bring_to(&wanted, &|key: &EdgeKey| key.slot == slot)?;
         let mut patterns = UnitPatterns {
             len: 0,
             patterns: [UnitPattern::NONE; MAX_UNIT_PATTERNS],

@@ -10,16 +10,19 @@ mod rule;
 mod test;
 mod conflict;
 mod capacity;
+mod read;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use self::read::ReadFile;
+pub use self::read::ReadFiles;
 use super::{
     diagnostic::{Code, Diagnostic, Places, Severity, Span},
     document::{
-        self, Document, Text,
+        Document, Text,
         allowance::{self, Allowance},
     },
     lint::{self, Standing},
@@ -58,8 +61,22 @@ pub fn resolve(sources: &[Source], allow_empty: bool) -> Result<(Policy, Vec<Dia
 ///
 /// As [`resolve`].
 pub fn resolve_whole(sources: &[Source], allow_empty: bool) -> Result<Resolved, Vec<Diagnostic>> {
+    resolve_again(sources, allow_empty, &mut ReadFiles::default())
+}
+
+/// As [`resolve_whole`], for whoever resolves again and again: a file that is as it was is not read again.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_again(
+    sources: &[Source],
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<Resolved, Vec<Diagnostic>> {
     let mut resolver = Resolver::new(sources);
-    let documents = resolver.read();
+    let read = resolver.read(files);
+    let documents: Vec<&Document> = read.iter().flat_map(|file| file.documents.iter()).collect();
     if documents.is_empty() && resolver.complete && !allow_empty {
         let message = "the policy has no document: under it everything would be denied";
         let diagnostic = Diagnostic::general(Code::Empty, message);
@@ -128,34 +145,24 @@ impl<'s> Resolver<'s> {
         self.out.push(diagnostic);
     }
 
-    /// All documents, ordered by file name and position.
-    fn read(&mut self) -> Vec<Document> {
+    /// All files, ordered by name. Their documents are in the order of their positions.
+    fn read(&mut self, files: &mut ReadFiles) -> Vec<Arc<ReadFile>> {
         let mut order: Vec<usize> = (0..self.sources.len()).collect();
         order.sort_by_key(|file| self.sources.get(*file).map(|source| &source.name));
-        let mut documents = Vec::new();
-        for file in order {
-            let Some(source) = self.sources.get(file) else {
-                continue;
-            };
-            match document::tree::parse(file, source) {
-                Ok(nodes) => {
-                    let read = document::documents(&nodes, &mut self.out);
-                    self.complete &= read.len() == nodes.len();
-                    documents.extend(read);
-                    let allowances = allowance::allowances(file, source, &nodes, &mut self.out);
-                    self.allowances.extend(allowances);
-                }
-                Err(diagnostic) => {
-                    self.complete = false;
-                    self.out.push(*diagnostic);
-                }
-            }
+        let sources = order
+            .into_iter()
+            .filter_map(|file| Some((file, self.sources.get(file)?)));
+        let read = files.read(sources);
+        for file in &read {
+            self.complete &= file.complete;
+            self.out.extend(file.out.iter().cloned());
+            self.allowances.extend(file.allowances.iter().cloned());
         }
-        documents
+        read
     }
 
     /// The names of documents, and what documents say as a whole.
-    fn names(&mut self, documents: &[Document]) {
+    fn names(&mut self, documents: &[&Document]) {
         let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
         for document in documents {
             self.policy.enforce_host |= document.enforce_host;
@@ -183,7 +190,7 @@ impl<'s> Resolver<'s> {
     }
 
     /// The segments that are given up. They must be gone, or the document contradicts itself.
-    fn release(&mut self, documents: &[Document]) {
+    fn release(&mut self, documents: &[&Document]) {
         for Text { value, span } in documents.iter().flat_map(|document| &document.release) {
             if name::BUILT_IN.contains(&value.as_str()) {
                 let message = format!("`{value}` is built in and cannot be released");

@@ -21,7 +21,7 @@ use crate::policy::{
     document::allowance::Allowance,
     expectation,
     model::{Policy, SelectorKind, Source},
-    resolve::{Resolved, resolve_whole},
+    resolve::{ReadFiles, Resolved, resolve_again},
 };
 
 /// A policy that is right, with its texts.
@@ -198,13 +198,26 @@ pub fn load_named(path: &Path, allow_empty: bool) -> Result<Loaded, LoadError> {
 ///
 /// Everything that is wrong with it.
 pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadError> {
+    resolve_read_again(read, allow_empty, &mut ReadFiles::default())
+}
+
+/// As [`resolve_read`]; files that are as they were are not parsed again.
+///
+/// # Errors
+///
+/// As [`resolve_read`].
+pub fn resolve_read_again(
+    read: Sources,
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<Loaded, LoadError> {
     let Sources {
         sources,
         hash,
         signed,
         claimed,
     } = read;
-    match resolve_whole(&sources, allow_empty) {
+    match resolve_again(&sources, allow_empty, files) {
         Ok(Resolved {
             policy,
             warnings,

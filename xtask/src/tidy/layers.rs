@@ -41,7 +41,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         under: "segd/src/",
-        names: &["aya", "aya_log", "aya_obj"],
+        names: &["aya", "aya_log_common", "aya_obj"],
         except: &["datapath"],
         why: "aya is named in `datapath` only (I3)",
     },

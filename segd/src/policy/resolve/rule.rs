@@ -19,7 +19,7 @@ use crate::policy::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn rules(&mut self, documents: &[Document]) {
+    pub(super) fn rules(&mut self, documents: &[&Document]) {
         let unnamed = String::from("policy");
         let mut rules = Vec::new();
         for document in documents {

@@ -13,7 +13,7 @@ use crate::policy::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn segments(&mut self, documents: &[Document]) {
+    pub(super) fn segments(&mut self, documents: &[&Document]) {
         let mut ids: BTreeMap<u32, (String, Option<Span>)> = BTreeMap::new();
         for built_in in ["host", "world"] {
             ids.insert(segment_id(built_in), (built_in.to_owned(), None));

@@ -10,7 +10,7 @@ use crate::policy::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn tests(&mut self, documents: &[Document]) {
+    pub(super) fn tests(&mut self, documents: &[&Document]) {
         let mut tests = Vec::new();
         for document in documents {
             let name = document

@@ -1,0 +1,136 @@
+//! Files, read: what stands in each is a matter of its text alone, so a file that is as it was need not be read again.
+//!
+//! INVARIANT: what is kept is what a reading of the same text in the same place among the files would give, its problems
+//! included. Only the files of the last reading are kept.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::policy::{
+    diagnostic::Diagnostic,
+    document::{
+        self, Document,
+        allowance::{self, Allowance},
+    },
+    model::Source,
+};
+
+/// What stands in one file.
+#[derive(Debug, Default)]
+pub(super) struct ReadFile {
+    /// Its documents, by position.
+    pub documents: Vec<Document>,
+    /// Every document of it could be read.
+    pub complete: bool,
+    /// Comments that allow warnings.
+    pub allowances: Vec<Allowance>,
+    /// What is wrong with it.
+    pub out: Vec<Diagnostic>,
+}
+
+/// The files of the last reading.
+#[derive(Debug, Default)]
+pub struct ReadFiles {
+    last: Vec<(Key, Arc<ReadFile>)>,
+}
+
+/// A file's place among the others, which is part of every position in it, and a hash of its text.
+type Key = (usize, [u8; 32]);
+
+impl ReadFiles {
+    /// Files in the order given, each with its place.
+    pub(super) fn read<'s>(
+        &mut self,
+        sources: impl Iterator<Item = (usize, &'s Source)>,
+    ) -> Vec<Arc<ReadFile>> {
+        let mut before = std::mem::take(&mut self.last);
+        before.sort_unstable_by_key(|(key, _)| *key);
+        for (place, source) in sources {
+            let key = (place, Sha256::digest(source.text.as_bytes()).into());
+            let known = before.binary_search_by_key(&key, |(key, _)| *key).ok();
+            let file = known
+                .and_then(|at| before.get(at))
+                .map(|(_, file)| Arc::clone(file));
+            let file = file.unwrap_or_else(|| Arc::new(read(place, source)));
+            self.last.push((key, file));
+        }
+        self.last.iter().map(|(_, file)| Arc::clone(file)).collect()
+    }
+}
+
+fn read(place: usize, source: &Source) -> ReadFile {
+    let mut file = ReadFile::default();
+    match document::tree::parse(place, source) {
+        Ok(nodes) => {
+            file.documents = document::documents(&nodes, &mut file.out);
+            file.complete = file.documents.len() == nodes.len();
+            file.allowances = allowance::allowances(place, source, &nodes, &mut file.out);
+        }
+        Err(diagnostic) => file.out.push(*diagnostic),
+    }
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::resolve_again, *};
+
+    fn source(name: &str, text: &str) -> Source {
+        Source {
+            name: name.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    const SEGMENTS: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: a}\nspec:\n  \
+                            segments: {web: {match: [{cgroup: /web}]}, db: {match: [{cgroup: /db}]}}\n";
+
+    fn rules(port: &str) -> String {
+        format!(
+            "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {{name: b}}\nspec:\n  \
+             allow: [{{from: web, to: db, ports: [{port}]}}]\n"
+        )
+    }
+
+    #[track_caller]
+    fn as_fresh(sources: &[Source], files: &mut ReadFiles) {
+        let again = resolve_again(sources, false, files).map(|resolved| format!("{resolved:?}"));
+        let fresh = resolve_again(sources, false, &mut ReadFiles::default());
+        assert_eq!(again, fresh.map(|resolved| format!("{resolved:?}")));
+    }
+
+    #[test]
+    fn whatever_was_read_before_the_answer_is_that_of_a_fresh_reading() {
+        let mut files = ReadFiles::default();
+        let (a, b) = (source("a.yaml", SEGMENTS), source("b.yaml", &rules("tcp/1")));
+        as_fresh(&[a.clone(), b.clone()], &mut files);
+        as_fresh(&[a.clone(), source("b.yaml", &rules("tcp/2"))], &mut files);
+        // A mistake is told each time, and is over when it is.
+        let wrong = source("b.yaml", &rules("tcp/0"));
+        for _ in 0..2 {
+            as_fresh(&[a.clone(), wrong.clone()], &mut files);
+        }
+        as_fresh(&[a.clone(), source("b.yaml", "{")], &mut files);
+        as_fresh(&[a.clone(), b.clone()], &mut files);
+        // Names and places move.
+        as_fresh(
+            &[source("0.yaml", "# nothing\n"), a.clone(), b.clone()],
+            &mut files,
+        );
+        as_fresh(&[b.clone(), a.clone()], &mut files);
+        as_fresh(&[source("z.yaml", SEGMENTS), b], &mut files);
+        as_fresh(&[a], &mut files);
+    }
+
+    #[test]
+    fn a_file_that_is_as_it_was_is_not_read_again() {
+        let mut files = ReadFiles::default();
+        let sources = |port| [source("a.yaml", SEGMENTS), source("b.yaml", &rules(port))];
+        let read = |files: &mut ReadFiles, sources: [Source; 2]| files.read(sources.iter().enumerate());
+        let first = read(&mut files, sources("tcp/1"));
+        let second = read(&mut files, sources("tcp/2"));
+        assert!(Arc::ptr_eq(&first[0], &second[0]));
+        assert!(!Arc::ptr_eq(&first[1], &second[1]));
+    }
+}
