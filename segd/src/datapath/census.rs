@@ -11,9 +11,8 @@ use segd_common::census::{Namespace, Task};
 
 use super::{
     Error,
-    kept::Loaded,
-    object::{self, taken},
-    sys,
+    kept::{Loaded, taken},
+    object, sys,
     walk::Walk,
 };
 

@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -62,6 +62,52 @@ const _: () = assert!(size_of::<Record>() == 80);
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).
 unsafe impl aya::Pod for Record {}
+
+impl Loaded {
+    /// A program.
+    pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
+        let missing = || Error::Refused {
+            operation: format!("finding the kernel program `{name}`"),
+            message: "it is not loaded".to_owned(),
+        };
+        self.programs.get(name).map(OwnedFd::as_fd).ok_or_else(missing)
+    }
+}
+
+/// What the kernel took of an object, without the loader, which needs more memory than all the rest.
+pub(super) fn taken(ebpf: &aya::Ebpf) -> Result<Loaded, Error> {
+    let mut loaded = Loaded::default();
+    for (name, program) in ebpf.programs() {
+        // What this kernel has no hook for was not loaded.
+        let Ok(program) = program.fd() else {
+            continue;
+        };
+        let program = program.as_fd().try_clone_to_owned();
+        let program =
+            program.map_err(|error| Error::system(format!("holding the kernel program `{name}`"), error))?;
+        loaded.programs.insert(name.to_owned(), program);
+    }
+    for (name, map) in ebpf.maps().filter(|(name, _)| !PINNED.contains(name)) {
+        let (aya::maps::Map::Array(data)
+        | aya::maps::Map::HashMap(data)
+        | aya::maps::Map::LpmTrie(data)
+        | aya::maps::Map::LruHashMap(data)
+        | aya::maps::Map::PerCpuArray(data)
+        | aya::maps::Map::PerCpuHashMap(data)
+        | aya::maps::Map::RingBuf(data)
+        | aya::maps::Map::SkStorage(data)) = map
+        else {
+            return Err(Error::Refused {
+                operation: format!("holding the map `{name}`"),
+                message: "it is of a type that segd does not know".to_owned(),
+            });
+        };
+        let map = data.fd().as_fd().try_clone_to_owned();
+        let map = map.map_err(|error| Error::system(format!("holding the map `{name}`"), error))?;
+        loaded.private.insert(name.to_owned(), map);
+    }
+    Ok(loaded)
+}
 
 impl Wanted {
     /// `settings`: what is overridden in the object beside what the running kernel alone decides. `features`: what of the object is

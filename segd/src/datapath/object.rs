@@ -17,7 +17,7 @@ use super::{
     Error, btf,
     census::Census,
     feature,
-    kept::{self, Loaded, Wanted},
+    kept::{self, Loaded, Wanted, taken},
     kernel,
     kernel_log::{self, KernelLog},
     manifest,
@@ -231,52 +231,6 @@ impl Maps for Datapath {
             None => self.pins.find(name),
         }
     }
-}
-
-impl Loaded {
-    /// A program.
-    pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
-        let missing = || Error::Refused {
-            operation: format!("finding the kernel program `{name}`"),
-            message: "it is not loaded".to_owned(),
-        };
-        self.programs.get(name).map(OwnedFd::as_fd).ok_or_else(missing)
-    }
-}
-
-/// What the kernel took of an object, without the loader, which needs more memory than all the rest.
-pub(super) fn taken(ebpf: &Ebpf) -> Result<Loaded, Error> {
-    let mut loaded = Loaded::default();
-    for (name, program) in ebpf.programs() {
-        // What this kernel has no hook for was not loaded.
-        let Ok(program) = program.fd() else {
-            continue;
-        };
-        let program = program.as_fd().try_clone_to_owned();
-        let program =
-            program.map_err(|error| Error::system(format!("holding the kernel program `{name}`"), error))?;
-        loaded.programs.insert(name.to_owned(), program);
-    }
-    for (name, map) in ebpf.maps().filter(|(name, _)| !PINNED.contains(name)) {
-        let (Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LpmTrie(data)
-        | Map::LruHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::PerCpuHashMap(data)
-        | Map::RingBuf(data)
-        | Map::SkStorage(data)) = map
-        else {
-            return Err(Error::Refused {
-                operation: format!("holding the map `{name}`"),
-                message: "it is of a type that segd does not know".to_owned(),
-            });
-        };
-        let map = data.fd().as_fd().try_clone_to_owned();
-        let map = map.map_err(|error| Error::system(format!("holding the map `{name}`"), error))?;
-        loaded.private.insert(name.to_owned(), map);
-    }
-    Ok(loaded)
 }
 
 /// What of the object a kernel is given.

@@ -122,7 +122,7 @@ impl Rehearsal {
         };
         let globals = [("HOST_NAMESPACE", host), ("SUBTREE", 0), ("REHEARSAL", 1)];
         let ebpf = object::load_object(None, &globals)?;
-        let loaded = object::taken(&ebpf)?;
+        let loaded = super::kept::taken(&ebpf)?;
         let program = |name| -> Result<OwnedFd, Error> {
             let copy = loaded.program(name)?.try_clone_to_owned();
             copy.map_err(|error| Error::system(format!("keeping the kernel program `{name}`"), error))

@@ -1,6 +1,6 @@
 //! From the parser's events to the tree. Every limit is kept before memory is taken.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use granit_parser::{Event, ScalarStyle, Span as Place, StructureStyle, Tag};
 
@@ -26,7 +26,7 @@ pub(super) struct Builder<'a> {
     /// How many documents began, those without content included.
     began: usize,
     /// What an alias may stand for, by the parser's number.
-    anchors: HashMap<usize, Node>,
+    anchors: BTreeMap<usize, Node>,
     aliases: usize,
     expanded: usize,
     taken: Size,
@@ -64,7 +64,7 @@ impl<'a> Builder<'a> {
             open: Vec::new(),
             documents: Vec::new(),
             began: 0,
-            anchors: HashMap::new(),
+            anchors: BTreeMap::new(),
             aliases: 0,
             expanded: 0,
             taken: Size::default(),
