@@ -40,7 +40,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use segd_common::event::FlowEvent;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
@@ -198,10 +198,11 @@ struct Running {
     queue: mpsc::Receiver<Event>,
     send: mpsc::Sender<Event>,
     watch: watch::PolicyWatch,
+    signals: Vec<(Signal, bool)>,
 }
 
 async fn live(mut running: Running) -> ExitCode {
-    let tasks = pump(&running);
+    let tasks = pump(&mut running);
     loop {
         let shared = Arc::clone(&running.shared);
         let mut record = |event: &FlowEvent| shared.record(event);
@@ -278,27 +279,37 @@ fn list_namespaces(shared: &Arc<Shared>, send: mpsc::Sender<Event>) {
     });
 }
 
-/// Turns signals and time into events, and serves metrics' and clients' questions.
-fn pump(running: &Running) -> Vec<tokio::task::JoinHandle<()>> {
-    let mut tasks = running.shared.serve();
+/// The signals that are answered, and whether one ends the daemon. From here on none is lost: whoever reads that segd enforces may
+/// send one at once.
+fn signals() -> Vec<(Signal, bool)> {
     let kinds = [
         (SignalKind::hangup(), false),
         (SignalKind::terminate(), true),
         (SignalKind::interrupt(), true),
     ];
-    for (kind, ends) in kinds {
-        let send = running.send.clone();
-        match signal(kind) {
-            Ok(mut signals) => tasks.push(tokio::spawn(async move {
-                while signals.recv().await.is_some() {
-                    let event = if ends { Event::Stop } else { Event::Reload(None) };
-                    if send.send(event).await.is_err() {
-                        return;
-                    }
-                }
-            })),
-            Err(error) => tracing::warn!("a signal cannot be handled: {error}"),
+    let answered = kinds.into_iter().filter_map(|(kind, ends)| match signal(kind) {
+        Ok(signals) => Some((signals, ends)),
+        Err(error) => {
+            tracing::warn!("a signal cannot be handled: {error}");
+            None
         }
+    });
+    answered.collect()
+}
+
+/// Turns signals and time into events, and serves metrics' and clients' questions.
+fn pump(running: &mut Running) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut tasks = running.shared.serve();
+    for (mut signals, ends) in std::mem::take(&mut running.signals) {
+        let send = running.send.clone();
+        tasks.push(tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                let event = if ends { Event::Stop } else { Event::Reload(None) };
+                if send.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }));
     }
     match alarm::Alarm::new() {
         Ok(alarm) => {

@@ -121,6 +121,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         shared.failed(line, &drawn);
     }
     shared.tick();
+    let signals = super::signals();
     tracing::info!("enforcing revision {revision}");
     notify::ready(revision);
     shared.ask_git(true);
@@ -130,6 +131,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         queue,
         send,
         watch,
+        signals,
     })
 }
 
