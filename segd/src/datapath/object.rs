@@ -390,6 +390,8 @@ fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::P
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     #[test]
     fn the_verifier_accepts_every_program() {
         let dir = std::path::PathBuf::from(format!("/sys/fs/bpf/segd-unit-{}", std::process::id()));
@@ -411,9 +413,11 @@ mod tests {
             "idle sessions could not be found"
         );
         let tcx = super::feature::takes_tcx().unwrap();
-        let ebpf = super::load_object(None, &[]).unwrap();
-        for (name, program) in ebpf.programs() {
-            if super::TELLING.contains(&name) && program.fd().is_err() {
+        let loaded = loaded.unwrap().loaded.programs;
+        // What there is; the verifier is not asked again, which takes minutes under emulation.
+        let listed = aya::Ebpf::load(super::OBJECT).unwrap();
+        for (name, program) in listed.programs() {
+            if super::TELLING.contains(&name) && !loaded.contains_key(name) {
                 eprintln!("{name}: the other one is loaded, or this kernel does not take it");
                 continue;
             }
@@ -425,10 +429,13 @@ mod tests {
                 eprintln!("{name}: this kernel has no tcx");
                 continue;
             }
-            let info = program.info().unwrap();
+            let program = loaded.get(name).unwrap_or_else(|| panic!("{name} is not loaded"));
+            let said = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap();
+            // Linux 5.16.
+            let verified = said.lines().find_map(|line| line.strip_prefix("verified_insns:"));
             eprintln!(
                 "{name}: {} instructions verified",
-                info.verified_instruction_count().unwrap_or(0)
+                verified.map_or("0", str::trim)
             );
         }
     }
