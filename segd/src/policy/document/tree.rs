@@ -139,10 +139,11 @@ fn fault(file: usize, text: &str, error: &ScanError) -> build::Fault {
         start,
         end: start + rest.chars().next().map_or(0, char::len_utf8),
     };
-    let message = match error.kind() {
-        ErrorKind::RecursionLimitExceeded => "lists and mappings are nested too deep".to_owned(),
-        kind => kind.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-    };
+    if *error.kind() == ErrorKind::RecursionLimitExceeded {
+        return build::too_deep(span);
+    }
+    let message = error.kind().to_string();
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = text
         .get(..start)
         .and_then(|before| before.rfind('\n'))
@@ -162,10 +163,9 @@ fn fault(file: usize, text: &str, error: &ScanError) -> build::Fault {
 /// What to do about the complaints people meet most.
 fn remedy(message: &str) -> Option<&'static str> {
     let lower = message.to_ascii_lowercase();
-    let known: [(&str, &str); 4] = [
+    let known: [(&str, &str); 3] = [
         ("tab", "indent with spaces"),
         ("tag", "remove the tag; a policy needs none"),
-        ("too deep", "a policy nests at most 32 levels deep"),
         (
             "mapping values are not allowed",
             "check the indentation; quote a text that holds `: `",

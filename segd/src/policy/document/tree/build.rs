@@ -343,7 +343,8 @@ fn too_large(span: Span) -> Fault {
     }
 }
 
-fn too_deep(span: Span) -> Fault {
+/// Nested beyond what is read, whoever notices.
+pub(super) fn too_deep(span: Span) -> Fault {
     Fault {
         span,
         message: "lists and mappings are nested too deep".to_owned(),
