@@ -69,7 +69,7 @@ impl Machine {
         // else this host does; and waiting costs nothing.
         let clock = "shift=0,align=off,sleep=off";
         let mut qemu = command("qemu-system-x86_64", &["-accel", "tcg", "-icount", clock]);
-        qemu.args(["-smp", "1", "-M", "pc", "-cpu", "max", "-m", "1536"]);
+        qemu.args(["-smp", "1", "-M", "pc", "-cpu", PROCESSOR, "-m", "1536"]);
         qemu.args([
             "-nodefaults",
             "-no-reboot",
@@ -125,6 +125,10 @@ impl Machine {
         Ok(transcript.finish(&tail))
     }
 }
+
+/// All that emulation has, but a kernel told that `rep movsb` is fast copies and clears memory with it, which emulation does a byte
+/// at a time: 5.10's verifier took 110 s for what takes it 69 s now.
+const PROCESSOR: &str = "max,-erms,-fsrm";
 
 /// A program that hangs on a security hook is asked where the list ends in `bpf`; older lists name what a kernel lacks
 /// without harm.
