@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod bpf;
+pub mod calendar;
 pub mod cgroup;
 pub mod chance;
 pub mod craft;
@@ -22,12 +23,14 @@ pub mod netns;
 pub mod protocol;
 pub mod remote;
 pub mod segd;
+pub mod spare;
 pub mod sys;
 pub mod wait;
 pub mod wire;
 pub mod worker;
 pub mod xdp;
 
+pub use calendar::Step;
 pub use cgroup::Cgroup;
 pub use craft::Craft;
 pub use lab::Lab;

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     lab::{BPFFS, PIN_PREFIX},
+    spare::{self, Lent},
     wait::{self, PATIENCE},
     worker,
 };
@@ -97,6 +98,8 @@ pub struct Segd {
     around: Vec<String>,
     stderr: Arc<Mutex<Vec<String>>>,
     watchdog: Child,
+    /// Programs and maps that the next test may have.
+    spare: Option<Lent>,
 }
 
 impl Builder {
@@ -208,6 +211,7 @@ impl Builder {
             around: self.around,
             stderr: Arc::default(),
             watchdog,
+            spare: None,
         }
     }
 
@@ -216,8 +220,12 @@ impl Builder {
     #[must_use]
     pub fn start(self) -> Segd {
         let mut segd = self.prepare();
+        segd.spare = spare::lend(&segd.pin_dir);
         segd.launch();
         segd.wait_enforcing();
+        if segd.arguments.is_empty() {
+            segd.spare = segd.spare.take().or_else(|| spare::keep(&segd.pin_dir));
+        }
         segd
     }
 

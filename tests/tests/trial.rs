@@ -12,7 +12,7 @@ use std::{
 };
 
 use segd_tests::{
-    Cgroup, Lab, Segd, Worker,
+    Cgroup, Lab, Segd, Step, Worker,
     segd::write_atomically,
     wait::{self, PATIENCE, SILENCE},
     worker::Handle,
@@ -516,52 +516,6 @@ fn sessions_follow_the_policy_into_a_trial_and_back() {
     stage.server.wait_for_message(old, "during;");
     wait::quiet(SILENCE);
     assert!(!stage.server.inbox(new).has("after;"), "it has no right any more");
-}
-
-/// Steps the calendar clock of the host, and steps it back whatever happens.
-struct Step {
-    real: libc::timespec,
-    start: Instant,
-}
-
-impl Step {
-    fn by(seconds: i64) -> Step {
-        let mut real = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: a valid place for one timespec.
-        unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut real) };
-        let step = Step {
-            real,
-            start: Instant::now(),
-        };
-        step.set(seconds);
-        step
-    }
-
-    fn set(&self, seconds: i64) {
-        let gone = self.start.elapsed();
-        let nanoseconds = self.real.tv_nsec + i64::from(gone.subsec_nanos());
-        let time = libc::timespec {
-            tv_sec: self.real.tv_sec + gone.as_secs() as i64 + nanoseconds / 1_000_000_000 + seconds,
-            tv_nsec: nanoseconds % 1_000_000_000,
-        };
-        // SAFETY: a live timespec.
-        let result = unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) };
-        assert_eq!(
-            result,
-            0,
-            "the clock cannot be set: {}",
-            std::io::Error::last_os_error()
-        );
-    }
-}
-
-impl Drop for Step {
-    fn drop(&mut self) {
-        self.set(0);
-    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use segd::telemetry::clock::rfc3339;
-use segd_tests::{Cgroup, Kind, Lab, Worker, wait, worker::Handle};
+use segd_tests::{Cgroup, Kind, Lab, Step, Worker, wait, worker::Handle};
 
 /// What the rule that ends opens, what another one opens as well, and what a permanent one opens beside it.
 const ENDS: u16 = 5432;
@@ -104,8 +104,7 @@ fn at(port: u16) -> SocketAddr {
 
 #[track_caller]
 fn wait_until_it_is(end: SystemTime) {
-    // Windows are told to the minute.
-    wait::wait_until("the rule's end", Duration::from_secs(90), || {
+    wait::wait_until("the rule's end", Duration::from_secs(30), || {
         SystemTime::now() >= end
     });
 }
@@ -228,10 +227,9 @@ fn a_window_that_shuts_cuts_its_session_and_one_that_opens_lets_another_begin_wi
     let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
     let (client, server) = (lab.worker(&web), lab.worker(&db));
     let since_epoch = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    // Enough of this minute has to be left for what comes before its end.
-    wait::wait_until("a new minute", Duration::from_secs(30), || {
-        since_epoch().as_secs() % 60 < 40
-    });
+    // Windows are told to the minute: the clock is put where little of one is left.
+    let mut calendar = Step::by(0);
+    calendar.to_the_end_of_a_minute(20);
     let minute = since_epoch().as_secs() / 60;
     let moment = |minute: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(minute * 60);
     let rule = |port: u16, window: &str| {
@@ -311,6 +309,9 @@ spec:
     assert!(!segd.explains_allowed("web", "db", "tcp/5432"));
     assert!(segd.explains_allowed("web", "db", "tcp/5434"));
 
+    // The daemon tells the kernel programs at once when the clock is set.
+    calendar.to_the_end_of_a_minute(10);
+    wait::quiet(Duration::from_secs(2));
     segd.kill();
     client.send(opened, "alone;").expect("it is sent");
     assert_eq!(client.receive(opened, 2000), Ok(Some("alone;".to_owned())));

@@ -24,7 +24,7 @@ done </modules/order
 cd /segd || exit 1
 debug=/segd/target/debug
 export SEGD_BIN=$debug/segd SEGD_OTHER_LAYOUT=$debug/segd-other-layout SEGD_REQUIRE_KERNEL=1
-export SEGD_PATIENCE=8 SEGD_REQUIRE_LSM=1
+export SEGD_PATIENCE=8 SEGD_REQUIRE_LSM=1 SEGD_SPARE=/sys/fs/bpf/spare
 
 echo "@segd doctor $($SEGD_BIN doctor -o json | tr -d '\n')"
 while read -r file name; do
