@@ -1,6 +1,6 @@
 //! Who a socket, a sender or an address is under one revision.
 
-use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::{bindings::__sk_buff, maps::lpm_trie::Key};
 use segd_common::{
     address::{self, Address, LOCAL_HOST, Local, NAMESPACE_PLAIN, NAMESPACE_SINGLE, PrefixData, SLOT_BITS},
     flow::HandoverKey,
@@ -58,32 +58,38 @@ extern "C" fn segd_cgroup(slot: u32, revision: u32, id: u64) -> u64 {
 }
 
 /// The socket the hook runs for. A cgroup that is not in the table is what its nearest tagged ancestor is.
-#[inline(always)]
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
 pub fn of_socket(policy: &Policy, skb: Skb, cgroup: u64) -> Identity {
     match of_cgroup(policy, cgroup) {
         Some(identity) => identity,
-        None => of_ancestors(policy, skb),
+        None => unpack(segd_ancestors(skb.skb, policy.slot, policy.revision)),
     }
 }
 
+/// The identity of the nearest tagged ancestor.
+// VERIFIER: a global function, see `segd_chain`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn of_ancestors(policy: &Policy, skb: Skb) -> Identity {
+extern "C" fn segd_ancestors(skb: *mut __sk_buff, slot: u32, revision: u32) -> u64 {
     let mut level = MAX_DEPTH;
     while level > 0 {
         level -= 1;
-        let id = skb.ancestor(level);
+        let id = Skb { skb }.ancestor(level);
         if id == 0 {
             continue;
         }
-        if let Some(identity) = of_cgroup(policy, id) {
+        let packed = segd_cgroup(slot, revision, id);
+        if packed & FOUND != 0 {
+            let identity = unpack(packed);
             return if identity.segment == segment::HOST && table_overflowed() {
-                UNKNOWN
+                pack(UNKNOWN)
             } else {
-                identity
+                pack(identity)
             };
         }
     }
-    UNKNOWN
+    pack(UNKNOWN)
 }
 
 /// The running task, and its cgroup's id.

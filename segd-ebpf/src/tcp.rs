@@ -303,10 +303,11 @@ fn answered(
     own: &Identity,
 ) {
     let mut peer = UNKNOWN;
+    let mut unseen = memory.flags & STATE_PEER_JUDGES != 0;
     if memory.peer_cgroup != 0 {
         ruling.peer_cgroup = memory.peer_cgroup;
         peer = peer_now(policy, memory, &packet.source);
-    } else if memory.flags & STATE_PEER_JUDGES == 0 {
+    } else if !unseen {
         let mut cgroup = 0;
         peer = identity::of_sender(policy, packet, skb, Side::Source, &mut cgroup);
         ruling.peer_cgroup = cgroup;
@@ -316,8 +317,14 @@ fn answered(
             peer = memory.peer;
         }
         memory.flags &= !STATE_LEARN;
-        if peer.segment == segment::NONE && memory.flags & STATE_PEER_LOCAL != 0 {
-            memory.flags |= STATE_PEER_JUDGES;
+        unseen = peer.segment == segment::NONE && memory.flags & STATE_PEER_LOCAL != 0;
+        if unseen {
+            // Before 6.6 an IPv6 handshake is answered past the hooks; what follows shows who speaks, or nothing does.
+            memory.flags |= if packet.tcp_flags & tcp::SYN != 0 {
+                STATE_LEARN
+            } else {
+                STATE_PEER_JUDGES
+            };
         }
     }
     // The port that was connected to as it was when it left: a reply shows the one before its translation.
@@ -326,7 +333,7 @@ fn answered(
     } else {
         packet.reverse_service()
     };
-    if memory.flags & STATE_PEER_JUDGES != 0 {
+    if unseen {
         ruling.fixed(Reason::Reply);
         ruling.from = *own;
         ruling.to = UNKNOWN;

@@ -4,7 +4,8 @@
 //! pin directory, as after a kill of the daemon before it, with every map empty. Without the variable, each segd loads.
 //!
 //! INVARIANT: two segd at once never have the same maps: the second one loads.
-//! Deliberately absent: links. Each segd attaches by itself, and what it attached goes with it.
+//! Deliberately absent: links, but those of LSM programs, which old kernels attach only once. Each segd attaches the rest by itself, and
+//! what it attached goes with it.
 
 use std::{
     ffi::{CString, OsStr},
@@ -70,16 +71,24 @@ fn names(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// All pins two levels below a directory, but of links and of a policy's text.
+/// The pins in the sets of a pin directory that are lent.
 fn pins(directory: &Path) -> Vec<PathBuf> {
     let begins = |path: &Path, with: &str| {
         let name = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
         name.starts_with(with.as_bytes())
     };
-    let sets = names(directory).into_iter().filter(|set| !begins(set, "links_"));
-    sets.flat_map(|set| names(&set))
-        .filter(|pin| !begins(pin, "TEXT_"))
-        .collect()
+    let wanted = |set: &Path, pin: &Path| {
+        if begins(set, "links_") {
+            begins(pin, "lsm_")
+        } else {
+            !begins(pin, "TEXT_")
+        }
+    };
+    let mut pins = Vec::new();
+    for set in names(directory) {
+        pins.extend(names(&set).into_iter().filter(|pin| wanted(&set, pin)));
+    }
+    pins
 }
 
 #[track_caller]
@@ -145,7 +154,7 @@ fn bpf<T>(command: u32, attributes: &T) -> io::Result<libc::c_long> {
     }
 }
 
-/// Makes a map what it was when it was made. A program, and a map that nobody can write any more, are left alone.
+/// Makes a map what it was when it was made. A program, a link, and a map that nobody can write any more are left alone.
 fn empty(pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let pinned = Pinned {

@@ -26,14 +26,14 @@ spec:
     )
 }
 
-/// The programs and links that came with segd, tracepoints' links aside: those are made anew, before the old ones go.
+/// The programs and links that came with segd, iterators' links aside: those are made anew.
 fn enforcing(before: &Objects) -> BTreeSet<String> {
     let here = Objects::now().since(before).all;
     let kinds = ["prog ", "link "];
     here.into_iter()
         .filter(|object| kinds.iter().any(|kind| object.starts_with(kind)))
         .filter(|object| {
-            !["raw_tracepoint", "tracing", "iter"]
+            !["tracing", "iter"]
                 .iter()
                 .any(|kind| object.starts_with("link ") && object.ends_with(kind))
         })
@@ -58,6 +58,31 @@ fn restarted(segd: &mut Segd, by_kill: bool) {
         segd.terminate();
     }
     segd.restart();
+}
+
+#[test]
+fn whatever_ended_a_daemon_the_next_one_enforces_and_lacks_nothing_that_the_first_had() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
+    let (client, server) = (lab.worker(&web), lab.worker(&db));
+    let mut segd = lab.enforce(&policy(&web, &db, 5721));
+    let attached = |segd: &Segd| -> BTreeSet<String> {
+        let status = segd.json(&["status"]);
+        let hooks = status["programs"].as_array().unwrap().iter();
+        hooks
+            .map(|hook| format!("{}: {}", hook["hook"], hook["attached"]))
+            .collect()
+    };
+    let first = attached(&segd);
+    let (open, shut) = (listen(&server, 5721), listen(&server, 5722));
+    for by_kill in [true, false, true] {
+        restarted(&mut segd, by_kill);
+        assert_eq!(attached(&segd), first, "killed: {by_kill}");
+        holds(&client, open, shut);
+        // Born under this daemon.
+        let born = web.child(if by_kill { "killed" } else { "ended" });
+        holds(&lab.worker(&born), open, shut);
+    }
 }
 
 #[test]

@@ -145,6 +145,13 @@ pub fn takes_lsm() -> Result<bool, Error> {
     })
 }
 
+/// Whether an LSM program that was attached once can be attached again (5.13). No kernel tells; a helper that came in the same
+/// release is asked for.
+pub fn attaches_lsm_again() -> Result<bool, Error> {
+    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_snprintf)
+        .map_err(|error| failed("an LSM program twice", &error))
+}
+
 /// Whether a program can be linked to an interface's traffic control.
 pub fn takes_tcx() -> Result<bool, Error> {
     use std::os::fd::AsFd as _;

@@ -17,7 +17,7 @@ use std::{
 use segd_common::lsm;
 
 use super::{
-    Datapath, Error,
+    Datapath, Error, feature, kept,
     links::{Attached, Links},
     map::{Map, Maps as _},
     pinned::PinnedMaps,
@@ -64,6 +64,10 @@ impl Guard {
         word.write(&0, &lsm::Guard::default(), 0)?;
         for key in guarded.keys()? {
             guarded.remove(&key)?;
+        }
+        if !feature::attaches_lsm_again()? {
+            // Attached once, they are of no use to the next daemon.
+            kept::forget(&datapath.pins);
         }
         let mut links = Vec::new();
         for name in PROGRAMS {

@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
@@ -19,9 +19,10 @@ use segd_common::ABI_VERSION;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Error,
+    Error, feature,
+    links::{Hook, SOCKETS},
     map::Map,
-    object::{OBJECT, PINNED},
+    object::{LSM, OBJECT, PINNED},
     pins::{Pins, entries},
     sys,
 };
@@ -169,10 +170,32 @@ pub(super) fn adopt(pins: &Pins, wanted: &Wanted) -> Result<Loaded, String> {
         let map = sys::open_pin(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
         loaded.private.insert(name, map);
     }
-    if made(pins, &loaded)? == record.made {
-        Ok(loaded)
+    if made(pins, &loaded)? != record.made {
+        return Err("what is pinned is not what was loaded".to_owned());
+    }
+    let lsm = loaded.programs.keys().any(|name| name.starts_with(LSM));
+    if lsm && !feature::attaches_lsm_again().map_err(told)? {
+        for hook in SOCKETS {
+            still_hangs(pins, hook, &loaded).map_err(|error| {
+                format!(
+                    "`{}` cannot be attached again before Linux 5.13: {error}",
+                    hook.program
+                )
+            })?;
+        }
+    }
+    Ok(loaded)
+}
+
+/// Whether a program hangs on its hook by the link that is pinned there.
+fn still_hangs(pins: &Pins, hook: &Hook, loaded: &Loaded) -> io::Result<()> {
+    let program = loaded.programs.get(hook.program);
+    let program = program.ok_or_else(|| io::Error::other("it is not loaded"))?;
+    let link = sys::link_info(sys::open_pin(&pins.links.join(hook.name))?.as_fd())?;
+    if link.program == sys::info::program_id(program.as_fd())? {
+        Ok(())
     } else {
-        Err("what is pinned is not what was loaded".to_owned())
+        Err(io::Error::other("another program is behind its link"))
     }
 }
 

@@ -157,9 +157,18 @@ impl Links {
         self.hang(held)
     }
 
-    /// A new link, pinned in place of what is pinned there.
+    /// A link, pinned in place of what is pinned there. What is pinned and holds this very program is kept: a kernel lets one
+    /// program hang on a tracepoint (before 6.10) or an LSM hook only once.
     fn hang(&self, held: &mut Held) -> io::Result<()> {
-        let link = held.create(self.root.as_fd(), self.programs.borrow(held.program)?)?;
+        let program = self.programs.borrow(held.program)?;
+        if !self.learning
+            && let Some(link) = held.pinned(self.root.as_fd())?
+            && sys::link_info(link.as_fd())?.program == self.programs.id(held.program).unwrap_or_default()
+        {
+            held.link = Some(link);
+            return Ok(());
+        }
+        let link = held.create(self.root.as_fd(), program)?;
         if !self.learning {
             sys::pin_over(link.as_fd(), &held.pin)?;
         }

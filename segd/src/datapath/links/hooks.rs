@@ -6,7 +6,7 @@ pub struct Hook {
     /// The pin's name, and how status calls it.
     pub name: &'static str,
     /// The program.
-    pub(super) program: &'static str,
+    pub(in crate::datapath) program: &'static str,
     pub(super) kind: Kind,
 }
 
