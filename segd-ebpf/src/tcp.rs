@@ -317,14 +317,13 @@ fn answered(
             peer = memory.peer;
         }
         memory.flags &= !STATE_LEARN;
-        unseen = peer.segment == segment::NONE && memory.flags & STATE_PEER_LOCAL != 0;
-        if unseen {
+        let local = memory.flags & STATE_PEER_LOCAL != 0;
+        unseen = local && peer.segment == segment::NONE;
+        if local && cgroup == 0 && packet.tcp_flags & tcp::SYN != 0 {
             // Before 6.6 an IPv6 handshake is answered past the hooks; what follows shows who speaks, or nothing does.
-            memory.flags |= if packet.tcp_flags & tcp::SYN != 0 {
-                STATE_LEARN
-            } else {
-                STATE_PEER_JUDGES
-            };
+            memory.flags |= STATE_LEARN;
+        } else if unseen {
+            memory.flags |= STATE_PEER_JUDGES;
         }
     }
     // The port that was connected to as it was when it left: a reply shows the one before its translation.

@@ -199,6 +199,13 @@ pub fn open_map_by_id(id: u32) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn pin_array(path: &Path, value_size: u32) -> io::Result<()> {
+    // Before 5.11 a map is counted as locked memory.
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a live value.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
     let fd = bpf(0, &mut [pair(2, 4), pair(value_size, 1), 0])?;
     // SAFETY: a new descriptor that nobody else owns.
     let map = unsafe { OwnedFd::from_raw_fd(fd) };

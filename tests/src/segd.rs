@@ -220,7 +220,10 @@ impl Builder {
     #[must_use]
     pub fn start(self) -> Segd {
         let mut segd = self.prepare();
-        segd.spare = spare::lend(&segd.pin_dir);
+        // Before 5.13 the programs of the guard are used up by the first daemon.
+        if !segd.arguments.iter().any(|argument| argument == "--protect") {
+            segd.spare = spare::lend(&segd.pin_dir);
+        }
         segd.launch();
         segd.wait_enforcing();
         if segd.arguments.is_empty() {

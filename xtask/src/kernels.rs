@@ -50,11 +50,18 @@ pub struct Options {
     refresh: bool,
 }
 
-/// In each CI run: every program loads, and what is denied does not arrive in one namespace, between namespaces, or by a raw socket.
-const BRIEF: &[&str] = &["segd:verifier_accepts", "same_address"];
+/// In each CI run: every program loads; what is denied does not arrive in one namespace, between namespaces, or by a raw socket; what has
+/// lost its right ends; and what kernels differ in most: LSM hooks and restarts.
+const BRIEF: &[&str] = &[
+    "segd:verifier_accepts",
+    "same_address",
+    "idle",
+    "lsm",
+    "restart:whatever_ended",
+];
 
-/// The enforcement suite: who is who, what passes and what does not, whatever an attacker tries, and how a right ends. Emulated, half
-/// an hour to an hour for each kernel.
+/// The enforcement suite: who is who, what passes and what does not, whatever an attacker tries, and how a right ends. Emulated, ten
+/// minutes for each kernel.
 const ENFORCEMENT: &[&str] = &[
     "segd:verifier_accepts",
     "same_address",

@@ -133,16 +133,17 @@ fn lasting(pid: u32) -> ClientError {
     ClientError::Refused(Refusal::new(RefusalKind::Busy, message))
 }
 
-/// When a process started, in the kernel's ticks: tells it from a later one with the same id. A zombie has
+/// When a process started, in the kernel's ticks: tells it from a later one with the same id. A zombie whose last thread is gone has
 /// let go of everything and counts as ended.
 fn birth(pid: u32) -> Option<u64> {
+    // From the third field on, proc(5): the state; the 20th is how many threads there are, the 22nd the start.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let (state, threads, start) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+    if matches!(*state, "Z" | "X") && threads.parse::<u32>().ok()? <= 1 {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    start.parse().ok()
 }
 
 #[cfg(test)]

@@ -41,9 +41,14 @@ fn map_into(register: u8, map: &OwnedFd) -> [u64; 2] {
     [op(0x18, register, 1, 0, map.as_raw_fd()), 0]
 }
 
-/// Answers 1 to everything: what a hook costs.
+/// Answers 1 to everything: what a hook costs. For XDP that is a drop.
 pub fn empty(kind: u32) -> io::Result<OwnedFd> {
-    bpf::load(kind, &[op(MOVE_VALUE, 0, 0, 0, 1), op(EXIT, 0, 0, 0, 0)])
+    answers(kind, 1)
+}
+
+/// Answers the same to everything.
+pub fn answers(kind: u32, answer: i32) -> io::Result<OwnedFd> {
+    bpf::load(kind, &[op(MOVE_VALUE, 0, 0, 0, answer), op(EXIT, 0, 0, 0, 0)])
 }
 
 /// `r2` = the packet if it has `length` bytes, else the program answers 0.

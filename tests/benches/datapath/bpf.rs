@@ -20,6 +20,8 @@ pub const LPM_TRIE: u32 = 11;
 pub const NO_PREALLOC: u32 = 1;
 /// `BPF_PROG_TYPE_CGROUP_SKB`.
 pub const CGROUP_SKB: u32 = 8;
+/// `BPF_PROG_TYPE_XDP`.
+pub const XDP: u32 = 6;
 
 /// The two packet hooks of a cgroup (`BPF_CGROUP_INET_INGRESS`, `_EGRESS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +201,38 @@ pub fn attach(program: &OwnedFd, cgroup: &Path, hook: Hook) -> io::Result<OwnedF
         .word(8, hook as u32);
     // SAFETY: no pointers.
     unsafe { attr.open(28) }
+}
+
+/// Attaches an XDP program to a device's driver for as long as the link lives.
+pub fn attach_xdp(program: &OwnedFd, device: u32) -> io::Result<OwnedFd> {
+    const XDP_HOOK: u32 = 37;
+    const IN_THE_DRIVER: u32 = 1 << 2;
+    let attr = Attr::new()
+        .word(0, number(program))
+        .word(4, device)
+        .word(8, XDP_HOOK)
+        .word(12, IN_THE_DRIVER);
+    // SAFETY: no pointers.
+    unsafe { attr.open(28) }
+}
+
+/// Makes frames and hands each to an XDP program as if it came by a device; what the program sends goes out there (Linux 5.18).
+pub fn send_frames(program: &OwnedFd, frame: &[u8], device: u32, count: u32) -> io::Result<()> {
+    const LIVE_FRAMES: u32 = 1 << 1;
+    // `struct xdp_md`: where the data ends, and the device.
+    let mut context = [0_u32; 6];
+    context[1] = frame.len() as u32;
+    context[3] = device;
+    let mut attr = Attr::new()
+        .word(0, number(program))
+        .word(8, frame.len() as u32)
+        .long(16, frame.as_ptr() as u64)
+        .word(32, count)
+        .word(40, size_of_val(&context) as u32)
+        .long(48, context.as_ptr() as u64)
+        .word(64, LIVE_FRAMES);
+    // SAFETY: frame and context are live and as long as said; nothing is written back.
+    unsafe { attr.run(10) }.map(drop)
 }
 
 /// Lets the kernel count runs of programs for as long as the descriptor lives.

@@ -20,6 +20,7 @@ mod race;
 mod stage;
 mod report;
 mod program;
+mod early;
 mod rivals;
 mod sockets;
 mod control;
@@ -88,7 +89,7 @@ impl Run {
     }
 }
 
-const LAYERS: [&str; 3] = ["program", "sockets", "control"];
+const LAYERS: [&str; 5] = ["instructions", "program", "early", "sockets", "control"];
 
 struct Options {
     quick: bool,
@@ -174,6 +175,11 @@ fn measure(options: &Options, lab: &Lab) -> io::Result<ExitCode> {
     let wanted = |layer: &str| options.only.is_empty() || options.only.iter().any(|only| only == layer);
     if wanted("program") {
         program::run(&mut run, lab)?;
+    } else if wanted("instructions") {
+        program::instructions(&mut run, lab)?;
+    }
+    if wanted("early") {
+        early::run(&mut run, lab)?;
     }
     if wanted("sockets") {
         sockets::run(&mut run, lab)?;
@@ -182,7 +188,7 @@ fn measure(options: &Options, lab: &Lab) -> io::Result<ExitCode> {
         control::run(&mut run, lab)?;
     }
     machine.load_at_end = machine::load();
-    let fits = !wanted("program") || baseline::compare(&mut run, &machine, options.keep)?;
+    let fits = run.programs.is_empty() || baseline::compare(&mut run, &machine, options.keep)?;
     let report = Report {
         date: begun,
         seed: run.seed,

@@ -147,3 +147,16 @@ pub fn datagram(from: Ipv4Addr, to: Ipv4Addr, source_port: u16, port: u16) -> Ve
     frame.resize(14 + usize::from(LENGTH), 0);
     frame
 }
+
+/// The same as it comes by a wire: to whoever hears it, with the header's checksum.
+pub fn on_the_wire(from: Ipv4Addr, to: Ipv4Addr, source_port: u16, port: u16) -> Vec<u8> {
+    let mut frame = datagram(from, to, source_port, port);
+    frame[..6].fill(0xff);
+    let words = frame[14..34].chunks_exact(2);
+    let sum: u32 = words
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    frame
+}

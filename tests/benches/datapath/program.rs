@@ -143,6 +143,12 @@ pub fn tries() -> Vec<(std::net::Ipv4Addr, u8)> {
     prefixes
 }
 
+/// Counts the programs' instructions, and measures nothing.
+pub fn instructions(run: &mut Run, lab: &Lab) -> io::Result<()> {
+    let governed = Governed::start(lab, Place::new(lab, 1, "instructions"), 10);
+    told::instructions(run, &[governed])
+}
+
 /// Measures.
 pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
     let sizes = run.sizes.clone();

@@ -8,7 +8,7 @@ use super::{
     bpf::{CGROUP_SKB, HOOKS},
     policy::OPEN,
     program::tries,
-    stage::{Place, inside},
+    stage::{DEVICE, Place, inside},
 };
 
 /// How many entries the sets have beside those that are used.
@@ -126,6 +126,27 @@ pub fn nftables(place: &Place, mount: &Path, connections: Connections) -> Result
         .namespaces()
         .into_iter()
         .try_for_each(|netns| inside(netns, &["nft", "-f", "-"], &text))
+}
+
+/// nftables where a device hands packets over (`ingress`): a set of addresses and ports that may come in, and the rest is dropped.
+/// The server's end of the cable.
+pub fn nftables_ingress(place: &Place) -> Result<(), String> {
+    let mut elements = String::new();
+    for entry in 0..ENTRIES {
+        let [high, low] = entry.to_be_bytes();
+        let _ = write!(elements, "10.66.{high}.{low} . 7000, ");
+    }
+    let text = format!(
+        "table netdev bench {{
+set rights {{ type ipv4_addr . inet_service; elements = {{ {elements} }} }}
+chain early {{ type filter hook ingress device \"{DEVICE}\" priority 0; policy drop;
+ether type arp accept
+ip saddr . udp dport @rights accept
+}}
+}}
+"
+    );
+    inside(place.namespaces()[1], &["nft", "-f", "-"], &text)
 }
 
 /// iptables: `-m cgroup --path` with one `hash:ip,port` set. It knows the cgroup of what arrives only where a socket was

@@ -3,6 +3,8 @@
 //! INVARIANT: a slice that does not do all of its work answers with an error and never with a time.
 
 pub mod shown;
+pub mod wire;
+pub mod refused;
 pub mod sockets;
 pub mod watch;
 pub mod births;
@@ -39,6 +41,10 @@ pub struct Home {
 pub enum Work {
     /// Shows a program packets by hand.
     Shown(shown::Spec),
+    /// Sends frames from one end of the cable to the other.
+    Wire(wire::Spec),
+    /// Sends what is refused.
+    Refused(refused::Spec),
     /// Sends by sockets.
     Sockets(sockets::Spec),
     /// Waits until a verdict changes.
@@ -144,6 +150,8 @@ pub fn serve(home: &str) {
 fn prepare(home: &Home, work: Work) -> io::Result<Box<dyn Ready>> {
     Ok(match work {
         Work::Shown(spec) => Box::new(shown::Shown::new(&spec)?),
+        Work::Refused(spec) => Box::new(refused::Refused::new(&spec)?),
+        Work::Wire(spec) => Box::new(wire::Wire::new(home, &spec)?),
         Work::Sockets(spec) => sockets::prepare(home, &spec)?,
         Work::Births(spec) => Box::new(births::Births::new(home, &spec)?),
         Work::Watch(spec) => Box::new(watch::Watch::new(home, &spec)?),

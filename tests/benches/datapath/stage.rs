@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use segd_tests::{Cgroup, Lab, Netns, Segd};
+use segd_tests::{Cgroup, Lab, Netns, Segd, Worker};
 
 use super::{
     bpf::{self, Hook, Program},
@@ -28,7 +28,7 @@ pub struct Place {
     number: u8,
     cgroup: Cgroup,
     _client: Cgroup,
-    _server: Cgroup,
+    server: Cgroup,
     netns: Netns,
     beside: Netns,
 }
@@ -50,7 +50,7 @@ impl Place {
             number,
             cgroup,
             _client: client,
-            _server: server,
+            server,
             netns,
             beside,
         };
@@ -84,6 +84,11 @@ impl Place {
     /// The namespaces.
     pub fn namespaces(&self) -> [&Netns; 2] {
         [&self.netns, &self.beside]
+    }
+
+    /// Somebody who lives in the server's cgroup and namespace.
+    pub fn dweller(&self, lab: &Lab) -> Worker {
+        lab.worker_in(&self.server, &self.beside)
     }
 
     /// The address of the client's own.
@@ -177,6 +182,14 @@ impl Governed {
         programs.sort_by(|a, b| a.name.cmp(&b.name));
         programs.dedup_by(|a, b| a.id == b.id);
         Ok(programs)
+    }
+
+    /// The id of the program for interfaces, whether it hangs on any or not.
+    pub fn program_for_interfaces(&self) -> io::Result<u32> {
+        let pins = pins(self.segd.pin_dir(), "programs_");
+        let pin = pins.iter().find(|pin| pin.ends_with("program_segd_nic"));
+        let pin = pin.ok_or_else(|| io::Error::other("`segd_nic` is not pinned"))?;
+        Ok(bpf::program(&bpf::open_pin(pin)?)?.id)
     }
 
     /// The id of the program at a packet hook.

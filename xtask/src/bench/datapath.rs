@@ -19,7 +19,7 @@ pub struct Report {
     /// How long the arms take turns for each figure; 20, with `--quick` 3.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Only these layers: `program`, `sockets`, `control`.
+    /// Only these layers: `instructions`, `program`, `early`, `sockets`, `control`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -27,8 +27,10 @@ pub struct Report {
 /// Runs it; the report goes to target/bench.
 pub fn run(options: &Report) -> Result<()> {
     setup::ensure(setup::Scope::Test)?;
+    // Nothing is timed then, and the tests have built nearly all of it.
+    let counts_alone = options.only == ["instructions"];
     let package = [
-        "bench",
+        if counts_alone { "test" } else { "bench" },
         "--locked",
         "--package",
         "segd-tests",

@@ -1,0 +1,48 @@
+//! Datagrams that the policy refuses, as fast as one thread can ask.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Ready, Slice};
+
+/// What is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// Where nobody may send.
+    pub to: SocketAddr,
+    /// How many datagrams a slice has.
+    pub datagrams: u64,
+}
+
+pub struct Refused {
+    socket: UdpSocket,
+    spec: Spec,
+}
+
+impl Refused {
+    pub fn new(spec: &Spec) -> io::Result<Refused> {
+        Ok(Refused {
+            socket: UdpSocket::bind("0.0.0.0:0")?,
+            spec: spec.clone(),
+        })
+    }
+}
+
+impl Ready for Refused {
+    fn slice(&mut self) -> io::Result<Slice> {
+        Slice::measure(|| {
+            for _ in 0..self.spec.datagrams {
+                match self.socket.send_to(&[0; 64], self.spec.to) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                    Err(error) => return Err(error),
+                    Ok(_) => return Err(io::Error::other("a datagram was not refused")),
+                }
+            }
+            Ok(self.spec.datagrams)
+        })
+    }
+}
