@@ -43,7 +43,8 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
         ..Packet::default()
     };
     // SAFETY: the hook's own context.
-    if unsafe { core::ptr::read_volatile(&raw const (*ops).family) } == AF_INET {
+    let v4 = unsafe { core::ptr::read_volatile(&raw const (*ops).family) } == AF_INET;
+    if v4 {
         addresses_v4(ops, &mut arrived);
     } else {
         addresses_v6(ops, &mut arrived);
@@ -56,8 +57,19 @@ pub fn note(ctx: &SockOpsContext) -> Option<()> {
     // A socket without a cookie could not be named to whoever is to end it.
     // SAFETY: the hook's own context.
     unsafe { bpf_get_socket_cookie(ops.cast()) };
-    accepted(socket, of_handshake(&mut key, next.wrapping_sub(1)));
+    let dialler = of_handshake(&mut key, next.wrapping_sub(1));
+    accepted(socket, dialler, v4 || has_answered(ops, &arrived, namespace));
     Some(())
+}
+
+/// Whether the answer to the handshake passed the hook, and so was published. Before 6.6 an IPv6 one did not.
+#[inline(never)]
+fn has_answered(ops: *mut bpf_sock_ops, arrived: &Packet, namespace: u64) -> bool {
+    // SAFETY: the hook's own context.
+    let next = unsafe { core::ptr::read_volatile(&raw const (*ops).snd_nxt) };
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, arrived, namespace, Side::Destination);
+    of_handshake(&mut key, next.wrapping_sub(1)).is_some()
 }
 
 // VERIFIER: two functions. In one, the loads of both families are merged into one through a computed context

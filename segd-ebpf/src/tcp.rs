@@ -74,7 +74,7 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
     }
     if hook as u8 == Hook::Egress as u8 {
         // A connected socket may be given a route by way of somebody else at any time: then the packet is looked at.
-        if !skb.is_plain_tcp() {
+        if memory.flags & STATE_PUBLISHED == 0 || !skb.is_plain_tcp() {
             return false;
         }
         if memory.flags & STATE_PEER_LOCAL != 0 {
@@ -365,13 +365,16 @@ fn note(policy: &Policy, ruling: &mut Ruling, memory: &mut SocketState, own: &Id
 }
 
 /// An accepted connection is complete: who connected is noted on its own socket while it is still known. `None`: no
-/// socket of this host.
+/// socket of this host. `published`: so is who accepts; else its first words publish it.
 #[inline(always)]
-pub fn accepted(socket: Socket, dialler: Option<Entry>) {
+pub fn accepted(socket: Socket, dialler: Option<Entry>, published: bool) {
     if let Some(memory) = remembered(socket, true) {
         memory.direction = DIRECTION_PASSIVE;
         memory.revision = 0;
         memory.flags |= STATE_WAS_ALLOWED;
+        if published {
+            memory.flags |= STATE_PUBLISHED;
+        }
         match dialler {
             Some(dialler) => {
                 memory.peer_cgroup = dialler.cgroup();
