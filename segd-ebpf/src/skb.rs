@@ -183,7 +183,7 @@ impl Skb {
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 pub fn parse(skb: Skb, packet: &mut Packet) -> u32 {
-    let unparsed = match walk(&skb, skb.is_v6(), packet) {
+    match walk(&skb, skb.is_v6(), packet) {
         // The stack hands whole datagrams to both hooks: only a raw socket shows fragments here.
         Ok(()) if packet.flags & PACKET_FRAGMENT != 0 => Reason::Fragment as u32,
         Ok(()) => 0,
@@ -191,8 +191,7 @@ pub fn parse(skb: Skb, packet: &mut Packet) -> u32 {
             packet.bytes = skb.bytes();
             reason as u32
         }
-    };
-    unparsed
+    }
 }
 
 impl Bytes for Skb {

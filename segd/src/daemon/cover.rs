@@ -164,6 +164,11 @@ impl Cover {
             self.wanted.remove(&seat);
             return;
         }
+        // A link whose pin was taken away lets go of the device a moment later. Until the next look the seat is missing.
+        if error.raw_os_error() == Some(libc::EEXIST) {
+            tracing::debug!("tcx: the program still hangs on device {}", seat.device);
+            return;
+        }
         let device = info.devices.iter().find(|device| device.index == seat.device);
         let name = device.map_or("?", |device| device.name.as_str());
         let line = format!("{name}: {error}");
