@@ -137,9 +137,10 @@ fn what_was_loaded_for_another_setting_is_not_kept() {
     fs::rename(&ingress, &egress).unwrap();
     segd.restart();
     let second = enforcing(&before);
+    // A tracepoint's link holds its program for good: another program is another link, made before the old one goes.
     let of = |set: &BTreeSet<String>, kind: &str| -> BTreeSet<String> {
         set.iter()
-            .filter(|object| object.starts_with(kind))
+            .filter(|object| object.starts_with(kind) && !object.ends_with("raw_tracepoint"))
             .cloned()
             .collect()
     };
