@@ -150,7 +150,7 @@ pub fn serve(home: &str) {
 fn prepare(home: &Home, work: Work) -> io::Result<Box<dyn Ready>> {
     Ok(match work {
         Work::Shown(spec) => Box::new(shown::Shown::new(&spec)?),
-        Work::Refused(spec) => Box::new(refused::Refused::new(&spec)?),
+        Work::Refused(spec) => Box::new(refused::Refused::new(home, &spec)?),
         Work::Wire(spec) => Box::new(wire::Wire::new(home, &spec)?),
         Work::Sockets(spec) => sockets::prepare(home, &spec)?,
         Work::Births(spec) => Box::new(births::Births::new(home, &spec)?),

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ready, Slice};
+use super::{Home, Ready, Slice, sockets::as_server};
 
 /// What is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,13 +20,18 @@ pub struct Spec {
 
 pub struct Refused {
     socket: UdpSocket,
+    /// Somebody whom it must not reach.
+    server: UdpSocket,
     spec: Spec,
 }
 
 impl Refused {
-    pub fn new(spec: &Spec) -> io::Result<Refused> {
+    pub fn new(home: &Home, spec: &Spec) -> io::Result<Refused> {
+        let server = as_server(home, || UdpSocket::bind(spec.to))?;
+        server.set_nonblocking(true)?;
         Ok(Refused {
             socket: UdpSocket::bind("0.0.0.0:0")?,
+            server,
             spec: spec.clone(),
         })
     }
@@ -34,7 +39,7 @@ impl Refused {
 
 impl Ready for Refused {
     fn slice(&mut self) -> io::Result<Slice> {
-        Slice::measure(|| {
+        let slice = Slice::measure(|| {
             for _ in 0..self.spec.datagrams {
                 match self.socket.send_to(&[0; 64], self.spec.to) {
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -43,6 +48,11 @@ impl Ready for Refused {
                 }
             }
             Ok(self.spec.datagrams)
-        })
+        })?;
+        match self.server.recv(&mut [0; 64]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(slice),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::Error::other("a datagram arrived")),
+        }
     }
 }
