@@ -203,6 +203,16 @@ pub fn attach(program: &OwnedFd, cgroup: &Path, hook: Hook) -> io::Result<OwnedF
     unsafe { attr.open(28) }
 }
 
+/// The index of a device in this thread's namespace.
+pub fn device(name: &str) -> io::Result<u32> {
+    let name = CString::new(name).map_err(io::Error::other)?;
+    // SAFETY: a live C string.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
 /// Attaches an XDP program to a device's driver for as long as the link lives.
 pub fn attach_xdp(program: &OwnedFd, device: u32) -> io::Result<OwnedFd> {
     const XDP_HOOK: u32 = 37;

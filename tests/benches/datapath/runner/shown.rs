@@ -1,7 +1,6 @@
 //! Packets shown to a program by hand (`BPF_PROG_TEST_RUN`): one many times in one call, or many one by one.
 
 use std::{
-    ffi::CString,
     io,
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -39,15 +38,10 @@ pub struct Shown {
 
 impl Shown {
     pub fn new(spec: &Spec) -> io::Result<Shown> {
-        let mut device = 0;
-        if let Some(name) = &spec.device {
-            let name = CString::new(name.as_str()).map_err(io::Error::other)?;
-            // SAFETY: a live C string.
-            device = unsafe { libc::if_nametoindex(name.as_ptr()) };
-            if device == 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
+        let device = match &spec.device {
+            Some(name) => bpf::device(name)?,
+            None => 0,
+        };
         let mut shown = Shown {
             program: bpf::program_by_id(spec.program)?,
             spec: spec.clone(),

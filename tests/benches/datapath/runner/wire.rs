@@ -4,7 +4,6 @@
 //! The receiver's half runs in a softirq, which may be handed to a kernel thread, so time is the clock's here.
 
 use std::{
-    ffi::CString,
     fs::File,
     io::{self, Read as _, Seek as _},
     net::{Ipv4Addr, UdpSocket},
@@ -58,7 +57,7 @@ impl Wire {
             server.set_nonblocking(true)?;
             coalesce(&server)?;
             let link = match spec.program {
-                Some(id) => Some(bpf::attach_xdp(&bpf::program_by_id(id)?, index()?)?),
+                Some(id) => Some(bpf::attach_xdp(&bpf::program_by_id(id)?, bpf::device(DEVICE)?)?),
                 None => None,
             };
             Ok((server, File::open("/proc/thread-self/net/dev")?, link))
@@ -68,7 +67,7 @@ impl Wire {
             _link: link,
             server,
             devices,
-            device: index()?,
+            device: bpf::device(DEVICE)?,
             spec: spec.clone(),
         };
         let start = Instant::now();
@@ -138,16 +137,6 @@ impl Ready for Wire {
             cpu_ns: slice.wall_ns,
             ..slice
         })
-    }
-}
-
-/// The index of the cable's end in this namespace.
-fn index() -> io::Result<u32> {
-    let name = CString::new(DEVICE).map_err(io::Error::other)?;
-    // SAFETY: a live C string.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
     }
 }
 
