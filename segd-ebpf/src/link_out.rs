@@ -29,6 +29,8 @@ use crate::{
 
 const UNSPECIFIED_V4: Address = mapped([0; 4]);
 const UNSPECIFIED_V6: Address = [0; 16];
+/// No namespace has this cookie.
+const UNKNOWN_NAMESPACE: u64 = 0;
 
 /// tcx ingress on the host's end of a workload's link: whether a frame may come out.
 #[inline(always)]
@@ -41,12 +43,12 @@ pub fn may_come_out(skb: Skb) -> bool {
     if by == Sender::Inet && is_known_stream(&policy, skb) {
         return true;
     }
-    let Some(link) = LINKS.get_ptr(skb.device()) else {
-        return true;
-    };
     let mut way = Way::new(policy, skb, by);
+    // A link that found no room in its table leads to a namespace that nobody has looked at.
     // SAFETY: copied out.
-    way.namespace = unsafe { (*link).namespace };
+    way.namespace = LINKS
+        .get_ptr(skb.device())
+        .map_or(UNKNOWN_NAMESPACE, |link| unsafe { (*link).namespace });
     way.managed = holds_workloads(&policy, way.namespace);
     if by == Sender::Device {
         identify(&mut way);

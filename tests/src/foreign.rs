@@ -228,8 +228,8 @@ pub fn fill(map: &Path) -> io::Result<u64> {
     let mut key = vec![0u8; key_size.max(8) as usize];
     let mut count = 0_u64;
     loop {
-        // Far from the id of any cgroup of this host.
-        let number = 1 << 40 | (count + 1);
+        // Far from the id of any cgroup of this host, and its lower half from the index of any device.
+        let number = 1 << 40 | 1 << 31 | (count + 1);
         key[..8].copy_from_slice(&u64::to_ne_bytes(number));
         let mut attr = [
             u64::from(map.as_raw_fd() as u32),

@@ -419,9 +419,10 @@ fn a_container_that_takes_thousands_of_addresses_is_told_of_and_takes_nothing_el
 /// Class 28: where no address and no source of a link fits any more, what is new gets no right, and status says so.
 #[test]
 fn with_the_tables_of_addresses_and_links_full_nothing_becomes_allowed() {
-    for table in ["LOCALS", "SOURCES"] {
+    for table in ["LOCALS", "SOURCES", "LINKS"] {
         let Some(lab) = Lab::open() else { return };
-        let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+        let _loose = Sysctl::set("net/ipv4/conf/all/rp_filter", "0");
+        let [web, rogue, db, nobody] = ["web", "rogue", "db", "nobody"].map(|name| lab.cgroup(name));
         let far = lab.netns("far");
         let (far4, _) = cable(&far, 43);
         let server = lab.worker_in(&db, &far);
@@ -438,10 +439,16 @@ fn with_the_tables_of_addresses_and_links_full_nothing_becomes_allowed() {
         cable(&late, 44);
         let newcomer = lab.worker_in(&rogue, &late);
         let friend = lab.worker_in(&web, &late);
+        let later = lab.netns("later");
+        cable(&later, 45);
+        let stranger = lab.worker_in(&nobody, &later);
+        let home = lab.worker(&db);
+        let door = home.listen_udp((Ipv4Addr::UNSPECIFIED, OPEN));
         wait::wait_until(format!("status tells that {table} is full"), PATIENCE, || {
             let warnings = segd.json(&["status"])["warnings"].to_string();
             warnings.contains("could be written") || warnings.contains("did not fit")
         });
+        wait::quiet(COVERED);
         for worker in [&enemy, &newcomer] {
             for to in [open.local, shut.local] {
                 for kind in [Kind::Udp, Kind::RawUdp] {
@@ -450,6 +457,16 @@ fn with_the_tables_of_addresses_and_links_full_nothing_becomes_allowed() {
             }
         }
         friend.probe(Kind::Udp, shut.local, "leak;");
+        // By a packet socket, and in the name of who may: a partner.
+        for (worker, number) in [(&newcomer, 44), (&stranger, 45)] {
+            let from: SocketAddr = (Ipv4Addr::new(198, 51, 100, 7), 40_000).into();
+            let to: SocketAddr = (Ipv4Addr::new(10, 213, number, 1), OPEN).into();
+            let packet = wire::packet(from.ip(), to.ip(), 17, &wire::udp_between(from, to, b"leak;"));
+            let port = format!("sgt{}c{number}", std::process::id() % 100_000);
+            worker
+                .send_frame("eth0", &wire::frame(wire::mac(&port), &packet), false)
+                .ok();
+        }
         client.probe(Kind::Udp, open.local, "old;");
         server.wait_for_message(open, "old;");
         wait::quiet(wait::SILENCE);
@@ -460,5 +477,6 @@ fn with_the_tables_of_addresses_and_links_full_nothing_becomes_allowed() {
                 ear.local
             );
         }
+        assert!(!home.inbox(door).has("leak;"), "{table}: the host was reached");
     }
 }

@@ -106,6 +106,8 @@ pub struct Engine {
     pub(super) namespaces: Vec<NamespaceInfo>,
     /// Why the last list of them was not written whole.
     pub(super) unwritten: Option<String>,
+    /// How many network namespaces did not fit into their table.
+    pub(super) ownerless: usize,
     pub(super) in_force: Option<InForce>,
     /// What is in force is only on trial.
     pub(super) trial: Option<OnTrial>,
@@ -219,7 +221,7 @@ impl Engine {
                     self.note_names(before)?;
                 }
                 Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
-                Step::Owners => self.write_owners(slot, &tables)?,
+                Step::Owners => drop(self.write_owners(slot, &tables)?),
             }
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
@@ -295,8 +297,9 @@ impl Engine {
         Ok(borne)
     }
 
-    /// Says under a slot's revision who lives in which namespace.
-    pub(super) fn write_owners(&self, slot: u32, tables: &CompiledTables) -> Result<(), ApplyError> {
+    /// Says under a slot's revision who lives in which namespace, and how many of them did not fit.
+    pub(super) fn write_owners(&self, slot: u32, tables: &CompiledTables) -> Result<usize, ApplyError> {
+        let mut left_out = 0;
         // What has no entry is outside of what segd governs, if that is not all there is.
         let stranger = (!self.root.is_hierarchy_root()).then_some(Identity::of(HOST));
         for info in &self.namespaces {
@@ -325,9 +328,9 @@ impl Engine {
                 flags,
                 claimed,
             };
-            self.places.set_lives(info.cookie, slot, lives)?;
+            left_out += usize::from(!self.places.set_lives(info.cookie, slot, lives)?);
         }
-        Ok(())
+        Ok(left_out)
     }
 
     /// Takes a new list of namespaces.
@@ -342,9 +345,11 @@ impl Engine {
         self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
         // Owners go first: an address without an owner is judged by its receiver alone.
         // A slot that packets cannot come to gets its owners with its revision.
+        let mut left_out = 0;
         for policy in self.policies() {
-            self.write_owners(policy.active.slot(), &policy.tables)?;
+            left_out = left_out.max(self.write_owners(policy.active.slot(), &policy.tables)?);
         }
+        self.ownerless = left_out;
         let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
         let addresses = self
             .places
@@ -354,7 +359,7 @@ impl Engine {
                 by_link: map.links.values().any(|link| link.namespace == info.cookie),
                 addresses: &info.addresses,
             }));
-        // A full table of one leaves nothing of the other uncovered.
+        // What one of them cannot write leaves nothing of the other uncovered.
         let links = self.places.set_links(&map.links, &map.sources);
         if let Some(cover) = &mut self.cover {
             let repair = cover.follow(&self.namespaces, map.seats);

@@ -140,11 +140,28 @@ impl Engine {
                 info.inode, info.elsewhere
             ));
         }
-        if self.places.left_out() > 0 {
-            warnings.push(format!(
-                "{} addresses did not fit into the table",
-                self.places.left_out()
-            ));
+        let left_out = self.places.left_out();
+        for (count, what, then) in [
+            (left_out.addresses, "addresses", "they count as the network's"),
+            (
+                left_out.sources,
+                "addresses that send by links",
+                "what they send by a link is refused",
+            ),
+            (
+                left_out.links,
+                "links of network namespaces",
+                "frames of packet sockets that come out of them are refused",
+            ),
+            (
+                self.ownerless,
+                "network namespaces",
+                "nobody is known to live in them",
+            ),
+        ] {
+            if count > 0 {
+                warnings.push(format!("{count} {what} did not fit into their table: {then}"));
+            }
         }
         if self.cgroups.overflowed().unwrap_or(false) {
             warnings.push(

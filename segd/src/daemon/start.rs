@@ -272,6 +272,7 @@ async fn attach(
         indexes,
         namespaces: Vec::new(),
         unwritten: None,
+        ownerless: 0,
         in_force: None,
         trial: None,
         hits: super::usage::Hits::default(),

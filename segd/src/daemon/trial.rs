@@ -269,6 +269,7 @@ impl Engine {
             let probe = self.tag_probe(slot, revision).map_err(|error| chain(&error));
             probe.and_then(|()| {
                 self.write_owners(slot, &policy.tables)
+                    .map(drop)
                     .map_err(|error| chain(&error))
             })?;
         }

@@ -107,6 +107,14 @@ impl<K: Pod, V> Map<K, V> {
         }
     }
 
+    /// Writes a value in place of what is there. `false`: the map is full.
+    pub fn write_if_room(&self, key: &K, value: &V) -> Result<bool, Error> {
+        match self.write(key, value, 0) {
+            Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::E2BIG) => Ok(false),
+            written => written,
+        }
+    }
+
     /// Removes a key, if it is there.
     pub fn remove(&self, key: &K) -> Result<(), Error> {
         let key = (&raw const *key).cast();

@@ -34,6 +34,18 @@ pub struct Lives {
     pub claimed: u16,
 }
 
+/// What found no room in its table. Nothing is allowed because of it: an address that is not known is the network's, what comes
+/// out of an unknown link is judged by its receiver alone, and nobody is known to own an unknown namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Addresses.
+    pub addresses: usize,
+    /// Links of namespaces.
+    pub links: usize,
+    /// Addresses that may send by links.
+    pub sources: usize,
+}
+
 /// The tables of addresses and namespaces.
 #[derive(Debug)]
 pub struct Places {
@@ -41,7 +53,7 @@ pub struct Places {
     locals: Map<Address, Local>,
     namespaces: Map<u64, Namespace>,
     written: BTreeMap<Address, Local>,
-    left_out: usize,
+    left_out: LeftOut,
     links: Map<u32, Link>,
     written_links: BTreeMap<u32, Link>,
     sources: Map<Source, u32>,
@@ -87,7 +99,7 @@ impl Places {
             namespaces: Map::open(maps, "NAMESPACES")?,
             written: all(&locals)?,
             locals,
-            left_out: 0,
+            left_out: LeftOut::default(),
             written_links: all(&links)?,
             links,
             written_sources: all(&sources)?,
@@ -118,7 +130,7 @@ impl Places {
         let mut wanted: BTreeMap<Address, Local> = BTreeMap::new();
         let mut places: Vec<Addresses<'a>> = namespaces.into_iter().collect();
         places.sort_by_key(|place| !place.is_host);
-        self.left_out = 0;
+        self.left_out.addresses = 0;
         for place in places {
             let by_link = if place.by_link { LOCAL_BY_LINK } else { 0 };
             let this = Local {
@@ -136,7 +148,7 @@ impl Places {
                         *local = Local::default();
                     }
                     Some(_) => {}
-                    None if full => self.left_out += 1,
+                    None if full => self.left_out.addresses += 1,
                     None => drop(wanted.insert(*address, this)),
                 }
             }
@@ -179,29 +191,34 @@ impl Places {
             sources.contains_key(source)
         })?;
         // Sources go first: a link that is known asks for them. Without room for them nothing gets out by it.
-        let mut full = Ok(());
+        self.left_out.sources = 0;
         for (source, kind) in sources {
             if self.written_sources.get(source) == Some(kind) {
                 continue;
             }
-            if let Err(error) = self.sources.write(source, kind, 0) {
-                full = Err(error);
-                break;
+            if self.left_out.sources == 0 && self.sources.write_if_room(source, kind)? {
+                self.written_sources.insert(*source, *kind);
+            } else {
+                self.left_out.sources += 1;
             }
-            self.written_sources.insert(*source, *kind);
         }
+        self.left_out.links = 0;
         for (device, link) in links {
-            if self.written_links.get(device) != Some(link) {
-                self.links.write(device, link, 0)?;
+            if self.written_links.get(device) == Some(link) {
+                continue;
+            }
+            if self.links.write_if_room(device, link)? {
                 self.written_links.insert(*device, *link);
+            } else {
+                self.left_out.links += 1;
             }
         }
-        full
+        Ok(())
     }
 
-    /// How many addresses did not fit.
+    /// What did not fit.
     #[must_use]
-    pub fn left_out(&self) -> usize {
+    pub fn left_out(&self) -> LeftOut {
         self.left_out
     }
 
@@ -211,8 +228,12 @@ impl Places {
         self.written.len()
     }
 
-    /// Says who lives in a namespace under the revision of a slot.
-    pub fn set_lives(&self, cookie: u64, slot: u32, lives: Lives) -> Result<(), Error> {
+    /// Says who lives in a namespace under the revision of a slot. `false`: the table is full, and nobody is known to.
+    ///
+    /// # Errors
+    ///
+    /// A read or a write that failed.
+    pub fn set_lives(&self, cookie: u64, slot: u32, lives: Lives) -> Result<bool, Error> {
         let known = self.namespaces.read(&cookie)?;
         let mut entry = known.unwrap_or_default();
         let slot = slot as usize & 1;
@@ -225,11 +246,12 @@ impl Places {
                 *to = value;
             }
         }
-        if known != Some(entry) {
-            self.namespaces.write(&cookie, &entry, 0)?;
-            self.changed()?;
+        if known == Some(entry) {
+            return Ok(true);
         }
-        Ok(())
+        let written = self.namespaces.write_if_room(&cookie, &entry)?;
+        self.changed()?;
+        Ok(written)
     }
 
     /// Forgets namespaces that are gone.

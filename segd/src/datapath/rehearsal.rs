@@ -318,9 +318,10 @@ impl Maps for Ebpf {
 
 #[cfg(test)]
 mod tests {
-    use segd_common::{reason::Reason, segment, service::UDP};
+    use segd_common::{address::MAX_NAMESPACES, reason::Reason, segment, service::UDP};
 
     use super::*;
+    use crate::datapath::places::Lives;
 
     /// A UDP datagram without data between two IPv4 addresses.
     fn datagram(from: [u8; 4], to: [u8; 4], port: u16) -> Vec<u8> {
@@ -331,6 +332,24 @@ mod tests {
         packet.extend(port.to_be_bytes());
         packet.extend([0, 8, 0, 0]);
         packet
+    }
+
+    /// Else whoever makes enough of them would keep a policy from being replaced, and segd from starting.
+    fn a_full_table_of_namespaces_is_no_failure(places: &Places) {
+        let lives = |owner| Lives {
+            owner,
+            flags: 0,
+            claimed: 0,
+        };
+        let fits = |cookie, owner| places.set_lives(cookie, 0, lives(owner)).unwrap();
+        assert!(fits(1 << 40, 7));
+        let room = (1..=u64::from(MAX_NAMESPACES))
+            .take_while(|number| fits(1 << 41 | number, 7))
+            .count();
+        assert!(room < MAX_NAMESPACES as usize, "{room} more fitted");
+        assert!(fits(1 << 40, 8), "what is there is written");
+        places.keep_namespaces(&|cookie| cookie == 1 << 40).unwrap();
+        assert!(fits(1 << 41 | 1, 7), "what is gone makes room");
     }
 
     #[test]
@@ -361,6 +380,7 @@ mod tests {
             assert_eq!(nobody.told.reason, Reason::Unknown as u8);
             assert_eq!(run(Identity::of(7), Way::Loopback).told.to.segment, segment::HOST);
             assert_eq!(stranger.told.cgroup, rehearsal.cgroup());
+            a_full_table_of_namespaces_is_no_failure(&rehearsal.places);
             rehearsal.cgroup()
         });
         let cgroup = rehearsed.join().unwrap();

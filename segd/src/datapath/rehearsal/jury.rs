@@ -143,7 +143,7 @@ impl Jury {
                     claimed: 0,
                 };
                 let slot = self.rehearsal.slot()?;
-                self.rehearsal.places().set_lives(BESIDE, slot, lives)?;
+                let _ = self.rehearsal.places().set_lives(BESIDE, slot, lives)?;
                 (Hook::Egress, from, own, self.beside.of(v6), Way::Wire)
             }
             (None, Side::Segment(from), Side::Address(to)) => (Hook::Egress, from, own, Some(to), Way::Wire),
