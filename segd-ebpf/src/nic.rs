@@ -6,7 +6,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use segd_common::{
-    address::{self, LOCAL_HOST},
+    address::{self, LOCAL_HOST, Local},
     event::Hook,
     packet::{PACKET_FRAGMENT, Packet},
     reason::Reason,
@@ -84,9 +84,10 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
     if source.is_some_and(|source| source.flags & LOCAL_HOST != 0) {
         return ruling.fixed(Reason::Spoofed);
     }
-    let Some(to) = receiver(policy, packet) else {
+    let Some(local) = identity::local(&packet.destination) else {
         return;
     };
+    let to = receiver(policy, packet, local);
     let from = Identity::of(identity::of_address(policy, &packet.source));
     ruling.from = from;
     ruling.to = to.0;
@@ -108,7 +109,7 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
         return;
     }
     if source.is_none() {
-        judge_address(policy, ruling, packet, frame, to);
+        judge_address(policy, ruling, packet, frame, to, local.flags & LOCAL_HOST != 0);
     }
     if packet.flags & PACKET_FRAGMENT != 0 && (ruling.reason == 0 || ruling.passes()) {
         fragments::first(frame, packet);
@@ -124,23 +125,24 @@ fn judge_address(
     packet: &Packet,
     frame: &Frame,
     (to, single): (Identity, bool),
+    own: bool,
 ) {
     let from = ruling.from;
     let initiates = packet.is_syn() || packet.is_icmp_request();
     let alone = initiates && (single || packet.is_icmp_request());
-    if alone || is_refused_by_the_kernel(packet, frame) {
+    if alone {
         return judge(policy, ruling, from, to, packet.service);
     }
-    if from.segment == to.segment {
-        // Claimed by address on both sides: the receiver judges.
-        return;
-    }
+    // Whom nothing lets begin, nor anybody answer, no socket of this host hears. That is known without looking for one.
     let flags = policy.segment(from.segment);
-    if policy.flags() & TABLES_AUDIT != 0 || flags & SEGMENT_INITIATES != 0 {
-        return;
+    let audited = policy.flags() & TABLES_AUDIT != 0;
+    let may_begin = audited || flags & SEGMENT_INITIATES != 0;
+    if from.segment != to.segment && !may_begin && (initiates || flags & SEGMENT_ADMITS == 0) {
+        return ruling.fixed(Reason::NoRule);
     }
-    if initiates || flags & SEGMENT_ADMITS == 0 {
-        ruling.fixed(Reason::NoRule);
+    // What is claimed by address on both sides, and all else, the receiver judges.
+    if own && is_refused_by_the_kernel(packet, frame) {
+        judge(policy, ruling, from, to, packet.service);
     }
 }
 
@@ -150,21 +152,19 @@ fn is_refused_by_the_kernel(packet: &Packet, frame: &Frame) -> bool {
     if packet.protocol != TCP && packet.protocol != UDP {
         return false;
     }
-    let own = identity::local(&packet.destination).is_some_and(|local| local.flags & LOCAL_HOST != 0);
-    own && lookup::holder(frame, packet) == Holder::Nobody && !lookup::forwards(frame, packet)
+    lookup::holder(frame, packet) == Holder::Nobody && !lookup::forwards(frame, packet)
 }
 
-/// Who answers at a local address, and whether it is the only one there; `None` for an address that is not local.
+/// Who answers at a local address, and whether it is the only one there.
 #[inline(always)]
-fn receiver(policy: &Policy, packet: &Packet) -> Option<(Identity, bool)> {
-    let local = identity::local(&packet.destination)?;
+fn receiver(policy: &Policy, packet: &Packet, local: Local) -> (Identity, bool) {
     if local.flags & LOCAL_HOST != 0 || local.namespace == 0 {
-        return Some((Identity::of(segment::HOST), false));
+        return (Identity::of(segment::HOST), false);
     }
     let (owner, single) = identity::owner(policy, local.namespace, UNKNOWN);
     if owner.segment == segment::NONE {
-        return Some((Identity::of(segment::HOST), false));
+        return (Identity::of(segment::HOST), false);
     }
     let claimed = identity::claimed_by_address(policy, owner, &packet.destination);
-    Some((claimed, single || claimed.segment != owner.segment))
+    (claimed, single || claimed.segment != owner.segment)
 }

@@ -201,13 +201,15 @@ extern "C" fn segd_judge(slot: u32, sides: u64, service: u32) -> u64 {
 
 const WINDOW_NS: u64 = 100_000_000;
 const EVENTS_PER_WINDOW: u64 = 128;
+/// Of those, which may wake the daemon. It looks by itself once in a window.
+const WAKES_PER_WINDOW: u64 = 4;
 
-/// Whether this CPU may emit another event now. Losing the race against an interrupt costs accuracy of the
-/// limit, nothing else.
+/// The how many'th event of its window another one of this CPU would be; 0 if there may be none. Losing the race against an
+/// interrupt costs accuracy of the limit, nothing else.
 #[inline(always)]
-fn may_emit(now: u64) -> bool {
+fn place_in_window(now: u64) -> u64 {
     let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else {
-        return false;
+        return 0;
     };
     // SAFETY: this CPU's element.
     unsafe {
@@ -216,7 +218,11 @@ fn may_emit(now: u64) -> bool {
             (*window).events = 0;
         }
         (*window).events += 1;
-        (*window).events <= EVENTS_PER_WINDOW
+        if (*window).events <= EVENTS_PER_WINDOW {
+            (*window).events
+        } else {
+            0
+        }
     }
 }
 
@@ -228,7 +234,8 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
     }
     // SAFETY: no arguments.
     let monotonic = unsafe { bpf_ktime_get_ns() };
-    if !may_emit(monotonic) {
+    let place = place_in_window(monotonic);
+    if place == 0 {
         stat(stat::EVENTS_SUPPRESSED, 1);
         return;
     }
@@ -274,9 +281,10 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
         (*event).reserved = 0;
     }
     // Waking the daemon costs more than all else here: an interrupt, which in a virtual machine leaves the guest. What passed can
-    // wait until it looks by itself.
-    let can_wait = ruling.allowed() && ruling.flags & REVOKED == 0;
-    entry.submit(if can_wait { BPF_RB_NO_WAKEUP.into() } else { 0 });
+    // wait until it looks by itself, and so can what else is denied in a flood.
+    let matters = !ruling.allowed() || ruling.flags & REVOKED != 0;
+    let wakes = matters && place <= WAKES_PER_WINDOW;
+    entry.submit(if wakes { 0 } else { BPF_RB_NO_WAKEUP.into() });
 }
 
 /// Tells who rehearsed this packet what was ruled.

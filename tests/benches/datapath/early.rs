@@ -21,8 +21,13 @@ use super::{
 const FRAMES: u32 = 16_384;
 /// A port of the server's that is open to nobody out there.
 const PORT: u16 = policy::SHUT;
-/// An address of another machine that no rule speaks of (RFC 5737).
+/// An address of another machine that no segment claims: whether it may ask is known once there is a socket (RFC 5737).
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// One of a segment that may ask nobody and whom nobody may ask: there is nothing more to know.
+const RIGHTLESS: Ipv4Addr = Ipv4Addr::from_octets({
+    let [a, b, c, _] = policy::RIGHTLESS.octets();
+    [a, b, c, 7]
+});
 
 const WAY: Way = Way {
     beside: true,
@@ -31,18 +36,25 @@ const WAY: Way = Way {
 
 const EMPTY: &str = "empty program that drops";
 const AGAIN: &str = "empty again";
-const SEGD: &str = "segd";
+const SEGD: &str = "segd, of an address without a right";
+const LATE: &str = "segd, of an address that nobody knows: at the socket";
 const NFTABLES: &str = "nftables ingress";
 const STACK: &str = "nobody, until no socket is found";
 
-/// What is sent to a place's server, and who drops it.
-fn spec(place: &Place, program: Option<u32>, dropped: bool, port: u16) -> Work {
+/// What is sent to a place's server, and who drops it. `socket`: the server's.
+fn spec(
+    sender: Ipv4Addr,
+    place: &Place,
+    program: Option<u32>,
+    dropped: bool,
+    (port, socket): (u16, u16),
+) -> Work {
     let std::net::IpAddr::V4(server) = place.server(WAY) else {
         unreachable!("the way is IPv4's");
     };
     Work::Wire(wire::Spec {
-        frame: policy::on_the_wire(STRANGER, server, 20_000, port),
-        port: PORT,
+        frame: policy::on_the_wire(sender, server, 20_000, port),
+        port: socket,
         frames: FRAMES,
         program,
         dropped,
@@ -51,7 +63,9 @@ fn spec(place: &Place, program: Option<u32>, dropped: bool, port: u16) -> Work {
 
 /// Measures.
 pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
+    // Each has a cable, and `LATE` uses that of `SEGD`.
     let names = [EMPTY, AGAIN, SEGD, NFTABLES, STACK];
+    let heard = (PORT, PORT);
     let empty = assembler::empty(XDP)?;
     let empty = bpf::program(&empty).map(|program| (program.id, empty))?;
     let mut places: Vec<Place> = Vec::new();
@@ -70,30 +84,30 @@ pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
             ))
         };
         runner
-            .prepare("open", spec(place, None, false, PORT))
+            .prepare("open", spec(RIGHTLESS, place, None, false, heard))
             .map_err(named)?;
         runner.forget("open");
     }
     let governed = Governed::start(lab, places.remove(2), 1000);
     let _dweller = governed.place.dweller(lab);
     rivals::nftables_ingress(&places[2]).map_err(io::Error::other)?;
+    let segd = governed.program_for_interfaces()?;
     let works = [
-        spec(&places[0], Some(empty.0), true, PORT),
-        spec(&places[1], Some(empty.0), true, PORT),
-        spec(
-            &governed.place,
-            Some(governed.program_for_interfaces()?),
-            true,
-            PORT,
-        ),
-        spec(&places[2], None, true, PORT),
-        spec(&places[3], None, true, PORT + 1),
+        spec(RIGHTLESS, &places[0], Some(empty.0), true, heard),
+        spec(RIGHTLESS, &places[1], Some(empty.0), true, heard),
+        spec(RIGHTLESS, &governed.place, Some(segd), true, heard),
+        spec(RIGHTLESS, &places[2], None, true, heard),
+        spec(RIGHTLESS, &places[3], None, true, (PORT + 1, PORT)),
     ];
     for (name, (runner, work)) in names.iter().zip(runners.iter_mut().zip(works)) {
         let named = |error| io::Error::other(format!("early drop, `{name}`: {error}"));
         runner.prepare("flood", work).map_err(named)?;
     }
-    let arms: Vec<Arm<'_>> = names
+    let late = spec(STRANGER, &governed.place, None, true, (PORT + 2, PORT + 2));
+    runners[2]
+        .prepare("late", late)
+        .map_err(|error| io::Error::other(format!("early drop, `{LATE}`: {error}")))?;
+    let mut arms: Vec<Arm<'_>> = names
         .iter()
         .enumerate()
         .map(|(runner, name)| Arm {
@@ -102,9 +116,17 @@ pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
             work: "flood",
         })
         .collect();
+    arms.push(Arm {
+        name: LATE.to_owned(),
+        runner: 2,
+        work: "late",
+    });
     let denied = |governed: &Governed| {
-        let labels = [("verdict", "denied"), ("from", "world")];
-        governed.segd.metric("segd_packets_total", &labels).unwrap_or(0.0)
+        let of = |from| {
+            let labels = [("verdict", "denied"), ("from", from)];
+            governed.segd.metric("segd_packets_total", &labels).unwrap_or(0.0)
+        };
+        of("rightless").min(of("world"))
     };
     let before = denied(&governed);
     let length = Length {
@@ -124,7 +146,7 @@ pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
         &["rate to the empty program", "rate to nftables", "ns"],
         0,
     );
-    for name in names {
+    for name in names.into_iter().chain([LATE]) {
         table.row(
             name,
             &[

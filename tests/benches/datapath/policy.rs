@@ -12,6 +12,9 @@ pub const SHUT: u16 = 7100;
 /// The port that the rule about the verdict that is watched moves to and from.
 pub const WATCHED: u16 = 7200;
 
+/// Addresses on the network that every policy knows, and none gives a right (RFC 5737).
+pub const RIGHTLESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 0);
+
 /// The name of the first file.
 pub const FIRST: &str = "policy.yaml";
 /// A file has a largest size; this many rules are far below.
@@ -119,6 +122,7 @@ spec:
             let _ = writeln!(text, "    s{peer}: {{match: [{{cidr: {net}/24}}]}}");
         }
         let (first, last) = (OPEN.start(), OPEN.end());
+        let _ = writeln!(text, "    rightless: {{match: [{{cidr: {RIGHTLESS}/24}}]}}");
         text.push_str("  allow:\n");
         let watched = if watched { WATCHED } else { WATCHED + 1 };
         for ports in [
