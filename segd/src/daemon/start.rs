@@ -61,7 +61,10 @@ pub fn style() -> Style {
 /// Starts everything, or nothing.
 pub async fn start(options: Options) -> Result<Running, Failure> {
     privilege::prepare();
+    let root = CgroupRoot::of(options.cgroup_root.as_deref());
+    let opening = given::Opening::begin(root.as_ref().ok().cloned())?;
     let findings = examine(&options)?;
+    let root = root?;
     let group = match &options.control_group {
         Some(name) => Some(peer::group_id(name).map_err(|error| {
             Failure::host(
@@ -71,8 +74,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         })?),
         None => None,
     };
-    let root = CgroupRoot::of(options.cgroup_root.as_deref())?;
-    let given = given::open(&root, group)?;
+    let given = opening.open(group)?;
     let fresh = !Pins::new(&options.pin_dir).has_links();
     let mut read_files = ReadFiles::default();
     let (loaded, broken) = policy(&options, fresh, &mut read_files)?;
@@ -241,7 +243,8 @@ async fn attach(
     let ring = datapath.take_events()?;
     let events =
         Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
-    let tables = Tables::open(&pins)?;
+    let mut tables = Tables::open(&pins)?;
+    tables.begin_to_settle()?;
     let mut indexes = SegmentIndexes::default();
     for (index, name) in tables.names()? {
         indexes.by_name.insert(name, index);

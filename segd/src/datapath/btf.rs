@@ -16,9 +16,14 @@ pub struct Offsets {
     pub net_cookie: Option<u64>,
     /// Of the inode number in `net`.
     pub net_inode: u64,
+    /// The type of [`LSM_HOOK`], where security modules may be programs.
+    pub lsm_hook: Option<u32>,
     /// A socket bears its cgroup or numbers of cgroup v1, not both (before 5.15).
     pub socket_numbers: bool,
 }
+
+/// A function that such a program can stand for.
+const LSM_HOOK: &[u8] = b"bpf_lsm_bpf";
 
 /// The offsets that the programs need. Read once: the kernel stays the same for as long as a process lives.
 pub fn offsets() -> Result<Offsets, super::Error> {
@@ -115,6 +120,7 @@ fn parse(data: &[u8]) -> Option<Offsets> {
         ],
         net_cookie: types.member("net", "net_cookie"),
         net_inode: types.member("net", "ns")? + types.member("ns_common", "inum")?,
+        lsm_hook: types.lsm_hook,
         socket_numbers: types.member("sock_cgroup_data", "cgroup").is_none(),
     })
 }
@@ -123,6 +129,7 @@ struct Types<'a> {
     strings: &'a [u8],
     /// Struct name to its members' names and bit offsets.
     structs: BTreeMap<&'a [u8], Vec<(&'a [u8], u32)>>,
+    lsm_hook: Option<u32>,
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
@@ -134,6 +141,7 @@ fn word(data: &[u8], at: usize) -> Option<u32> {
 impl<'a> Types<'a> {
     fn parse(data: &'a [u8]) -> Option<Types<'a>> {
         const STRUCT: u32 = 4;
+        const FUNC: u32 = 12;
         let header = word(data, 4)? as usize;
         let part = |offset: usize, len: usize| -> Option<&'a [u8]> {
             let start = header + word(data, offset)? as usize;
@@ -143,6 +151,7 @@ impl<'a> Types<'a> {
         let mut types = Types {
             strings,
             structs: BTreeMap::new(),
+            lsm_hook: None,
         };
         let wanted: [&[u8]; 30] = [
             b"cgroup",
@@ -176,8 +185,11 @@ impl<'a> Types<'a> {
             b"netns_nf",
             b"nf_hook_ops",
         ];
+        // Types have no numbers but their places; 0 is `void`.
+        let mut number = 0;
         let mut at = 0;
         while at < records.len() {
+            number += 1;
             let name = types.string(word(records, at)?)?;
             let info = word(records, at + 4)?;
             let (kind, len, by_bits) = (info >> 24 & 0x1f, (info & 0xffff) as usize, info >> 31 != 0);
@@ -190,6 +202,9 @@ impl<'a> Types<'a> {
                     members.push((name, if by_bits { offset & 0x00ff_ffff } else { offset }));
                 }
                 types.structs.entry(name).or_insert(members);
+            }
+            if kind == FUNC && name == LSM_HOOK {
+                types.lsm_hook = Some(number);
             }
             at = body + body_len(kind, len)?;
         }

@@ -1,14 +1,14 @@
 //! What the kernel takes, found out by giving it tiny programs and maps. Nothing of it is attached or kept.
 
-use std::sync::OnceLock;
+use std::io;
 
 use aya::{
     maps::MapType,
-    programs::{LsmAttachType, ProgramType},
+    programs::ProgramType,
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
-use super::{Error, sys};
+use super::{Error, btf, sys};
 use crate::report::chain;
 
 /// Every type of program in the object, and which of the kernel's functions such programs call.
@@ -64,7 +64,8 @@ const PROGRAMS: &[(&str, ProgramType, &[BpfHelper])] = &[
     ),
 ];
 
-/// Every type of map in the object.
+/// Every type of map in the object but socket storage, which comes with `bpf_sk_storage_get`: to refuse one without a type takes
+/// the kernel two grace periods.
 const MAPS: &[(&str, MapType)] = &[
     ("array", MapType::Array),
     ("hash", MapType::Hash),
@@ -72,7 +73,6 @@ const MAPS: &[(&str, MapType)] = &[
     ("per-CPU hash", MapType::PerCpuHash),
     ("LRU hash", MapType::LruHash),
     ("longest-prefix trie", MapType::LpmTrie),
-    ("socket storage", MapType::SkStorage),
     ("ring buffer", MapType::RingBuf),
 ];
 
@@ -134,15 +134,35 @@ pub fn missing_maps() -> Result<Vec<&'static str>, Error> {
     Ok(missing)
 }
 
-/// Whether the kernel takes programs as security modules. That it asks them is another matter. Asked once: it takes a reading of
-/// the kernel's whole description of itself.
+/// The security modules that the kernel asks.
+pub const LSM_ACTIVE: &str = "/sys/kernel/security/lsm";
+
+/// Whether `bpf` is among the security modules that the kernel asks.
+///
+/// # Errors
+///
+/// The kernel's list cannot be read.
+pub fn asks_lsm() -> io::Result<bool> {
+    let list = std::fs::read_to_string(LSM_ACTIVE)?;
+    Ok(list.trim().split(',').any(|name| name == "bpf"))
+}
+
+/// Whether the kernel takes programs as security modules, and may ask them.
 pub fn takes_lsm() -> Result<bool, Error> {
-    static SAID: OnceLock<Result<bool, String>> = OnceLock::new();
-    let ask = || is_program_supported(ProgramType::Lsm(LsmAttachType::Mac)).map_err(|error| chain(&error));
-    SAID.get_or_init(ask).clone().map_err(|message| Error::Refused {
-        operation: "asking the kernel whether it takes LSM programs".to_owned(),
-        message,
-    })
+    if matches!(asks_lsm(), Ok(false)) {
+        return Ok(false);
+    }
+    let Some(hook) = btf::offsets()?.lsm_hook else {
+        return Ok(false);
+    };
+    match sys::load_lsm(hook) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(Error::system(
+            "asking the kernel whether it takes LSM programs",
+            error,
+        )),
+    }
 }
 
 /// Whether an LSM program that was attached once can be attached again (5.13). No kernel tells; a helper that came in the same
@@ -182,5 +202,12 @@ mod tests {
         assert_eq!(super::missing_helpers().unwrap(), [""; 0]);
         assert_eq!(super::missing_maps().unwrap(), [""; 0]);
         super::takes_tcx().unwrap();
+        // What the loader's own way of asking says.
+        let lsm = aya::programs::ProgramType::Lsm(aya::programs::LsmAttachType::Mac);
+        let taken = aya::sys::is_program_supported(lsm).unwrap();
+        assert_eq!(
+            super::takes_lsm().unwrap(),
+            taken && !matches!(super::asks_lsm(), Ok(false))
+        );
     }
 }

@@ -23,7 +23,8 @@ use std::{
 
 pub use destroy::Destroyer;
 pub use program::{
-    ALLOW_MULTI, link_lsm, load_trivial, loaded_program, maps_of, program_name, programs_on, raw_tracepoint,
+    ALLOW_MULTI, link_lsm, load_lsm, load_trivial, loaded_program, maps_of, program_name, programs_on,
+    raw_tracepoint,
 };
 pub use rehearse::{Tun, leave_namespace, raise_loopback, run_raw_tracepoint, run_skb};
 

@@ -82,6 +82,15 @@ impl Tables {
         })
     }
 
+    /// Begins to wait until nobody reads what was in force before the last flip, which was another daemon's: there is none any more.
+    /// A word on trial may still become another by itself, and is waited for when that is known.
+    pub fn begin_to_settle(&mut self) -> Result<(), Error> {
+        if !self.active()?.is_on_trial() {
+            self.settling = Some(std::thread::spawn(sys::wait_for_programs));
+        }
+        Ok(())
+    }
+
     /// The word that packets read first: what is in force, or on trial; revision 0 if nothing is.
     pub fn active(&self) -> Result<Active, Error> {
         Ok(self.active.read(&0)?.unwrap_or_default())

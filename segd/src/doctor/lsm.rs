@@ -3,9 +3,6 @@
 use super::{Finding, Host, privilege};
 use crate::datapath::feature;
 
-/// Only if `bpf` is among these does the kernel ask such a program.
-const ACTIVE: &str = "/sys/kernel/security/lsm";
-
 /// What findings about it are called.
 pub const NAME: &str = "bpf-lsm";
 
@@ -19,16 +16,20 @@ pub fn unasked(found: impl Into<String>) -> Finding {
 }
 
 pub(super) fn check(_: &Host) -> Finding {
-    let listed = std::fs::read_to_string(ACTIVE).map(|list| list.trim().split(',').any(|name| name == "bpf"));
-    match (listed, feature::takes_lsm()) {
+    match (feature::asks_lsm(), feature::takes_lsm()) {
         (Ok(true), Ok(true)) => {
             Finding::ok(NAME, "the kernel asks BPF programs about packet and XDP sockets")
         }
-        (Ok(false), _) => unasked(format!("`bpf` is not in {ACTIVE}")).help("boot with lsm=…,bpf"),
+        (Ok(false), _) => {
+            unasked(format!("`bpf` is not in {}", feature::LSM_ACTIVE)).help("boot with lsm=…,bpf")
+        }
         (_, Ok(false)) => unasked("the kernel does not take such programs"),
         (_, Err(error)) if !privilege::is_complete() => Finding::unknown(NAME, crate::report::chain(&error)),
         (_, Err(error)) => unasked(crate::report::chain(&error)),
-        (Err(error), Ok(true)) => unasked(format!("whether it is active cannot be told: {ACTIVE}: {error}"))
-            .help("mount -t securityfs securityfs /sys/kernel/security"),
+        (Err(error), Ok(true)) => unasked(format!(
+            "whether it is active cannot be told: {}: {error}",
+            feature::LSM_ACTIVE
+        ))
+        .help("mount -t securityfs securityfs /sys/kernel/security"),
     }
 }

@@ -56,7 +56,7 @@ pub struct Cgroup {
 }
 
 /// The root of the cgroup2 hierarchy as mounted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CgroupRoot {
     path: PathBuf,
 }

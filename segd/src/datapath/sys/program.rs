@@ -32,6 +32,46 @@ pub fn load_trivial(kind: u32) -> io::Result<OwnedFd> {
 }
 
 #[repr(C)]
+struct LsmLoad {
+    common: ProgramLoad,
+    // From the log to the interface.
+    unused: [u64; 5],
+    interface: u32,
+    attach_type: u32,
+    // Of the program's own types.
+    types: [u64; 4],
+    lines: u32,
+    hook: u32,
+}
+
+const _: () = assert!(std::mem::offset_of!(LsmLoad, attach_type) == 68);
+const _: () = assert!(std::mem::offset_of!(LsmLoad, hook) == 108);
+
+/// Loads a program that does nothing in the place of a function of the kernel's security modules, by its type's number.
+pub fn load_lsm(hook: u32) -> io::Result<OwnedFd> {
+    const LSM: u32 = 29;
+    const LSM_MAC: u32 = 27;
+    // r0 = 0; exit
+    const CODE: [u64; 2] = [0xb7, 0x95];
+    let mut attr = LsmLoad {
+        common: ProgramLoad {
+            kind: LSM,
+            instructions: CODE.len() as u32,
+            code: CODE.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+        },
+        unused: [0; 5],
+        interface: 0,
+        attach_type: LSM_MAC,
+        types: [0; 4],
+        lines: 0,
+        hook,
+    };
+    // SAFETY: the code and the license are live statics.
+    unsafe { bpf_fd(5, &mut attr) }
+}
+
+#[repr(C)]
 struct RawTracepoint {
     name: u64,
     program: u32,
