@@ -128,6 +128,36 @@ fn failed(error: &io::Error, start: Instant) -> Answer {
     }
 }
 
+/// Each thread begins with another of the peers.
+fn alternate(socket: &UdpSocket, to: &[SocketAddr], times: u32, threads: usize) -> Tally {
+    let tally = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for first in 0..threads {
+            let tally = &tally;
+            scope.spawn(move || {
+                let mut own = Tally::default();
+                for peer in to.iter().cycle().skip(first).take(times as usize * to.len()) {
+                    own.attempts += 1;
+                    match socket.send_to(format!("for {peer};").as_bytes(), peer) {
+                        Ok(_) => own.successes += 1,
+                        Err(error) => {
+                            let story = format!("{} to {peer}", sys::errno_name(&error));
+                            *own.failures.entry(story).or_default() += 1;
+                        }
+                    }
+                }
+                let mut all = tally.lock().unwrap();
+                all.attempts += own.attempts;
+                all.successes += own.successes;
+                for (story, count) in own.failures {
+                    *all.failures.entry(story).or_default() += count;
+                }
+            });
+        }
+    });
+    tally.into_inner().unwrap()
+}
+
 impl Agent {
     fn id(&mut self) -> u64 {
         self.last += 1;
@@ -231,6 +261,19 @@ impl Agent {
                     }
                 }
                 Answer::Done
+            }
+            Command::Alternate {
+                id,
+                to,
+                times,
+                threads,
+            } => {
+                let Some(Kept::Datagram(socket)) = self.kept.get(&id) else {
+                    panic!("{id} is no datagram socket")
+                };
+                Answer::Tally {
+                    tally: alternate(socket, &to, times, threads),
+                }
             }
             Command::Craft { craft } => {
                 craft.send()?;

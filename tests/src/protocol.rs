@@ -203,6 +203,13 @@ pub enum Command {
     Flood { to: IpAddr, rounds: u32 },
     /// Sends two datagrams to every port of an address in turn, so many times over, each time from another port.
     Scatter { to: IpAddr, rounds: u32 },
+    /// Sends a datagram on a kept socket to each of these in turn, so many times, from so many threads at once.
+    Alternate {
+        id: u64,
+        to: Vec<SocketAddr>,
+        times: u32,
+        threads: usize,
+    },
     /// How a background task stands.
     Task { id: u64 },
     /// Ends a background task.

@@ -520,6 +520,21 @@ impl Worker {
             .expect("a task starts")
     }
 
+    /// Sends a datagram on a kept socket to each of these in turn, `times` times, from so many threads at once.
+    #[track_caller]
+    pub fn alternate(&self, socket: Handle, to: Vec<SocketAddr>, times: u32, threads: usize) -> Tally {
+        let id = socket.id;
+        match self.ask(&Command::Alternate {
+            id,
+            to,
+            times,
+            threads,
+        }) {
+            Answer::Tally { tally } => tally,
+            other => panic!("alternate gave {other:?}"),
+        }
+    }
+
     /// How a background task stands.
     #[track_caller]
     pub fn task(&self, task: Handle) -> Tally {
