@@ -7,11 +7,13 @@ use std::{
     time::Duration,
 };
 
-use segd_tests::{Lab, wait};
+use segd_tests::{Lab, wait, worker::Handle};
 
 const OPEN: u16 = 5432;
 const SHUT: u16 = 5533;
-const TIMES: u32 = 5000;
+/// More than a socket keeps judgements of: some share their place with the peer that is allowed.
+const PEERS: u16 = 24;
+const TIMES: u32 = 600;
 const THREADS: usize = 4;
 
 #[test]
@@ -38,36 +40,43 @@ spec:
     for local in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let segd = lab.enforce(&policy);
         let open = server.listen_udp((local, OPEN));
-        let shut = [SHUT, SHUT + 1].map(|port| server.listen_udp((local, port)));
+        let shut: Vec<Handle> = (SHUT..SHUT + PEERS)
+            .map(|port| server.listen_udp((local, port)))
+            .collect();
         let foreign = other.listen_udp((local, OPEN + 1));
         let socket = client.open_udp((local, 0), None).unwrap();
-        let to = [open, shut[0], open, foreign, shut[1]];
-        let peers: Vec<SocketAddr> = to.iter().map(|handle| handle.local).collect();
+        let denied_peers: Vec<SocketAddr> =
+            shut.iter().chain([&foreign]).map(|handle| handle.local).collect();
+        let peers: Vec<SocketAddr> = denied_peers
+            .iter()
+            .flat_map(|denied| [open.local, open.local, *denied])
+            .collect();
         let denied = |segd: &segd_tests::Segd| {
             let labels = [("verdict", "denied"), ("from", "web")];
             segd.metric("segd_packets_total", &labels).unwrap_or_default() as u64
         };
         let tally = client.alternate(socket, peers, TIMES, THREADS);
         let each = u64::from(TIMES) * THREADS as u64;
-        assert_eq!(tally.attempts, 5 * each);
-        assert_eq!(tally.successes, 2 * each, "{:?}", tally.failures);
-        for handle in [shut[0], foreign, shut[1]] {
-            let story = format!("EPERM to {}", handle.local);
+        let refused = denied_peers.len() as u64 * each;
+        assert_eq!(tally.attempts, 3 * refused);
+        assert_eq!(tally.successes, 2 * refused, "{:?}", tally.failures);
+        for peer in denied_peers {
+            let story = format!("EPERM to {peer}");
             assert_eq!(tally.failures.get(&story), Some(&each), "{:?}", tally.failures);
         }
         wait::wait_until("all refusals are counted", Duration::from_secs(5), || {
-            denied(&segd) == 3 * each
+            denied(&segd) == refused
         });
         server.wait_for_message(open, &format!("for {};", open.local));
         wait::quiet(wait::SILENCE);
-        for handle in shut {
-            assert_eq!(server.inbox(handle).messages, [""; 0]);
+        for handle in &shut {
+            assert_eq!(server.inbox(*handle).messages, [""; 0]);
         }
         assert_eq!(other.inbox(foreign).messages, [""; 0]);
         let strange = |message: &String| *message != format!("for {};", open.local);
         assert!(!server.inbox(open).messages.iter().any(strange));
-        for handle in [open, shut[0], shut[1]] {
-            server.close(handle);
+        for handle in shut.iter().chain([&open]) {
+            server.close(*handle);
         }
         other.close(foreign);
     }
