@@ -24,6 +24,8 @@ pub const SEGMENT_AUDIT: u32 = 1 << 1;
 pub const SEGMENT_INITIATES: u32 = 1 << 2;
 /// Something in the policy lets somebody initiate towards this segment (or audit lets it pass).
 pub const SEGMENT_ADMITS: u32 = 1 << 3;
+/// A guardrail is about what this segment initiates.
+pub const SEGMENT_GUARDED: u32 = 1 << 4;
 
 /// A segment's identifier, the same on every host: FNV-1a over the name, finished by murmur3's mixer.
 #[must_use]

@@ -118,7 +118,9 @@ pub struct Window {
     /// When it began.
     pub start_ns: u64,
     /// Events in it.
-    pub events: u64,
+    pub events: u32,
+    /// Those that woke the daemon.
+    pub woke: u32,
 }
 
 /// The event limiter, per CPU. Only events are limited, never counters.

@@ -10,7 +10,7 @@ use segd_common::{
     event::Hook,
     packet::{PACKET_FRAGMENT, Packet},
     reason::Reason,
-    segment::{self, SEGMENT_ADMITS, SEGMENT_INITIATES},
+    segment::{self, SEGMENT_ADMITS, SEGMENT_GUARDED, SEGMENT_INITIATES},
     service::{TCP, UDP},
     tables::{TABLES_AUDIT, Tables},
     workload::Identity,
@@ -138,6 +138,9 @@ fn judge_address(
     let audited = policy.flags() & TABLES_AUDIT != 0;
     let may_begin = audited || flags & SEGMENT_INITIATES != 0;
     if from.segment != to.segment && !may_begin && (initiates || flags & SEGMENT_ADMITS == 0) {
+        if flags & SEGMENT_GUARDED != 0 {
+            return judge(policy, ruling, from, to, packet.service);
+        }
         return ruling.fixed(Reason::NoRule);
     }
     // What is claimed by address on both sides, and all else, the receiver judges.

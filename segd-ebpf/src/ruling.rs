@@ -200,29 +200,29 @@ extern "C" fn segd_judge(slot: u32, sides: u64, service: u32) -> u64 {
 }
 
 const WINDOW_NS: u64 = 100_000_000;
-const EVENTS_PER_WINDOW: u64 = 128;
-/// Of those, which may wake the daemon. It looks by itself once in a window.
-const WAKES_PER_WINDOW: u64 = 4;
+const EVENTS_PER_WINDOW: u32 = 128;
+/// How many of those wake the daemon, which looks by itself once in a window.
+const WAKES_PER_WINDOW: u32 = 4;
 
-/// The how many'th event of its window another one of this CPU would be; 0 if there may be none. Losing the race against an
-/// interrupt costs accuracy of the limit, nothing else.
+/// Whether this CPU may emit another event now, and wake the daemon for it if it `matters`; `None` if not. Losing the race
+/// against an interrupt costs accuracy of the limits, nothing else.
 #[inline(always)]
-fn place_in_window(now: u64) -> u64 {
-    let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else {
-        return 0;
-    };
+fn may_emit(now: u64, matters: bool) -> Option<bool> {
+    let window = EVENT_WINDOW.get_ptr_mut(0)?;
     // SAFETY: this CPU's element.
     unsafe {
         if now.wrapping_sub((*window).start_ns) >= WINDOW_NS {
             (*window).start_ns = now;
             (*window).events = 0;
+            (*window).woke = 0;
         }
         (*window).events += 1;
-        if (*window).events <= EVENTS_PER_WINDOW {
-            (*window).events
-        } else {
-            0
+        if (*window).events > EVENTS_PER_WINDOW {
+            return None;
         }
+        let wakes = matters && (*window).woke < WAKES_PER_WINDOW;
+        (*window).woke += u32::from(wakes);
+        Some(wakes)
     }
 }
 
@@ -234,11 +234,13 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
     }
     // SAFETY: no arguments.
     let monotonic = unsafe { bpf_ktime_get_ns() };
-    let place = place_in_window(monotonic);
-    if place == 0 {
+    // Waking the daemon costs more than all else here: an interrupt, which in a virtual machine leaves the guest. What passed can
+    // wait until it looks by itself, and so can what else is denied in a flood.
+    let matters = !ruling.allowed() || ruling.flags & REVOKED != 0;
+    let Some(wakes) = may_emit(monotonic, matters) else {
         stat(stat::EVENTS_SUPPRESSED, 1);
         return;
-    }
+    };
     let Some(mut entry) = EVENTS.reserve::<FlowEvent>(0) else {
         stat(stat::EVENTS_LOST, 1);
         return;
@@ -280,10 +282,6 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
         };
         (*event).reserved = 0;
     }
-    // Waking the daemon costs more than all else here: an interrupt, which in a virtual machine leaves the guest. What passed can
-    // wait until it looks by itself, and so can what else is denied in a flood.
-    let matters = !ruling.allowed() || ruling.flags & REVOKED != 0;
-    let wakes = matters && place <= WAKES_PER_WINDOW;
     entry.submit(if wakes { 0 } else { BPF_RB_NO_WAKEUP.into() });
 }
 

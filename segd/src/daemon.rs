@@ -156,7 +156,6 @@ const EVENTS_AT_ONCE: usize = 64;
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
     keep_memory();
-    // The probe's sockets come from a child process, which wants no threads around it.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

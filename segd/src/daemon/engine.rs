@@ -7,7 +7,7 @@ use std::{
 };
 
 use segd_common::{
-    address::{NAMESPACE_MANAGED, NAMESPACE_PLAIN, is_link_local, is_loopback},
+    address::{self, NAMESPACE_MANAGED, NAMESPACE_PLAIN, is_link_local, is_loopback},
     config::{Active, Trial},
     segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     workload::Identity,
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     datapath::{
+        self,
         census::Census,
         cgroups::Cgroups,
         counters::Counters,
@@ -221,7 +222,7 @@ impl Engine {
                     self.note_names(before)?;
                 }
                 Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
-                Step::Owners => drop(self.write_owners(slot, &tables)?),
+                Step::Owners => self.ownerless = self.write_owners(slot, &tables)?,
             }
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
@@ -361,11 +362,25 @@ impl Engine {
             }));
         // What one of them cannot write leaves nothing of the other uncovered.
         let links = self.places.set_links(&map.links, &map.sources);
-        if let Some(cover) = &mut self.cover {
-            let repair = cover.follow(&self.namespaces, map.seats);
-            self.repairs.note(repair.into_iter().collect());
+        let Some(cover) = &mut self.cover else {
+            return Ok(addresses.and(links)?);
+        };
+        let repair = cover.follow(&self.namespaces, map.seats);
+        self.repairs.note(repair.into_iter().collect());
+        let kept = self.keep_links(&map.links, &map.sources);
+        Ok(addresses.and(links).and(kept)?)
+    }
+
+    /// Forgets links on which no program hangs any more.
+    fn keep_links(
+        &mut self,
+        links: &BTreeMap<u32, address::Link>,
+        sources: &BTreeMap<address::Source, u32>,
+    ) -> Result<(), datapath::Error> {
+        if self.places.keep_links(links, sources)? {
+            return Ok(());
         }
-        Ok(addresses.and(links)?)
+        self.places.set_links(links, sources)
     }
 
     /// Puts programs on the links of workloads and on NICs, and from now on keeps them there.
@@ -378,6 +393,6 @@ impl Engine {
         let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
         cover.follow(&self.namespaces, map.seats);
         self.cover = Some(cover);
-        Ok(())
+        Ok(self.keep_links(&map.links, &map.sources)?)
     }
 }

@@ -151,7 +151,7 @@ impl Engine {
             (
                 left_out.links,
                 "links of network namespaces",
-                "frames of packet sockets that come out of them are refused",
+                "what no socket accounts for does not come out of them",
             ),
             (
                 self.ownerless,

@@ -267,11 +267,11 @@ impl Engine {
             self.flows.adopt(revision, Arc::clone(&policy.tables));
             // The probe is this daemon's own.
             let probe = self.tag_probe(slot, revision).map_err(|error| chain(&error));
-            probe.and_then(|()| {
+            let owners = probe.and_then(|()| {
                 self.write_owners(slot, &policy.tables)
-                    .map(drop)
                     .map_err(|error| chain(&error))
-            })?;
+            });
+            self.ownerless = owners?;
         }
         self.in_force = Some(tried);
         self.trial = Some(OnTrial { before, deadline_ns });

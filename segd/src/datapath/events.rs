@@ -9,13 +9,15 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-/// How often the ring is looked at: the kernel programs wake nobody for what passed.
+/// How often the ring is looked at: the kernel programs wake nobody for what passed, nor for each denial of a flood.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// The ring, for an async reader.
 pub struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
     period: Interval,
+    /// The last look left some there. No program wakes whoever has not caught up.
+    behind: bool,
 }
 
 impl Events {
@@ -29,7 +31,11 @@ impl Events {
         let ring = unsafe { AsyncFd::register(ring) }?;
         let mut period = interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Events { ring, period })
+        Ok(Events {
+            ring,
+            period,
+            behind: false,
+        })
     }
 
     /// Waits for events and hands over at most `most` of them.
@@ -38,6 +44,12 @@ impl Events {
     ///
     /// The descriptor fails.
     pub async fn read(&mut self, most: usize, take: &mut dyn FnMut(&FlowEvent)) -> io::Result<()> {
+        if self.behind {
+            // Whoever else wants this thread gets it between two looks.
+            tokio::task::yield_now().await;
+            self.behind = !drain(self.ring.get_mut(), most, take);
+            return Ok(());
+        }
         tokio::select! {
             ready = self.ring.readable_mut() => {
                 let mut ready = ready?;
@@ -46,7 +58,7 @@ impl Events {
                 }
             }
             _ = self.period.tick() => {
-                drain(self.ring.get_mut(), most, take);
+                self.behind = !drain(self.ring.get_mut(), most, take);
             }
         }
         Ok(())

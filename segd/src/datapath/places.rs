@@ -34,8 +34,8 @@ pub struct Lives {
     pub claimed: u16,
 }
 
-/// What found no room in its table. Nothing is allowed because of it: an address that is not known is the network's, what comes
-/// out of an unknown link is judged by its receiver alone, and nobody is known to own an unknown namespace.
+/// What found no room in its table. Nothing is allowed because of it: an address that is not known is the network's, what no socket
+/// accounts for does not come out of an unknown link, and nobody is known to own an unknown namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Addresses.
@@ -174,7 +174,8 @@ impl Places {
         Ok(())
     }
 
-    /// Says which links lead to which namespaces, and by which sources frames may come out of them.
+    /// Says which links lead to which namespaces, and by which sources frames may come out of them. Others stay until
+    /// [`Places::keep_links`].
     ///
     /// # Errors
     ///
@@ -184,19 +185,13 @@ impl Places {
         links: &BTreeMap<u32, Link>,
         sources: &BTreeMap<Source, u32>,
     ) -> Result<(), Error> {
-        keep(&self.links, &mut self.written_links, |device| {
-            links.contains_key(device)
-        })?;
-        keep(&self.sources, &mut self.written_sources, |source| {
-            sources.contains_key(source)
-        })?;
         // Sources go first: a link that is known asks for them. Without room for them nothing gets out by it.
         self.left_out.sources = 0;
         for (source, kind) in sources {
             if self.written_sources.get(source) == Some(kind) {
                 continue;
             }
-            if self.left_out.sources == 0 && self.sources.write_if_room(source, kind)? {
+            if self.sources.write_if_room(source, kind)? {
                 self.written_sources.insert(*source, *kind);
             } else {
                 self.left_out.sources += 1;
@@ -214,6 +209,28 @@ impl Places {
             }
         }
         Ok(())
+    }
+
+    /// Forgets other links and sources, once no program hangs on those links any more: what comes out of a link that it does not
+    /// know it takes for a stranger's. `false`: there is room now for what did not fit.
+    ///
+    /// # Errors
+    ///
+    /// A removal that failed; the next call repeats it.
+    pub fn keep_links(
+        &mut self,
+        links: &BTreeMap<u32, Link>,
+        sources: &BTreeMap<Source, u32>,
+    ) -> Result<bool, Error> {
+        let before = self.written_links.len() + self.written_sources.len();
+        keep(&self.links, &mut self.written_links, |device| {
+            links.contains_key(device)
+        })?;
+        keep(&self.sources, &mut self.written_sources, |source| {
+            sources.contains_key(source)
+        })?;
+        let gone = before > self.written_links.len() + self.written_sources.len();
+        Ok(!gone || (self.left_out.links == 0 && self.left_out.sources == 0))
     }
 
     /// What did not fit.
@@ -250,7 +267,9 @@ impl Places {
             return Ok(true);
         }
         let written = self.namespaces.write_if_room(&cookie, &entry)?;
-        self.changed()?;
+        if written {
+            self.changed()?;
+        }
         Ok(written)
     }
 

@@ -284,26 +284,33 @@ fn on_this_host(policy: &Policy, indexes: &SegmentIndexes) -> BTreeSet<SegmentIn
         .collect()
 }
 
-/// `INITIATES` and `ADMITS`: who could let a packet pass, so that the rest need not be looked at.
+/// `INITIATES` and `ADMITS`: who could let a packet pass, so that the rest need not be looked at; `GUARDED`: whom it would be
+/// wrong to tell that no rule allows it.
 fn initiate_and_admit(tables: &mut CompiledTables, here: &BTreeSet<SegmentIndex>) {
-    let opens = |class: u16| {
+    // Whether a class opens anything, and whether a guardrail shuts anything in it.
+    let does = |class: u16| {
         let set = tables.sets.get(usize::from(class)).copied().unwrap_or_default();
         let first = set.first as usize;
         let ranges = tables
             .ranges
             .get(first..first + set.len as usize)
             .unwrap_or_default();
-        ranges.iter().any(|range| range.rule & RULE_DENY == 0)
+        let denies = |range: &PortRange| range.rule & RULE_DENY != 0;
+        (!ranges.iter().all(denies), ranges.iter().any(denies))
     };
-    let by_class: Vec<bool> = (0..tables.sets.len())
-        .map(|class| u16::try_from(class).is_ok_and(opens))
+    let by_class: Vec<(bool, bool)> = (0..tables.sets.len())
+        .map(|class| u16::try_from(class).map(does).unwrap_or_default())
         .collect();
     let mut add = vec![0_u32; tables.segments.len()];
     for ((from, to), class) in &tables.classes {
         if from == to && *from >= segment::FIRST_SEGMENT && !here.contains(from) {
             continue;
         }
-        if by_class.get(usize::from(*class)).copied().unwrap_or_default() {
+        let (opens, shuts) = by_class.get(usize::from(*class)).copied().unwrap_or_default();
+        if shuts && let Some(flags) = add.get_mut(usize::from(*from)) {
+            *flags |= segment::SEGMENT_GUARDED;
+        }
+        if opens {
             if let Some(flags) = add.get_mut(usize::from(*from)) {
                 *flags |= segment::SEGMENT_INITIATES;
             }

@@ -1,8 +1,8 @@
 //! Precedence, attribution, interning and capacity of the compiler.
 
 use segd_common::{
-    decide::decide, segment::SEGMENT_ADMITS, segment::SEGMENT_INITIATES, segment::SEGMENT_VALID, service,
-    workload::Identity,
+    decide::decide, segment::SEGMENT_ADMITS, segment::SEGMENT_GUARDED, segment::SEGMENT_INITIATES,
+    segment::SEGMENT_VALID, service, workload::Identity,
 };
 
 use super::*;
@@ -71,7 +71,7 @@ fn only_those_who_can_initiate_or_be_reached_are_marked() {
     };
     assert_eq!(flags("a"), SEGMENT_INITIATES);
     assert_eq!(flags("b"), SEGMENT_ADMITS);
-    assert_eq!(flags("c"), 0, "a guardrail took its only right");
+    assert_eq!(flags("c"), SEGMENT_GUARDED, "a guardrail took its only right");
 }
 
 #[test]
