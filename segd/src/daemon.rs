@@ -122,8 +122,8 @@ enum Event {
     GitSaid(u32, Option<Provenance>),
     /// Addresses or namespaces changed.
     NamespacesMoved,
-    /// They were listed anew.
-    NamespacesListed(Vec<NamespaceInfo>),
+    /// They were listed anew; `None`: they could not be.
+    NamespacesListed(Option<Vec<NamespaceInfo>>),
     /// A cgroup was born that the kernel could not classify.
     Born(Birth),
     /// A window opens or shuts, a rule ends, or somebody set the clock.
@@ -202,6 +202,7 @@ struct Running {
 
 async fn live(mut running: Running) -> ExitCode {
     let tasks = pump(&mut running);
+    let mut listing = Listing::default();
     loop {
         let shared = Arc::clone(&running.shared);
         let mut record = |event: &FlowEvent| shared.record(event);
@@ -251,8 +252,13 @@ async fn live(mut running: Running) -> ExitCode {
                 let _ = answer.send(result);
             }
             Event::GitSaid(revision, said) => shared.git_said(revision, said),
-            Event::NamespacesMoved => list_namespaces(&shared, running.send.clone()),
-            Event::NamespacesListed(list) => shared.set_namespaces(list),
+            Event::NamespacesMoved => listing.begin(&shared, &running.send),
+            Event::NamespacesListed(list) => {
+                if let Some(list) = list {
+                    shared.set_namespaces(list);
+                }
+                listing.end(&shared, &running.send);
+            }
             Event::Born(birth) => shared.classify(&birth),
             Event::Clock => shared.keep_time(),
             Event::Tick => {
@@ -269,13 +275,38 @@ async fn live(mut running: Running) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Lists namespaces on a thread that may block.
-fn list_namespaces(shared: &Arc<Shared>, send: mpsc::Sender<Event>) {
-    let census = shared.census();
-    tokio::task::spawn_blocking(move || match crate::workload::namespaces::namespaces(&census) {
-        Ok(list) => drop(send.blocking_send(Event::NamespacesListed(list))),
-        Err(error) => tracing::warn!("network namespaces: {}", crate::report::chain(&error)),
-    });
+/// The listing of namespaces, on a thread that may block. One at a time: a list that is older comes never after one that is newer.
+#[derive(Debug, Default)]
+struct Listing {
+    busy: bool,
+    again: bool,
+}
+
+impl Listing {
+    fn begin(&mut self, shared: &Arc<Shared>, send: &mpsc::Sender<Event>) {
+        if self.busy {
+            self.again = true;
+            return;
+        }
+        (self.busy, self.again) = (true, false);
+        let (census, send) = (shared.census(), send.clone());
+        let list = move || {
+            let list = crate::workload::namespaces::namespaces(&census);
+            list.map_err(|error| tracing::warn!("network namespaces: {}", crate::report::chain(&error)))
+        };
+        tokio::spawn(async move {
+            let list = tokio::task::spawn_blocking(list).await;
+            let list = list.ok().and_then(Result::ok);
+            let _ = send.send(Event::NamespacesListed(list)).await;
+        });
+    }
+
+    fn end(&mut self, shared: &Arc<Shared>, send: &mpsc::Sender<Event>) {
+        self.busy = false;
+        if self.again {
+            self.begin(shared, send);
+        }
+    }
 }
 
 /// The signals that are answered, and whether one ends the daemon. From here on none is lost: whoever reads that segd enforces may

@@ -211,9 +211,11 @@ impl Engine {
     /// Every cgroup there is, and who it is.
     pub(super) fn workload_rows(&self) -> Vec<WorkloadRow> {
         let mut rows: Vec<(Cgroup, CgroupSlot)> = Vec::new();
+        let mut visited = BTreeSet::new();
         let walked = self.root.walk(&mut |cgroup| {
             if let Some(slot) = self.slot_of(cgroup.id)
                 && slot.identity.segment != PROBE
+                && visited.insert(cgroup.id)
             {
                 rows.push((cgroup.clone(), slot));
             }

@@ -79,6 +79,8 @@ pub(super) struct State {
     pub(super) files: ContentHash,
     /// They changed during a trial.
     pub(super) files_wait: bool,
+    /// They were to come into force since, and did not.
+    pub(super) files_failed: bool,
     /// The last revision whose trial ended without a word.
     pub(super) overdue: u32,
     /// Where revisions come from.
@@ -135,6 +137,7 @@ impl Shared {
                 told: None,
                 files: followed.hash,
                 files_wait: false,
+                files_failed: false,
                 overdue: 0,
                 provenances: Provenances::default(),
                 readings: Readings::default(),
@@ -273,14 +276,16 @@ impl Shared {
             } else {
                 Ok(unchanged)
             });
-        } else if !moved && !asked && in_force.origin != Origin::Files {
+        } else if !moved && !state.files_failed && !asked && in_force.origin != Origin::Files {
             return Some(Ok(unchanged));
         } else {
             state.files = hash;
+            state.files_failed = false;
             return None;
         }
         state.files = hash;
         state.files_wait = false;
+        state.files_failed = false;
         // A mistake was taken back.
         if state.told.take().is_some() {
             tracing::info!("the policy is again what is enforced: revision {revision}");
@@ -292,6 +297,8 @@ impl Shared {
     /// Counts and tells a policy that did not come into force; the same mistake only once.
     pub(super) fn failed(&self, line: String, drawn: &str) -> Refusal {
         let mut state = lock(&self.state);
+        // What kept it out may pass: it is tried again, and told once.
+        state.files_failed = true;
         if state.told.as_deref() != Some(drawn) {
             state.failure += 1;
             state.last = reload_of(SystemTime::now(), Some(&line));
@@ -314,6 +321,7 @@ impl Shared {
     /// A client's policy came into force: what was told of one before it is over.
     pub(super) fn believed(&self) {
         let mut state = lock(&self.state);
+        state.files_failed = false;
         if state.told.is_none() && state.last.error.is_some() {
             state.last = reload_of(SystemTime::now(), None);
         }

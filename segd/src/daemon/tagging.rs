@@ -6,12 +6,14 @@
 mod classify;
 mod foresee;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use segd_common::{
     config::Active,
     segment::{FIRST_SEGMENT, HOST, PROBE, SegmentIndex},
-    workload::{AMBIGUOUS, CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, ORPHANED, STATE_NONE},
+    workload::{
+        AMBIGUOUS, CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, MAX_CGROUPS, ORPHANED, STATE_NONE,
+    },
 };
 
 use super::{
@@ -72,6 +74,10 @@ impl Engine {
             changed: false,
         };
         let root = std::sync::Arc::clone(&self.root);
+        let overflowed = self.cgroups.overflowed()?;
+        if overflowed {
+            self.cgroups.await_overflow()?;
+        }
         let (mut at, mut repeats) = (0, 0);
         while let Some(step) = sequence::TAGGING.get(at) {
             at += 1;
@@ -108,16 +114,14 @@ impl Engine {
                     if !walk.ambiguous.is_empty() {
                         return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
                     }
-                    let mut visited: BTreeSet<u64> = walk.positions.keys().copied().collect();
-                    self.tag_hidden(slot, &walk.hidden, &mut visited)?;
-                    self.tag_dying(active, slot, revision, &visited, tables, names)?;
+                    self.tag_unseen(&walk, revision)?;
                     self.tag_probe(slot, revision)?;
                 }
             }
         }
         self.paths = walk.paths;
-        if self.cgroups.overflowed()? {
-            // The walk found room for every cgroup there is.
+        if overflowed {
+            // The walk found room for every cgroup there is, if none was born meanwhile that found none.
             self.cgroups.clear_overflow()?;
         }
         Ok(())
@@ -159,69 +163,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Tags what is known below cgroups that the walk could not look into: as those are. Hiding must not keep anybody
-    /// who he was under an older policy.
-    fn tag_hidden(
-        &self,
-        slot: u32,
-        hidden: &BTreeMap<u64, CgroupSlot>,
-        visited: &mut BTreeSet<u64>,
-    ) -> Result<(), ApplyError> {
-        if hidden.is_empty() {
-            return Ok(());
-        }
-        let mut parents = BTreeMap::new();
+    /// Tags what the walk did not meet. What is known below cgroups that it could not look into, as those are: hiding must not keep
+    /// anybody who he was under an older policy. The rest are removed cgroups whose sockets live: they keep their segment as
+    /// long as it exists, and never become `host`.
+    ///
+    /// One that is born meanwhile and is not met here either has another revision, or its parent's tag: nothing of it is old.
+    fn tag_unseen(&self, walk: &Walk<'_>, revision: u32) -> Result<(), ApplyError> {
+        let mut below = BTreeMap::new();
         for id in self.cgroups.ids()? {
-            if let Some(entry) = self.cgroups.read(id)? {
-                parents.insert(id, entry.parent);
-            }
-        }
-        for (id, parent) in &parents {
-            if visited.contains(id) {
+            if walk.positions.contains_key(&id) {
                 continue;
             }
-            let mut above = Some(parent);
-            let tag = std::iter::from_fn(|| {
-                let this = above?;
-                above = parents.get(this);
-                Some(this)
-            })
-            .take(parents.len())
-            .find_map(|above| hidden.get(above));
-            if let Some(tag) = tag {
-                self.cgroups.change(*id, |entry| {
-                    if let Some(to) = entry.slots.get_mut(slot as usize & 1) {
-                        *to = *tag;
-                    }
-                })?;
-                visited.insert(*id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Tags the removed cgroups whose sockets live: they keep their segment as long as it exists, and never
-    /// become `host`.
-    fn tag_dying(
-        &self,
-        active: Active,
-        slot: u32,
-        revision: u32,
-        visited: &BTreeSet<u64>,
-        tables: &CompiledTables,
-        names: &BTreeMap<SegmentIndex, String>,
-    ) -> Result<(), ApplyError> {
-        for id in self.cgroups.ids()? {
-            if visited.contains(&id) {
-                continue;
-            }
+            let hidden = self.hidden_above(id, walk, &mut below)?;
             self.cgroups.change(id, |entry| {
-                let old = identity_in(Some(entry), active);
-                let name = names.get(&old.segment).map_or("", String::as_str);
-                let identity = dying(old, name, tables);
-                if let Some(to) = entry.slots.get_mut(slot as usize & 1)
-                    && to.revision != revision
-                {
+                let old = identity_in(Some(entry), walk.active);
+                let name = walk.names.get(&old.segment).map_or("", String::as_str);
+                let identity = dying(old, name, walk.tables);
+                let Some(to) = entry.slots.get_mut(walk.slot as usize & 1) else {
+                    return;
+                };
+                if let Some(hidden) = hidden {
+                    *to = hidden;
+                } else if to.revision != revision {
                     *to = CgroupSlot {
                         identity,
                         revision,
@@ -232,6 +195,35 @@ impl Engine {
             })?;
         }
         Ok(())
+    }
+
+    /// What stands for a cgroup below one that the walk could not look into. `below`: what was found so before.
+    fn hidden_above(
+        &self,
+        id: u64,
+        walk: &Walk<'_>,
+        below: &mut BTreeMap<u64, Option<CgroupSlot>>,
+    ) -> Result<Option<CgroupSlot>, ApplyError> {
+        let (mut at, mut way) = (id, Vec::new());
+        let found = loop {
+            if let Some(tag) = walk.hidden.get(&at) {
+                break Some(*tag);
+            }
+            if let Some(known) = below.get(&at) {
+                break *known;
+            }
+            if walk.positions.contains_key(&at) || way.len() >= MAX_CGROUPS as usize {
+                break None;
+            }
+            way.push(at);
+            // Not out of a list made before: a parent is known before its children are, and may be younger than the list.
+            match self.cgroups.read(at)? {
+                Some(entry) => at = entry.parent,
+                None => break None,
+            }
+        };
+        below.extend(way.into_iter().map(|id| (id, found)));
+        Ok(found)
     }
 
     /// Tags the probe's cgroup, whose directory is gone and whose birth nobody may have seen.

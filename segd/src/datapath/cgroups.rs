@@ -7,6 +7,9 @@ use super::{
     map::{EXISTING, Map, Maps, NEW},
 };
 
+/// In place of what the kernel programs write when a newborn did not fit; not 0 either, so what is unknown stays denied.
+const AWAITED: u64 = 2;
+
 /// What a cgroup is beside its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -96,8 +99,16 @@ impl Cgroups {
         Ok(self.full.read(&0)?.unwrap_or(0) != 0)
     }
 
-    /// Says that every cgroup is in the table again.
+    /// Before every cgroup is put into the table: from here on it would show if one did not fit again.
+    pub fn await_overflow(&self) -> Result<(), Error> {
+        self.full.write(&0, &AWAITED, 0).map(drop)
+    }
+
+    /// Says that every cgroup is in the table again, if none was lost since [`Cgroups::await_overflow`].
     pub fn clear_overflow(&self) -> Result<(), Error> {
-        self.full.write(&0, &0, 0).map(drop)
+        if self.full.read(&0)? == Some(AWAITED) {
+            self.full.write(&0, &0, 0)?;
+        }
+        Ok(())
     }
 }

@@ -153,7 +153,8 @@ impl CgroupRoot {
         fs::write(&file, "\n").map_err(|source| WorkloadError::io("write", file, source))
     }
 
-    /// Visits every cgroup, parents first. One that vanishes meanwhile is left out.
+    /// Visits every cgroup, parents first. One that vanishes meanwhile is left out; one that is locked meanwhile is visited again, as
+    /// hidden.
     ///
     /// # Errors
     ///
@@ -219,11 +220,10 @@ impl Place {
         let Some(((directory, is_hidden), metadata)) = unless_gone(found)? else {
             return Ok(None);
         };
-        let above = self.cgroup.path.trim_end_matches('/');
         let cgroup = Cgroup {
             id: metadata.ino(),
             parent: self.cgroup.id,
-            path: format!("{above}/{}", String::from_utf8_lossy(name)),
+            path: path_below(&self.cgroup.path, name),
             name: name.to_vec(),
             owner_uid: metadata.uid(),
             depth: self.cgroup.depth + 1,
@@ -237,6 +237,24 @@ impl Place {
             directory: Some(directory),
             names,
         }))
+    }
+
+    /// Reads the children's names, if it may. Its owner may lock it at any moment.
+    fn look_in(&mut self, visit: &mut dyn FnMut(&Cgroup)) -> io::Result<()> {
+        match self.read() {
+            Err(error) if is_locked(&error) => {
+                self.hide(visit);
+                Ok(())
+            }
+            read => read,
+        }
+    }
+
+    /// It was locked after it was visited: it is visited again, as what stands for all below it.
+    fn hide(&mut self, visit: &mut dyn FnMut(&Cgroup)) {
+        self.cgroup.is_hidden = true;
+        self.names = Vec::new().into_iter();
+        visit(&self.cgroup);
     }
 
     /// Reads the children's names.
@@ -260,18 +278,25 @@ impl Place {
 
 /// Visits all below a place that was visited.
 fn descend(mut start: Place, visit: &mut dyn FnMut(&Cgroup)) -> io::Result<()> {
-    start.read()?;
+    start.look_in(visit)?;
     let mut places = vec![start];
     while let Some(place) = places.last_mut() {
         if let Some(name) = place.names.next() {
-            let Some(mut child) = place.child(name.as_bytes())? else {
+            let child = match place.child(name.as_bytes()) {
+                Err(error) if is_locked(&error) => {
+                    place.hide(visit);
+                    continue;
+                }
+                child => child?,
+            };
+            let Some(mut child) = child else {
                 continue;
             };
             visit(&child.cgroup);
             if child.cgroup.is_hidden {
                 continue;
             }
-            child.read()?;
+            child.look_in(visit)?;
             places.push(child);
             let deep = places.len().checked_sub(MAX_OPEN + 1);
             if let Some(place) = deep.and_then(|index| places.get_mut(index)) {
@@ -279,12 +304,34 @@ fn descend(mut start: Place, visit: &mut dyn FnMut(&Cgroup)) -> io::Result<()> {
             }
         } else if let (Some(done), Some(above)) = (places.pop(), places.last_mut())
             && above.directory.is_none()
-            && let Some(directory) = &done.directory
         {
-            above.directory = Some(climb(directory, above.cgroup.id)?);
+            let climbed = done.directory.map(|directory| climb(&directory, above.cgroup.id));
+            above.directory = match climbed.transpose() {
+                Err(error) if is_locked(&error) => None,
+                climbed => climbed?,
+            };
+            // There is no way back to what was not looked at yet.
+            if above.directory.is_none() && above.names.len() > 0 {
+                above.hide(visit);
+            }
         }
     }
     Ok(())
+}
+
+/// The path of a child. One that is too long ends there: no selector is about it, and whoever may make cgroups may nest them
+/// thousands deep.
+fn path_below(above: &str, name: &[u8]) -> String {
+    const LONGEST: usize = 1024;
+    const CUT: &str = "/…";
+    let above = above.trim_end_matches('/');
+    if above.ends_with(CUT) {
+        above.to_owned()
+    } else if above.len() + name.len() >= LONGEST {
+        format!("{above}{CUT}")
+    } else {
+        format!("{above}/{}", String::from_utf8_lossy(name))
+    }
 }
 
 /// Opens the parent again. A cgroup never moves, so it can be no other.
@@ -312,7 +359,6 @@ fn open_or_hold(path: &Path) -> io::Result<(File, bool)> {
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | flags)
             .open(path)
     };
-    let is_locked = |error: &io::Error| error.kind() == ErrorKind::PermissionDenied;
     match open(0) {
         // Reading the names is not enough: looking one up is another right.
         Ok(directory) => match fs::metadata(by_descriptor(&directory).join(".")) {
@@ -322,6 +368,10 @@ fn open_or_hold(path: &Path) -> io::Result<(File, bool)> {
         Err(error) if is_locked(&error) => Ok((open(libc::O_PATH)?, true)),
         Err(error) => Err(error),
     }
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied
 }
 
 /// The way to an open directory that no rename or mount can change.

@@ -1,6 +1,6 @@
 //! What only a host can tell about a policy: which of its matchers fit nothing there now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     policy::{
@@ -22,7 +22,12 @@ pub fn matchers_without_members(
     root: &CgroupRoot,
 ) -> Result<Vec<Diagnostic>, WorkloadError> {
     let mut cgroups: Vec<Cgroup> = Vec::new();
-    root.walk(&mut |cgroup| cgroups.push(cgroup.clone()))?;
+    let mut visited = BTreeSet::new();
+    root.walk(&mut |cgroup| {
+        if visited.insert(cgroup.id) {
+            cgroups.push(cgroup.clone());
+        }
+    })?;
     let mut out = Vec::new();
     for (segment, kind, span) in matchers {
         if matches!(kind, SelectorKind::Cidr { .. }) || fits_one(kind, &cgroups)? {

@@ -1,6 +1,6 @@
 //! The way from the root to one cgroup: what stands above it decides who it is.
 
-use super::{Cgroup, CgroupRoot, Place, open};
+use super::{Cgroup, CgroupRoot, Place, is_locked, open};
 use crate::workload::error::WorkloadError;
 
 impl CgroupRoot {
@@ -25,7 +25,14 @@ impl CgroupRoot {
         let mut place = Place::root(open(&self.path).map_err(failed)?).map_err(failed)?;
         visit(&place.cgroup);
         for name in cgroup.split('/').filter(|name| !name.is_empty()) {
-            let Some(child) = place.child(name.as_bytes()).map_err(failed)? else {
+            let child = match place.child(name.as_bytes()) {
+                Err(error) if is_locked(&error) => {
+                    place.hide(visit);
+                    return Ok(None);
+                }
+                child => child.map_err(failed)?,
+            };
+            let Some(child) = child else {
                 return Ok(None);
             };
             visit(&child.cgroup);

@@ -214,3 +214,16 @@ fn lists_the_processes_of_a_cgroup() {
     assert_eq!(listed, [child.id()]);
     assert!(scratch.root.pids("/no/such/cgroup").is_err());
 }
+
+#[test]
+fn a_path_thousands_of_cgroups_deep_is_cut_off() {
+    let name = [b'n'; 255];
+    let mut path = "/".to_owned();
+    for depth in 1..5000 {
+        let below = super::path_below(&path, &name);
+        assert!(below.len() < 1100, "{depth} deep");
+        assert!(depth > 3 || below == format!("{}/{}", path.trim_end_matches('/'), "n".repeat(255)));
+        path = below;
+    }
+    assert!(path.ends_with("/…"), "{path}");
+}
