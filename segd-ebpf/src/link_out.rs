@@ -2,6 +2,7 @@
 //!
 //! INVARIANT: a frame that no socket hook has seen never passes on the tuple that a socket uses.
 
+use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
     address::{self, Address, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
     bytes::Bytes as _,
@@ -10,6 +11,7 @@ use segd_common::{
     reason::Reason,
     segment,
     service::{ICMP, ICMPV6, IGMP, TCP, UDP},
+    workload::Identity,
 };
 
 use crate::{
@@ -80,6 +82,53 @@ fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
         && skb
             .socket()
             .is_some_and(|socket| stream::is_settled(policy, socket))
+        && segd_bears_own_tuple(skb.skb) != 0
+}
+
+/// Whether a TCP frame goes where its socket is connected to, and comes from there. Behind the socket's hooks its namespace can
+/// still write something else into it (nftables at `netdev` egress, traffic control).
+// VERIFIER: global, as `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
+    let skb = Skb { skb };
+    let Some(socket) = skb.socket() else {
+        return 0;
+    };
+    let frame = Frame { skb };
+    let (differs, ports) = if skb.is_v6() {
+        let Some(header) = frame.read::<40>(0) else {
+            return 0;
+        };
+        let mut differs = u32::from(header[6] ^ TCP);
+        for (at, word) in socket.addresses_v6().into_iter().enumerate() {
+            let [_, _, _, _, _, _, _, _, addresses @ ..] = &header;
+            let at = at * 4;
+            let found = [
+                addresses[at],
+                addresses[at + 1],
+                addresses[at + 2],
+                addresses[at + 3],
+            ];
+            differs |= word ^ u32::from_ne_bytes(found);
+        }
+        (differs, 40)
+    } else {
+        let Some(h) = frame.read::<20>(0) else {
+            return 0;
+        };
+        let [own, peer] = socket.addresses_v4();
+        let differs = u32::from(h[9] ^ TCP)
+            | (own ^ u32::from_ne_bytes([h[12], h[13], h[14], h[15]]))
+            | (peer ^ u32::from_ne_bytes([h[16], h[17], h[18], h[19]]));
+        (differs, u32::from(h[0] & 0xf) * 4)
+    };
+    let Some([a, b, c, d]) = frame.read::<4>(ports) else {
+        return 0;
+    };
+    let same =
+        u16::from_be_bytes([a, b]) == socket.port() && u16::from_be_bytes([c, d]) == socket.peer_port();
+    u32::from(same && differs == 0)
 }
 
 /// Whether somebody lives in a namespace whom a segment claims, or may claim. A namespace nobody has looked at may.
@@ -148,7 +197,31 @@ fn packet_comes_out(way: &Way) -> u32 {
     if owner_of_tuple != 0 {
         return Reason::Unjudged as u32;
     }
+    if way.by == Sender::Inet && packet.protocol == TCP {
+        return translated(way, &packet);
+    }
     as_owner(way, &packet)
+}
+
+/// Judges a segment that is not on its way between the ends of its socket: its namespace translates. Either end may have begun.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn translated(way: &Way, packet: &Packet) -> u32 {
+    // Whoever hears it on this host judges for himself.
+    if identity::is_local(&packet.destination) {
+        return PASSES;
+    }
+    let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
+    let to = Identity::of(identity::of_address(&way.policy, &packet.destination));
+    let (denied, begins) = reason(&way.policy, own, to, packet.service);
+    let (_, answers) = reason(&way.policy, to, own, packet.reverse_service());
+    if begins || answers { PASSES } else { denied }
+}
+
+/// [`segd_bears_own_tuple`], for a TCP socket.
+#[inline(always)]
+fn bears_own_tuple(skb: Skb) -> bool {
+    skb.socket().is_some_and(|socket| socket.is_tcp()) && segd_bears_own_tuple(skb.skb) != 0
 }
 
 /// The cgroup that last sent on a packet's tuple, by its egress hook; 0 if none did.
@@ -218,7 +291,7 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner_of_tuple: u64) -> bool {
             // socket, and only the tuple tells them apart.
             match packet.protocol {
                 // The kernel's own control socket resets what nobody listens for: it is no stream.
-                TCP if is_bare(skb, packet) || skb.socket().is_some_and(|socket| socket.is_tcp()) => true,
+                TCP if is_bare(skb, packet) || bears_own_tuple(skb) => true,
                 ICMP | ICMPV6 => true,
                 _ if packet.flags & PACKET_LATER_FRAGMENT != 0 => true,
                 UDP if is_dhcp(packet.source_port, packet.destination_port) => true,

@@ -282,6 +282,46 @@ impl Socket {
         unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).src_port) as u16 }
     }
 
+    /// Its own IPv4 address and its peer's, as the wire has them; of an IPv6 socket that speaks IPv4, too.
+    #[inline(always)]
+    pub fn addresses_v4(self) -> [u32; 2] {
+        // SAFETY: as above.
+        unsafe {
+            [
+                core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).src_ip4),
+                core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).dst_ip4),
+            ]
+        }
+    }
+
+    /// Its own IPv6 address and its peer's, as the wire has them.
+    #[inline(always)]
+    pub fn addresses_v6(self) -> [u32; 8] {
+        let sk = self.sk.as_ptr();
+        // SAFETY: as above.
+        let word = |from: *const u32| unsafe { core::ptr::read_volatile(from) };
+        // SAFETY: fields of a live socket.
+        unsafe {
+            [
+                word(&raw const (*sk).src_ip6[0]),
+                word(&raw const (*sk).src_ip6[1]),
+                word(&raw const (*sk).src_ip6[2]),
+                word(&raw const (*sk).src_ip6[3]),
+                word(&raw const (*sk).dst_ip6[0]),
+                word(&raw const (*sk).dst_ip6[1]),
+                word(&raw const (*sk).dst_ip6[2]),
+                word(&raw const (*sk).dst_ip6[3]),
+            ]
+        }
+    }
+
+    /// Its peer's port.
+    #[inline(always)]
+    pub fn peer_port(self) -> u16 {
+        // SAFETY: as above.
+        u16::from_be(unsafe { core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).dst_port) })
+    }
+
     /// The sequence number of the SYN that it sent: what is acknowledged by now, less how much that is.
     #[inline(always)]
     pub fn first_sequence(self) -> Option<u32> {

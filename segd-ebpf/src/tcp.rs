@@ -5,6 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_get};
 use segd_common::{
+    bytes::Bytes as _,
     counter::CounterKey,
     event::Hook,
     flow::{
@@ -160,7 +161,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
             ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
         }
     }
-    if ends(memory, packet, ruling) {
+    if ends(memory, packet, ruling, skb) {
         return ruling.fixed(Reason::Control);
     }
     // A socket without a cookie could not be named to whoever is to end it.
@@ -275,7 +276,7 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     if ruling.peer_cgroup != 0 {
         ruling.flags |= PEER_LOCAL;
     }
-    if ends(memory, packet, ruling) {
+    if ends(memory, packet, ruling, skb) {
         return ruling.fixed(Reason::Control);
     }
     skb.cookie();
@@ -288,8 +289,19 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
 /// Whether this ends a session that has lost its right: a reset carries nothing, and without it the other end would wait
 /// for what never comes.
 #[inline(always)]
-fn ends(memory: &SocketState, packet: &Packet, ruling: &Ruling) -> bool {
-    !ruling.passes() && packet.tcp_flags & tcp::RST != 0 && memory.flags & STATE_WAS_ALLOWED != 0
+fn ends(memory: &SocketState, packet: &Packet, ruling: &Ruling, skb: Skb) -> bool {
+    !ruling.passes()
+        && packet.tcp_flags & tcp::RST != 0
+        && memory.flags & STATE_WAS_ALLOWED != 0
+        && carries_nothing(packet, skb)
+}
+
+/// Whether a segment is all header.
+#[inline(always)]
+fn carries_nothing(packet: &Packet, skb: Skb) -> bool {
+    let upper = u32::from(packet.upper);
+    skb.read::<1>(upper + 12)
+        .is_some_and(|[offset]| packet.bytes == upper + u32::from(offset >> 4) * 4)
 }
 
 /// A segment for a socket that connected: judged as the connection it belongs to.

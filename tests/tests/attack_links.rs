@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::{
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -386,4 +388,102 @@ fn an_address_that_a_container_gives_itself_stays_another_machines() {
         clients[0].probe(Kind::Udp, service.local, "mine;");
         enemies[0].inbox(service).has("mine;")
     });
+}
+
+/// Rewrites what leaves a namespace, behind the hooks of its sockets: for one machine, to another.
+fn divert(netns: &Netns, from: Ipv4Addr, to: Ipv4Addr) {
+    let text = format!(
+        "table netdev divert {{
+chain away {{ type filter hook egress device \"eth0\" priority 0;
+ip daddr {from} tcp dport 5400 ip daddr set {to} ether daddr set ff:ff:ff:ff:ff:ff
+}}
+chain back {{ type filter hook ingress device \"eth0\" priority 0;
+ip saddr {to} tcp sport 5400 ip saddr set {from}
+}}
+}}
+"
+    );
+    nft(netns, &text);
+}
+
+fn nft(netns: &Netns, text: &str) {
+    let mut child = Command::new("nsenter")
+        .arg(format!("--net={}", netns.path().display()))
+        .args(["nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("nsenter runs");
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+}
+
+/// Class 13. Who may configure a container's network turns the frames of a connection that is allowed to another machine.
+#[test]
+fn a_connection_that_its_namespace_turns_elsewhere_gets_nowhere_and_translation_stays_allowed() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let near = lab.netns("near");
+    bridge.plug(&near, 10);
+    let (partner, other) = (Remote::plug(&bridge, 50), Remote::plug(&bridge, 51));
+    partner.listen(5400);
+    other.listen(5400);
+    let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+    let (enemy, sibling) = (lab.worker_in(&rogue, &near), lab.worker_in(&web, &near));
+    let text = policy(&web, &rogue, &db)
+        .replace(
+            "cidr: 198.51.100.0/24}",
+            &format!("cidr: {}/32}}, {{cidr: 192.0.2.0/24}}", v4(50)),
+        )
+        .replace(
+            "  allow:\n",
+            "  allow:\n    - {from: [web, rogue], to: partner, ports: [tcp/5400, tcp/80]}\n",
+        );
+    let segd = lab.enforce(&text);
+    wait::quiet(COVERED);
+    for worker in [&enemy, &sibling] {
+        assert_eq!(worker.probe(Kind::Tcp, (v4(50), 5400), "right;").result, "ok");
+    }
+    assert!(partner.inbox().has("right;"));
+    // What its own rules translate before the hooks is judged as what it has become: here, allowed.
+    let service = Ipv4Addr::new(192, 0, 2, 80);
+    near.ip(&format!("route add {service} via {}", v4(50)));
+    nft(
+        &near,
+        &format!(
+            "table ip shift {{ chain out {{ type nat hook output priority -100;
+ip daddr {service} tcp dport 80 dnat to {}:5400
+}}
+}}
+",
+            v4(50)
+        ),
+    );
+    for worker in [&enemy, &sibling] {
+        assert_eq!(
+            worker.probe(Kind::Tcp, (service, 80), "shifted;").result,
+            "ok",
+            "{}",
+            segd.log()
+        );
+    }
+    assert!(partner.inbox().has("shifted;"));
+    // In the middle of a connection, and from its beginning.
+    let open = enemy.open_tcp((v4(50), 5400)).unwrap();
+    enemy.send(open, "straight;").unwrap();
+    wait::wait_until("it is heard", wait::PATIENCE, || partner.inbox().has("straight;"));
+    divert(&near, v4(50), v4(51));
+    segd.denies(1, &["no-rule"], || {
+        enemy.send(open, "diverted;").ok();
+    });
+    let before = denied(&segd, "no-rule");
+    assert_ne!(enemy.probe(Kind::Tcp, (v4(50), 5400), "diverted;").result, "ok");
+    assert!(denied(&segd, "no-rule") > before);
+    wait::quiet(wait::SILENCE);
+    assert_eq!(other.inbox().accepts, 0);
+    for frame in other.frames() {
+        assert!(
+            frame.protocol != 6 || frame.source != IpAddr::from(v4(10)),
+            "it was reached: {frame:?}"
+        );
+    }
 }
