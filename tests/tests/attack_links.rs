@@ -487,3 +487,44 @@ ip daddr {service} tcp dport 80 dnat to {}:5400
         );
     }
 }
+
+/// What ends a session that lost its right carries nothing, whatever a namespace writes into its flags.
+#[test]
+fn data_that_calls_itself_a_reset_does_not_outlive_its_right() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let near = lab.netns("near");
+    bridge.plug(&near, 10);
+    let partner = Remote::plug(&bridge, 50);
+    partner.listen(5400);
+    let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+    let enemy = lab.worker_in(&rogue, &near);
+    let none = policy(&web, &rogue, &db).replace("cidr: 198.51.100.0/24}", &format!("cidr: {}/32}}", v4(50)));
+    let some = none.replace(
+        "  allow:\n",
+        "  allow:\n    - {from: rogue, to: partner, ports: [tcp/5400]}\n",
+    );
+    let segd = lab.enforce(&some);
+    wait::quiet(COVERED);
+    let open = enemy.open_tcp((v4(50), 5400)).unwrap();
+    enemy.send(open, "before;").unwrap();
+    wait::wait_until("it is heard", wait::PATIENCE, || partner.inbox().has("before;"));
+    nft(
+        &near,
+        &format!(
+            "table ip ender {{ chain out {{ type filter hook output priority 0;
+ip daddr {} tcp dport 5400 tcp flags set rst
+}}
+}}
+",
+            v4(50)
+        ),
+    );
+    segd.set_policy(&none);
+    enemy.send(open, "after;").ok();
+    wait::quiet(wait::SILENCE);
+    for frame in partner.frames() {
+        let text = String::from_utf8_lossy(&frame.payload).into_owned();
+        assert!(!text.contains("after;"), "it was reached: {frame:?}");
+    }
+}
