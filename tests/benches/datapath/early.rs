@@ -24,10 +24,10 @@ const PORT: u16 = policy::SHUT;
 /// An address of another machine that no segment claims: whether it may ask is known once there is a socket (RFC 5737).
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// One of a segment that may ask nobody and whom nobody may ask: there is nothing more to know.
-const RIGHTLESS: Ipv4Addr = Ipv4Addr::from_octets({
+const RIGHTLESS: Ipv4Addr = {
     let [a, b, c, _] = policy::RIGHTLESS.octets();
-    [a, b, c, 7]
-});
+    Ipv4Addr::new(a, b, c, 7)
+};
 
 const WAY: Way = Way {
     beside: true,
