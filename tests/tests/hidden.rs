@@ -40,6 +40,15 @@ fn lock(directory: &Path, mode: u32) {
     fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// Says when it goes that something is over, also when a test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Does something over and over while something else is done.
 fn meanwhile(again: impl Fn(u32) + Sync, work: impl FnOnce()) {
     let over = AtomicBool::new(false);
@@ -49,8 +58,8 @@ fn meanwhile(again: impl Fn(u32) + Sync, work: impl FnOnce()) {
                 .take_while(|_| !over.load(Ordering::Relaxed))
                 .for_each(&again);
         });
+        let _over = Over(&over);
         work();
-        over.store(true, Ordering::Relaxed);
     });
 }
 
