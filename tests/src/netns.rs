@@ -1,9 +1,10 @@
 //! Network namespaces and the bridge that joins them.
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 /// A named network namespace, deleted on drop.
@@ -78,19 +79,35 @@ impl Netns {
         ip(&format!("-n {} {words}", self.name));
     }
 
+    /// Runs a program inside, with a text as its input.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn run(&self, words: &[&str], input: &str) {
+        let mut child = Command::new("nsenter")
+            .arg(format!("--net={}", self.path().display()))
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nsenter runs");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        pipe.write_all(input.as_bytes()).expect("it reads its input");
+        drop(pipe);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(
+            output.status.success(),
+            "{words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     /// Sets a sysctl inside, by its path below `/proc/sys`.
     #[track_caller]
     pub fn sysctl(&self, path: &str, value: &str) {
-        let output = Command::new("nsenter")
-            .arg(format!("--net={}", self.path().display()))
-            .args(["sh", "-c", &format!("echo '{value}' > /proc/sys/{path}")])
-            .output()
-            .expect("nsenter runs");
-        assert!(
-            output.status.success(),
-            "{path}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        self.run(&["sh", "-c", &format!("echo '{value}' > /proc/sys/{path}")], "");
     }
 }
 

@@ -6,9 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::{
-    io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -49,26 +47,6 @@ const RULE_SETS: [&str; 3] = [
        chain in { type filter hook ingress device eth0 priority -500; policy accept; counter; }
      }",
 ];
-
-/// Runs a program in a namespace, with these words as its input.
-#[track_caller]
-fn run(netns: &Netns, words: &[&str], input: &str) {
-    let mut child = Command::new("nsenter")
-        .arg(format!("--net={}", netns.path().display()))
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("nsenter runs");
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "{words:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 struct Scene {
     near: Netns,
@@ -166,15 +144,15 @@ fn rule_sets_come_and_go_and_every_verdict_stays() {
     while start.elapsed() < STORM {
         for rules in RULE_SETS {
             for netns in [&scene.near, &scene.far] {
-                run(netns, &["nft", "-f", "-"], rules);
+                netns.run(&["nft", "-f", "-"], rules);
             }
         }
         for netns in [&scene.near, &scene.far] {
-            run(netns, &["iptables", "-A", "INPUT", "-j", "ACCEPT"], "");
-            run(netns, &["iptables", "-F"], "");
-            run(netns, &["iptables", "-t", "nat", "-F"], "");
-            run(netns, &["ip6tables", "-F"], "");
-            run(netns, &["nft", "flush", "ruleset"], "");
+            netns.run(&["iptables", "-A", "INPUT", "-j", "ACCEPT"], "");
+            netns.run(&["iptables", "-F"], "");
+            netns.run(&["iptables", "-t", "nat", "-F"], "");
+            netns.run(&["ip6tables", "-F"], "");
+            netns.run(&["nft", "flush", "ruleset"], "");
         }
         storms += 1;
     }

@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::{
-    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -407,14 +405,7 @@ ip saddr {to} tcp sport 5400 ip saddr set {from}
 }
 
 fn nft(netns: &Netns, text: &str) {
-    let mut child = Command::new("nsenter")
-        .arg(format!("--net={}", netns.path().display()))
-        .args(["nft", "-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("nsenter runs");
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{text}");
+    netns.run(&["nft", "-f", "-"], text);
 }
 
 /// Class 13. Who may configure a container's network turns the frames of a connection that is allowed to another machine.
