@@ -239,7 +239,7 @@ impl Sources {
         sources.sort_by(|a, b| a.name.cmp(&b.name));
         let mut hash = Fnv::default();
         for source in &sources {
-            for text in [&source.name, &source.text] {
+            for text in [source.name.as_str(), &source.text] {
                 hash.add(&(text.len() as u64).to_le_bytes());
                 hash.add(text.as_bytes());
             }

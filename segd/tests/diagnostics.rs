@@ -180,7 +180,7 @@ proptest::proptest! {
         }
         let mut sources = CASES.with(|cases| cases[case % cases.len()].1.clone());
         for source in &mut sources {
-            source.text = damaged(&source.text, &cuts);
+            source.text = damaged(&source.text, &cuts).into();
         }
         let diagnostics = match resolve(&sources, true) {
             Ok((_, warnings)) => warnings,

@@ -205,7 +205,7 @@ impl Draft {
 fn policy(text: &str) -> (Policy, CompiledTables) {
     let sources = [Source {
         name: "t.yaml".to_owned(),
-        text: text.to_owned(),
+        text: text.into(),
     }];
     let (policy, _) = resolve(&sources, false)
         .unwrap_or_else(|errors| panic!("{text}\n{}", render(&errors, &sources, Style::Plain)));
@@ -268,7 +268,7 @@ fn services(policies: [&Policy; 2]) -> BTreeSet<Service> {
     for (low, high) in policies
         .iter()
         .flat_map(|policy| &policy.rules)
-        .flat_map(|rule| &rule.services)
+        .flat_map(|rule| rule.services.iter())
     {
         services.extend([*low, *high, low.saturating_sub(1), (high + 1).min(service::MAX)]);
     }

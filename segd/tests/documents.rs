@@ -86,7 +86,7 @@ fn the_example_of_the_reference_is_a_policy() {
         .expect("an example");
     let sources = [Source {
         name: "policy.md".to_owned(),
-        text: example.to_owned(),
+        text: example.into(),
     }];
     match resolve(&sources, false) {
         Ok((policy, warnings)) => {

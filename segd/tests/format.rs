@@ -51,7 +51,7 @@ fn text(bytes: &[u8]) -> String {
 fn source(text: &str) -> Source {
     Source {
         name: "p.yaml".to_owned(),
-        text: text.to_owned(),
+        text: text.into(),
     }
 }
 
@@ -68,11 +68,7 @@ fn meaning(text: &str) -> CompiledTables {
     let mut indexes = SegmentIndexes::default();
     indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
     let mut tables = compile(&policy, &indexes, None).expect("fits");
-    let nowhere = Location {
-        file: String::new(),
-        line: 0,
-        column: 0,
-    };
+    let nowhere = Location::default();
     for rule in &mut tables.rules {
         rule.location = nowhere.clone();
     }

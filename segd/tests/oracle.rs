@@ -13,7 +13,9 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use segd::policy::{
     compile::compile,
     compiled::{CompiledTables, Moment, SegmentIndexes, zeroed_tables},
-    model::{Action, Location, Mode, Peer, Policy, Rule, Segment, Selector, SelectorKind},
+    model::{
+        Action, Location, Mode, Peer, Policy, Rule, RuleLabel, Segment, Selector, SelectorKind, Written,
+    },
     oracle,
     prefixes::{Claim, Walk},
     term::Term,
@@ -45,7 +47,7 @@ const POINTS: [Service; 10] = [
 
 fn location() -> Location {
     Location {
-        file: "random.yaml".to_owned(),
+        file: "random.yaml".into(),
         line: 1,
         column: 1,
     }
@@ -128,17 +130,17 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
     )
         .prop_map(|(deny, from, to, services, end, when)| Rule {
             location: location(),
-            label: "random".to_owned(),
+            label: RuleLabel::new("random".into(), Action::Allow, 0),
             action: if deny { Action::Deny } else { Action::Allow },
             from,
             to,
-            services,
-            text: String::new(),
+            services: services.into(),
+            text: Written::default(),
             reason: None,
-            term: Term {
+            term: Arc::new(Term {
                 until: end.filter(|_| !deny).map(hour),
                 when: when.filter(|_| !deny),
-            },
+            }),
             resting: None,
         })
 }
@@ -147,7 +149,7 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
 fn policy() -> impl Strategy<Value = Policy> {
     policy_with_windows().prop_map(|mut policy| {
         for rule in &mut policy.rules {
-            rule.term.when = None;
+            Arc::make_mut(&mut rule.term).when = None;
         }
         policy
     })

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use segd::{
@@ -34,7 +35,7 @@ fn load(path: &Path) -> (Policy, SegmentIndexes) {
     let mut indexes = SegmentIndexes::default();
     indexes.allocate(&loaded.policy, &BTreeSet::new()).expect("fits");
     compile(&loaded.policy, &indexes, None).expect("fits");
-    (loaded.policy, indexes)
+    (Arc::unwrap_or_clone(loaded.policy), indexes)
 }
 
 /// Each line: from, to, port, verdict, reason.

@@ -150,7 +150,7 @@ fn documents(text: &str) -> Vec<Value> {
     }
     let source = Source {
         name: "p.yaml".to_owned(),
-        text: text.to_owned(),
+        text: text.into(),
     };
     let nodes = tree::parse(0, &source).unwrap_or_default();
     nodes.iter().map(plain).collect()
@@ -207,7 +207,7 @@ fn the_schema_refuses_fields_and_words_that_segd_refuses() {
     for (path, text) in files("tests/broken") {
         let sources = [Source {
             name: "p.yaml".to_owned(),
-            text: text.clone(),
+            text: text.as_str().into(),
         }];
         let errors = resolve(&sources, false).expect_err("broken");
         let documents = documents(&text);

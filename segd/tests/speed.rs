@@ -43,7 +43,7 @@ fn source(segments: usize, rules: usize, deny: usize, rule: impl Fn(usize) -> St
     }
     Source {
         name: "large.yaml".to_owned(),
-        text,
+        text: text.into(),
     }
 }
 

@@ -121,7 +121,7 @@ fn seal(paths: &[PathBuf]) -> Result<Option<SealText>, SourceError> {
 fn texts(loaded: Loaded) -> Vec<Text> {
     let texts = loaded.sources.into_iter().map(|source| Text {
         name: std::path::absolute(&source.name).map_or(source.name, |path| path.display().to_string()),
-        text: source.text,
+        text: source.text.to_string(),
     });
     texts.collect()
 }

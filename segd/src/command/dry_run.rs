@@ -36,7 +36,14 @@ pub fn run(
         Err(error) => return no_answer(&error),
     };
     let texts = std::mem::take(&mut told.texts).into_iter();
-    let sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
+    let sources = Sources::of(
+        texts
+            .map(|Text { name, text }| Source {
+                name,
+                text: text.into(),
+            })
+            .collect(),
+    );
     let old = match resolve_read(sources, true) {
         Ok(loaded) => loaded.policy,
         Err(error) => {

@@ -54,7 +54,14 @@ impl Shared {
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
         let texts = candidate.texts.into_iter();
-        let mut sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
+        let mut sources = Sources::of(
+            texts
+                .map(|Text { name, text }| Source {
+                    name,
+                    text: text.into(),
+                })
+                .collect(),
+        );
         if let Some(gate) = self.options.gate.clone() {
             let (seal, trust) = (candidate.seal, self.options.trust.clone());
             let signed = tokio::task::spawn_blocking(move || signed(sources, seal, &gate, &trust)).await;

@@ -62,7 +62,14 @@ impl Shared {
             return Err(conflict(format!("revision {revision} is on trial")).help(DECIDE));
         }
         let texts = candidate.texts.into_iter();
-        let sources = Sources::of(texts.map(|Text { name, text }| Source { name, text }).collect());
+        let sources = Sources::of(
+            texts
+                .map(|Text { name, text }| Source {
+                    name,
+                    text: text.into(),
+                })
+                .collect(),
+        );
         let loaded = resolve_read(sources, candidate.allow_empty)
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
@@ -80,7 +87,10 @@ impl Shared {
                 Mode::Enforce => "enforce".into(),
             }),
             texts: (now.sources.into_iter())
-                .map(|Source { name, text }| Text { name, text })
+                .map(|Source { name, text }| Text {
+                    name,
+                    text: text.to_string(),
+                })
                 .collect(),
             flow_seconds: RECENT.as_secs(),
             ..DryRun::default()
@@ -252,7 +262,7 @@ impl<'e> Judge<'e> {
         let rule = rule.and_then(|index| self.tables.rules.get(index));
         Some(Ending {
             reason: verdict.reason.label().into(),
-            rule: rule.map(|rule| rule.label.clone()),
+            rule: rule.map(|rule| rule.label.to_string()),
             location: rule.map(|rule| rule.location.to_string()),
             ..asked.told
         })

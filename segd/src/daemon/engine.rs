@@ -60,7 +60,7 @@ pub struct InForce {
     /// Revision and slot.
     pub active: Active,
     /// The policy.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Its tables.
     pub tables: Arc<CompiledTables>,
     /// Its selectors.
@@ -178,7 +178,7 @@ impl Engine {
             Ok((tables, selectors)) => {
                 let new = InForce {
                     active: next,
-                    policy: loaded.policy.clone(),
+                    policy: Arc::clone(&loaded.policy),
                     tables: Arc::new(tables),
                     selectors,
                     hash: loaded.hash,

@@ -71,12 +71,12 @@ impl Expiry {
         let mut shut = BTreeSet::new();
         for (revision, tables) in policies {
             for rule in tables.rules.iter().filter(|rule| !rule.term.is_lasting()) {
-                let key = (*revision, rule.label.clone());
+                let key = (*revision, rule.label.to_string());
                 let known = self.shut.contains(&key);
                 match rule.term.at(now.calendar) {
                     State::Shut(opens) => {
                         if !known {
-                            todo.shut.push((*revision, rule.label.clone(), opens));
+                            todo.shut.push((*revision, rule.label.to_string(), opens));
                         }
                         shut.insert(key);
                     }
@@ -176,7 +176,7 @@ impl Engine {
             .collect();
         found.sort_by_key(|(over, at, ..)| (*over, *at));
         let rows = found.into_iter().map(|(_, at, next, rule)| types::Expiry {
-            rule: rule.label.clone(),
+            rule: rule.label.to_string(),
             location: rule.location.to_string(),
             next: next.to_owned(),
             until: at.to_string(),
@@ -191,7 +191,7 @@ impl Engine {
         let ends = rules.filter_map(|rule| {
             let second = end_of(&rule.term, now.calendar)?.as_second();
             // A policy may say a year before 1970.
-            Some((rule.label.clone(), u64::try_from(second).unwrap_or(0)))
+            Some((rule.label.to_string(), u64::try_from(second).unwrap_or(0)))
         });
         ends.collect()
     }

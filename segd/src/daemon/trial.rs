@@ -85,7 +85,7 @@ impl Engine {
     ) -> Result<(), ApplyError> {
         let text = |source: &Source| Text {
             name: source.name.clone(),
-            text: source.text.clone(),
+            text: source.text.to_string(),
         };
         let kept = Kept {
             revision: next.revision(),
@@ -328,7 +328,12 @@ impl Engine {
 pub(super) fn kept(bytes: &[u8]) -> Option<(Kept, Sources)> {
     let mut kept: Kept = serde_json::from_slice(bytes).ok()?;
     let texts = std::mem::take(&mut kept.texts).into_iter();
-    let sources = texts.map(|Text { name, text }| Source { name, text }).collect();
+    let sources = texts
+        .map(|Text { name, text }| Source {
+            name,
+            text: text.into(),
+        })
+        .collect();
     let mut sources = Sources::of(sources);
     sources.claimed = kept.commit.take().map(Provenance::from);
     sources.signed = kept.signature.take().map(Signed::from);

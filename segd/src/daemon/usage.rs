@@ -48,7 +48,9 @@ fn named(policy: &InForce, now: Timestamp) -> Vec<usize> {
 
 fn keys(policy: &InForce, named: &[usize]) -> Vec<String> {
     let rules = named.iter().filter_map(|place| policy.policy.rules.get(*place));
-    rules.map(|rule| key(&rule.label, &rule.text)).collect()
+    rules
+        .map(|rule| key(&rule.label.to_string(), &rule.text.to_string()))
+        .collect()
 }
 
 impl Engine {
@@ -63,7 +65,8 @@ impl Engine {
             let hits = self.tables.hits(slot, rules + sets)?;
             let named = named(policy, timestamp(now));
             let rules = named.iter().filter_map(|place| policy.tables.rules.get(*place));
-            let labels = rules.map(|rule| rule.label.as_str());
+            let labels: Vec<String> = rules.map(|rule| rule.label.to_string()).collect();
+            let labels = labels.iter().map(String::as_str);
             self.hits.totals.absorb(slot, revision, labels, hits.as_slice());
             let keys = keys(policy, &named);
             self.hits
@@ -98,12 +101,13 @@ impl Engine {
             return Ok(Vec::new());
         };
         let rows = in_force.policy.rules.iter().enumerate().map(|(index, rule)| {
-            let used = self.hits.usage.of(&key(&rule.label, &rule.text));
+            let (label, text) = (rule.label.to_string(), rule.text.to_string());
+            let used = self.hits.usage.of(&key(&label, &text));
             RuleRow {
-                rule: rule.label.clone(),
                 location: rule.location.to_string(),
-                text: rule.text.clone(),
-                hits: totals.get(&rule.label).copied().unwrap_or(0),
+                text,
+                hits: totals.get(&label).copied().unwrap_or(0),
+                rule: label,
                 watched_since: used.map(|used| rfc3339(used.since)).unwrap_or_default(),
                 last_hit: used.and_then(|used| used.last).map(rfc3339),
                 sessions: sessions.get(&index).copied().unwrap_or(0),

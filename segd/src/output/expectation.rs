@@ -160,7 +160,7 @@ impl Tested {
                 TestRow {
                     test: test.label.clone(),
                     location: test.location.to_string(),
-                    text: test.text.clone(),
+                    text: test.text.to_string(),
                     expect: match test.expect {
                         Action::Allow => "allow",
                         Action::Deny => "deny",

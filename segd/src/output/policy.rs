@@ -219,7 +219,7 @@ pub fn findings(diagnostics: &[Diagnostic], sources: &[Source]) -> Vec<Finding> 
             ..span
         });
         Place {
-            file: location.file,
+            file: location.file.to_string(),
             line: location.line,
             column: location.column,
             end: End {

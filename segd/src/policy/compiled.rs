@@ -1,6 +1,6 @@
 //! The compiled policy: exactly what the kernel reads, and what a person needs to understand it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use segd_common::{
     address::Address,
@@ -12,7 +12,7 @@ use segd_common::{
 use jiff::Timestamp;
 
 use super::{
-    model::{Location, SelectorKind},
+    model::{Location, RuleLabel, SelectorKind},
     term::{State, Term, together},
 };
 
@@ -55,11 +55,11 @@ pub struct CompiledTables {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleInfo {
     /// The label in metrics.
-    pub label: String,
+    pub label: RuleLabel,
     /// Where it stands.
     pub location: Location,
     /// When it holds.
-    pub term: Term,
+    pub term: Arc<Term>,
 }
 
 /// One moment on two clocks: by the calendar, in which policies are written, and by the one that the kernel programs read.
@@ -157,7 +157,7 @@ impl CompiledTables {
     /// What rules that decide together are at a time.
     fn state_of(&self, set: &[RuleIndex], time: Timestamp) -> State {
         let rules = set.iter().filter_map(|number| self.rules.get(*number as usize));
-        together(rules.map(|rule| &rule.term), time)
+        together(rules.map(|rule| &*rule.term), time)
     }
 
     /// The next moment after a time at which [`CompiledTables::ends`] has to be asked again.

@@ -10,6 +10,8 @@ pub use code::Code;
 pub use render::{Style, render};
 pub use suggest::nearest;
 
+use std::sync::Arc;
+
 use super::model::{Location, Source};
 
 /// How bad it is.
@@ -47,6 +49,7 @@ pub struct Span {
 #[derive(Clone, Debug)]
 pub struct Places<'s> {
     sources: &'s [Source],
+    names: Vec<Arc<str>>,
     /// Where each line of each source starts.
     lines: Vec<Vec<usize>>,
 }
@@ -61,6 +64,7 @@ impl<'s> Places<'s> {
         };
         Places {
             sources,
+            names: sources.iter().map(|source| source.name.as_str().into()).collect(),
             lines: sources.iter().map(lines).collect(),
         }
     }
@@ -75,18 +79,15 @@ impl<'s> Places<'s> {
     /// Where a span starts, for people.
     #[must_use]
     pub fn locate(&self, span: Span) -> Location {
-        let (Some(source), Some(lines)) = (self.sources.get(span.file), self.lines.get(span.file)) else {
-            return Location {
-                file: String::new(),
-                line: 0,
-                column: 0,
-            };
+        let (Some(source), Some(name)) = (self.sources.get(span.file), self.names.get(span.file)) else {
+            return Location::default();
         };
+        let lines = self.lines.get(span.file).map_or(&[][..], Vec::as_slice);
         let line = lines.partition_point(|start| *start <= span.start);
         let line_start = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
         let before = source.text.get(line_start..span.start).unwrap_or_default();
         Location {
-            file: source.name.clone(),
+            file: Arc::clone(name),
             line: u32::try_from(line).unwrap_or(u32::MAX),
             column: u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX),
         }

@@ -48,6 +48,14 @@ pub struct Document {
     pub tests: Vec<TestEntry>,
 }
 
+impl Document {
+    /// What its rules and tests are labelled after.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_ref().map_or("policy", |name| name.value.as_str())
+    }
+}
+
 /// One entry of `spec.segments`.
 #[derive(Clone, Debug)]
 pub struct SegmentEntry {

@@ -205,7 +205,7 @@ mod tests {
         );
         let policy = policy_from(Source {
             name: "t.yaml".to_owned(),
-            text,
+            text: text.into(),
         });
         let mut indexes = SegmentIndexes::default();
         indexes.allocate(&policy, &BTreeSet::new()).expect("fits");

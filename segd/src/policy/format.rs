@@ -42,7 +42,7 @@ pub fn same(before: &str, after: &str) -> bool {
     let documents = |text: &str| {
         let source = Source {
             name: String::new(),
-            text: text.to_owned(),
+            text: text.into(),
         };
         let nodes = tree::parse(0, &source).ok()?;
         let mut comments = line::comments(text, &nodes)?;

@@ -1,6 +1,9 @@
 //! The resolved policy: every name found, every port parsed, every conflict excluded. Holds no serde type.
 
+mod written;
+
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -9,22 +12,27 @@ use std::{
 use jiff::Timestamp;
 use segd_common::service::Service;
 
-use super::term::{State, Term};
+pub use written::{RuleLabel, Written};
+
+use super::{
+    port::Interval,
+    term::{State, Term},
+};
 
 /// One file of a policy, as it was read. Reading is the caller's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// How the user knows it: the path given or found.
     pub name: String,
-    /// Its text.
-    pub text: String,
+    /// Its text, which everything that quotes it shares.
+    pub text: Arc<str>,
 }
 
 /// Where something stands. Ordered by file, then line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
     /// The source's name.
-    pub file: String,
+    pub file: Arc<str>,
     /// From 1.
     pub line: u32,
     /// From 1, in characters.
@@ -131,6 +139,17 @@ pub enum Action {
     Deny,
 }
 
+impl Action {
+    /// The word used in policies.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        }
+    }
+}
+
 /// One end of a rule after resolution: a segment or a built-in peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
@@ -147,8 +166,8 @@ pub enum Peer {
 pub struct Rule {
     /// Where it stands.
     pub location: Location,
-    /// The label in metrics: `<document name>/allow[3]`, counted from 0.
-    pub label: String,
+    /// The label in metrics.
+    pub label: RuleLabel,
     /// Opens or forbids.
     pub action: Action,
     /// Who may initiate. `any` is resolved to every segment, `world` and `host`. May be empty: matches nothing.
@@ -156,23 +175,23 @@ pub struct Rule {
     pub from: Arc<BTreeSet<Peer>>,
     /// Towards whom.
     pub to: Arc<BTreeSet<Peer>>,
-    /// Inclusive intervals of services, sorted, disjoint and not adjacent.
-    pub services: Vec<(Service, Service)>,
-    /// What the user wrote, on one line, cut where it is long.
-    pub text: String,
+    /// Inclusive intervals of services, sorted, disjoint and not adjacent. Shared like the ends.
+    pub services: Arc<[Interval]>,
+    /// What the user wrote.
+    pub text: Written,
     /// `reason:`, for people.
-    pub reason: Option<String>,
+    pub reason: Option<Box<str>>,
     /// `until:` and `when:`, of an `allow`: when it opens anything.
-    pub term: Term,
+    pub term: Arc<Term>,
     /// Not asked at the time that [`Policy::at`] was given; then `services` is empty.
-    pub resting: Option<Resting>,
+    pub resting: Option<Box<Resting>>,
 }
 
 /// What a rule would open at another time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resting {
     /// As `services`.
-    pub services: Vec<(Service, Service)>,
+    pub services: Arc<[Interval]>,
     /// When it opens next; `None`: never again.
     pub opens: Option<Timestamp>,
 }
@@ -180,29 +199,36 @@ pub struct Resting {
 impl Policy {
     /// The policy at a time: rules that open nothing then keep their numbers, and match nothing; those in a window end with it.
     #[must_use]
-    pub fn at(&self, time: Timestamp) -> Policy {
-        let mut policy = self.clone();
-        for rule in policy.rules.iter_mut().filter(|rule| !rule.term.is_lasting()) {
-            match rule.term.at(time) {
-                // No end in sight is still no rule for good.
-                State::Open(end) => rule.term = Term::until(Some(end.unwrap_or(Timestamp::MAX))),
-                State::Shut(opens) => {
-                    let services = std::mem::take(&mut rule.services);
-                    rule.resting = Some(Resting { services, opens });
-                }
+    pub fn at(&self, time: Timestamp) -> Cow<'_, Policy> {
+        self.with_terms(|rule| match rule.term.at(time) {
+            // No end in sight is still no rule for good.
+            State::Open(end) => rule.term = Arc::new(Term::until(Some(end.unwrap_or(Timestamp::MAX)))),
+            State::Shut(opens) => {
+                let services = std::mem::take(&mut rule.services);
+                rule.resting = Some(Box::new(Resting { services, opens }));
             }
-        }
-        policy
+        })
     }
 
     /// The policy as if every rule held for good.
     #[must_use]
-    pub fn always(&self) -> Policy {
-        let mut policy = self.clone();
-        for rule in &mut policy.rules {
-            rule.term = Term::default();
+    pub fn always(&self) -> Cow<'_, Policy> {
+        self.with_terms(|rule| rule.term = Arc::default())
+    }
+
+    /// Changes every rule that does not hold for good; most policies have none.
+    fn with_terms(&self, change: impl Fn(&mut Rule)) -> Cow<'_, Policy> {
+        let lasts = |rule: &Rule| rule.term.is_lasting();
+        if self.rules.iter().all(lasts) {
+            return Cow::Borrowed(self);
         }
+        let mut policy = self.clone();
         policy
+            .rules
+            .iter_mut()
+            .filter(|rule| !lasts(rule))
+            .for_each(change);
+        Cow::Owned(policy)
     }
 }
 
@@ -213,8 +239,8 @@ pub struct TestCase {
     pub location: Location,
     /// `<document name>/tests[3]`, counted from 0.
     pub label: String,
-    /// What the user wrote, on one line, cut where it is long.
-    pub text: String,
+    /// What the user wrote.
+    pub text: Written,
     /// Who starts: each of them.
     pub from: Parties,
     /// Towards whom: each of them.

@@ -27,6 +27,8 @@ use super::{
     },
     lint::{self, Standing},
     model::{Mode, Peer, Policy, Selector, SelectorKind, Source},
+    port::Interval,
+    term::Term,
 };
 
 /// A policy that is right, and what its texts say beside it.
@@ -114,6 +116,10 @@ struct Resolver<'s> {
     looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
     /// What a single name found.
     alone: BTreeMap<String, Arc<BTreeSet<Peer>>>,
+    /// Services that a rule before is about.
+    services: BTreeSet<Arc<[Interval]>>,
+    /// Of rules that hold for good.
+    lasting: Arc<Term>,
 }
 
 /// A selector and where it stands.
@@ -138,6 +144,8 @@ impl<'s> Resolver<'s> {
             allowances: Vec::new(),
             looked_up: BTreeMap::new(),
             alone: BTreeMap::new(),
+            services: BTreeSet::new(),
+            lasting: Arc::default(),
         }
     }
 

@@ -14,7 +14,7 @@ pub fn source_of(segments: &str, allow: &str, deny: &str) -> Source {
     );
     Source {
         name: "test.yaml".to_owned(),
-        text,
+        text: text.into(),
     }
 }
 

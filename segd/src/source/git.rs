@@ -53,7 +53,7 @@ impl GitPath {
         let texts = self.texts(&directory, &blobs)?;
         let sources = blobs.into_iter().zip(texts).map(|(blob, text)| Source {
             name: format!("git:{}:{}", self.revision, blob.name),
-            text,
+            text: text.into(),
         });
         Ok(Sources::of(sources.collect()))
     }
@@ -375,7 +375,9 @@ mod tests {
         let sources = GitPath::parse(&spec).expect("a commit").read();
         let texts = |sources: Sources| {
             let texts = sources.sources.into_iter();
-            texts.map(|source| (source.name, source.text)).collect()
+            texts
+                .map(|source| (source.name, source.text.to_string()))
+                .collect()
         };
         sources.map(texts).map_err(|error| {
             error

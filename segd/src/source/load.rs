@@ -1,9 +1,11 @@
 //! From paths to a policy in one step: what `segd policy check` and the daemon both do.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -28,7 +30,7 @@ use crate::policy::{
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The policy.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// What it probably does not mean.
     pub warnings: Vec<Diagnostic>,
     /// Warnings that its author allows.
@@ -82,7 +84,7 @@ impl Loaded {
     #[must_use]
     pub fn at(self, time: Timestamp) -> Loaded {
         Loaded {
-            policy: self.policy.at(time),
+            policy: owned(self.policy.at(time), &self.policy),
             ..self
         }
     }
@@ -91,7 +93,7 @@ impl Loaded {
     #[must_use]
     pub fn always(self) -> Loaded {
         Loaded {
-            policy: self.policy.always(),
+            policy: owned(self.policy.always(), &self.policy),
             ..self
         }
     }
@@ -100,6 +102,14 @@ impl Loaded {
     #[must_use]
     pub fn render_warnings(&self, style: Style) -> String {
         render(&self.warnings, &self.sources, style)
+    }
+}
+
+/// What was made of a policy, without a copy of one that is as it was.
+fn owned(made: Cow<'_, Policy>, policy: &Arc<Policy>) -> Arc<Policy> {
+    match made {
+        Cow::Borrowed(_) => Arc::clone(policy),
+        Cow::Owned(made) => Arc::new(made),
     }
 }
 
@@ -226,7 +236,7 @@ pub fn resolve_read_again(
             rules,
             tests,
         }) => Ok(Loaded {
-            policy,
+            policy: Arc::new(policy),
             warnings,
             allowances,
             matchers,

@@ -214,7 +214,7 @@ impl Sealed {
         let seal =
             [&self.seal.manifest, &self.seal.signature].map(|text| text.as_deref().unwrap_or_default());
         let whole = texts
-            .flat_map(|source| [source.name.as_str(), source.text.as_str()])
+            .flat_map(|source| [source.name.as_str(), &source.text])
             .chain(seal)
             .chain([self.signers.text.as_str()]);
         let mut digest = Sha256::new();
@@ -233,7 +233,7 @@ impl Sealed {
 /// They are not.
 fn verify(sources: &[Source], seal: &Seal, signers: &Signers) -> Result<Signed, SignatureError> {
     let one = match sources {
-        [one] if seal.manifest.is_none() && Path::new(&one.name) == seal.path => Some(one.text.as_str()),
+        [one] if seal.manifest.is_none() && Path::new(&one.name) == seal.path => Some(&*one.text),
         _ => None,
     };
     let name = match &seal.manifest {

@@ -84,10 +84,7 @@ fn reads_a_config_map_once_and_follows_its_swap() {
     fs::rename(mount.join("..data_tmp"), mount.join("..data")).expect("the swap");
     fs::remove_dir_all(mount.join("..2024_1")).expect("the old one");
     let after = look(&[mount.to_owned()]).expect("readable");
-    assert_eq!(
-        after.sources.first().map(|source| source.text.as_str()),
-        Some("two")
-    );
+    assert_eq!(after.sources.first().map(|source| &*source.text), Some("two"));
     assert_ne!(before.hash, after.hash);
 }
 
@@ -336,8 +333,11 @@ fn never_takes_half_of_two_states() {
         while !done.load(Ordering::Acquire) {
             match look(std::slice::from_ref(&mount)) {
                 Ok(sources) => {
-                    let texts: BTreeSet<String> =
-                        sources.sources.into_iter().map(|source| source.text).collect();
+                    let texts: BTreeSet<String> = sources
+                        .sources
+                        .into_iter()
+                        .map(|source| source.text.to_string())
+                        .collect();
                     assert_eq!(texts.len(), 1, "one state, and not half of two: {texts:?}");
                     whole += 1;
                 }

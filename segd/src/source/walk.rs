@@ -153,7 +153,7 @@ impl Walk<'_> {
         })?;
         texts.push(Source {
             name: path.display().to_string(),
-            text,
+            text: text.into(),
         });
         Ok(())
     }

@@ -32,7 +32,7 @@ const MOST_ADDRESSES: usize = 64;
 pub fn agree(text: &str) -> bool {
     let sources = [Source {
         name: "fuzzed.yaml".to_owned(),
-        text: text.to_owned(),
+        text: text.into(),
     }];
     let (policy, warnings) = match resolve(&sources, false) {
         Ok(resolved) => resolved,
@@ -77,7 +77,7 @@ fn drawn(diagnostics: &[crate::policy::diagnostic::Diagnostic], sources: &[Sourc
 /// The ends of every rule's services, and what is beside them.
 fn services(policy: &Policy) -> Vec<Service> {
     let mut services = BTreeSet::from([0, service::port(service::TCP, 443), service::MAX]);
-    for (low, high) in policy.rules.iter().flat_map(|rule| &rule.services) {
+    for (low, high) in policy.rules.iter().flat_map(|rule| rule.services.iter()) {
         services.extend([low.saturating_sub(1), *low, *high, (*high + 1).min(service::MAX)]);
     }
     services.into_iter().take(MOST_SERVICES).collect()

@@ -212,7 +212,10 @@ fn compiled(run: &mut Run) {
     let sources: Vec<Source> = policy
         .files()
         .into_iter()
-        .map(|(name, text)| Source { name, text })
+        .map(|(name, text)| Source {
+            name,
+            text: text.into(),
+        })
         .collect();
     let (policy, _) =
         resolve(&sources, false).unwrap_or_else(|_| panic!("the benchmark's own policy is refused"));

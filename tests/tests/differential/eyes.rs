@@ -45,7 +45,7 @@ impl Forms {
     pub fn of(text: &str, mode: Option<Mode>, time: Timestamp) -> Forms {
         let sources = [Source {
             name: "policy.yaml".to_owned(),
-            text: text.to_owned(),
+            text: text.into(),
         }];
         let (policy, _) = resolve(&sources, false)
             .unwrap_or_else(|errors| panic!("{}\n{text}", render(&errors, &sources, Style::Plain)));

@@ -146,7 +146,7 @@ pub fn propose(recording: &Recording, base: Base) -> Result<Learned, Failed> {
         Some(patch) => with(&base, patch),
         None => vec![Source {
             name: format!("{NAME}.yaml"),
-            text: document,
+            text: document.into(),
         }],
     };
     guarded.extend(verify(&sources, &covered)?);
@@ -164,7 +164,10 @@ pub fn propose(recording: &Recording, base: Base) -> Result<Learned, Failed> {
             }
             text
         }
-        None => sources.into_iter().map(|source| source.text).collect(),
+        None => sources
+            .into_iter()
+            .map(|source| source.text.to_string())
+            .collect(),
     };
     answer.patch = base.compiled.is_some();
     Ok(answer)
@@ -292,10 +295,10 @@ fn with(base: &Base, patch: &Patch) -> Vec<Source> {
         .map(|(loaded, _)| loaded.sources.clone())
         .unwrap_or_default();
     match sources.iter_mut().find(|source| source.name == patch.file) {
-        Some(source) => source.text = patch.result(),
+        Some(source) => source.text = patch.result().into(),
         None => sources.push(Source {
             name: patch.file.clone(),
-            text: patch.result(),
+            text: patch.result().into(),
         }),
     }
     sources

@@ -1,6 +1,9 @@
 //! Two policies at a moment, and how they differ at later ones: when rules end, and when windows open and shut.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -23,18 +26,18 @@ const WEEK: SignedDuration = SignedDuration::from_hours(8 * 24);
 const YEAR: SignedDuration = SignedDuration::from_hours(400 * 24);
 
 /// A policy as it is enforced at a moment.
-pub struct Then {
-    policy: Policy,
+pub struct Then<'p> {
+    policy: Cow<'p, Policy>,
     tables: CompiledTables,
 }
 
-impl Then {
+impl<'p> Then<'p> {
     /// A policy at a moment.
     ///
     /// # Errors
     ///
     /// It does not fit.
-    pub fn of(policy: &Policy, mode: Option<Mode>, time: Timestamp) -> Result<Then, String> {
+    pub fn of(policy: &'p Policy, mode: Option<Mode>, time: Timestamp) -> Result<Then<'p>, String> {
         let policy = policy.at(time);
         let mut indexes = SegmentIndexes::default();
         let tables = indexes
@@ -57,7 +60,7 @@ impl Then {
     /// # Errors
     ///
     /// The workloads could not be told apart.
-    pub fn against(&self, new: &Then) -> Result<Diff, String> {
+    pub fn against(&self, new: &Then<'_>) -> Result<Diff, String> {
         let moves = moves(&self.tables, &new.tables).map_err(|error| error.to_string())?;
         Ok(diff(self.side(), new.side(), moves))
     }
@@ -78,7 +81,7 @@ pub fn later(
 ) -> Result<Vec<Later>, String> {
     let rules = old.rules.iter().chain(&new.rules);
     let terms: BTreeSet<&Term> = rules
-        .map(|rule| &rule.term)
+        .map(|rule| &*rule.term)
         .filter(|term| !term.is_lasting())
         .collect();
     let ends: BTreeSet<Timestamp> = terms

@@ -229,6 +229,6 @@ fn commit(explanation: &Explanation, loaded: &Loaded) -> Option<String> {
     let source = loaded
         .sources
         .iter()
-        .find(|source| source.name == location.file)?;
+        .find(|source| *source.name == *location.file)?;
     git::commit_of(Path::new(&source.name), &source.text, location.line)
 }

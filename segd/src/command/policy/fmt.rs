@@ -49,7 +49,7 @@ impl Fmt {
             Ok(formatted) => formatted,
             Err(reply) => return reply,
         };
-        let changed = formatted.iter().filter(|file| file.source.text != file.text);
+        let changed = formatted.iter().filter(|file| *file.source.text != *file.text);
         if self.check {
             let answer: String = changed
                 .map(|file| unified(&file.source.name, &file.source.text, &file.text))
@@ -95,7 +95,13 @@ impl Fmt {
         let most = tree::MAX_FILE_BYTES as u64 + 1;
         let name = "<stdin>".to_owned();
         match std::io::stdin().lock().take(most).read_to_string(&mut text) {
-            Ok(_) => resolve_read(Sources::of(vec![Source { name, text }]), false),
+            Ok(_) => resolve_read(
+                Sources::of(vec![Source {
+                    name,
+                    text: text.into(),
+                }]),
+                false,
+            ),
             Err(source) => Err(LoadError::Unreadable(source::SourceError::Io {
                 operation: "read",
                 path: PathBuf::from(name),
@@ -153,7 +159,7 @@ fn differs(before: &Loaded, formatted: &[Formatted]) -> Option<String> {
         }
         let again = Source {
             name: source.name.clone(),
-            text: text.clone(),
+            text: text.as_str().into(),
         };
         let again = tree::parse(0, &again)
             .ok()
@@ -167,7 +173,7 @@ fn differs(before: &Loaded, formatted: &[Formatted]) -> Option<String> {
     }
     let texts = formatted.iter().map(|file| Source {
         name: file.source.name.clone(),
-        text: file.text.clone(),
+        text: file.text.as_str().into(),
     });
     let Ok(after) = resolve_read(Sources::of(texts.collect()), false) else {
         return Some("the formatted policy would be wrong".to_owned());
@@ -190,11 +196,7 @@ fn tables(policy: &Policy) -> Result<CompiledTables, String> {
         .allocate(policy, &BTreeSet::new())
         .and_then(|()| compile(policy, &indexes, None))
         .map_err(|error| error.to_string())?;
-    let nowhere = Location {
-        file: String::new(),
-        line: 0,
-        column: 0,
-    };
+    let nowhere = Location::default();
     for rule in &mut tables.rules {
         rule.location = nowhere.clone();
     }

@@ -49,11 +49,7 @@ fn fits_one(kind: &SelectorKind, cgroups: &[Cgroup]) -> Result<bool, WorkloadErr
         selectors: vec![SelectorInfo {
             segment: segd_common::segment::FIRST_SEGMENT,
             kind: kind.clone(),
-            location: Location {
-                file: String::new(),
-                line: 0,
-                column: 0,
-            },
+            location: Location::default(),
         }],
         ..CompiledTables::default()
     };

@@ -108,7 +108,7 @@ pub fn probe(policy: &Policy, sources: &[Source], control: &Path) -> Result<Live
 fn in_force(sources: &[Source], control: &Path) -> Result<(u32, Option<Mode>), ProbeError> {
     let text = |source: &Source| Text {
         name: source.name.clone(),
-        text: source.text.clone(),
+        text: source.text.to_string(),
     };
     let candidate = Candidate {
         texts: sources.iter().map(text).collect(),
@@ -120,7 +120,7 @@ fn in_force(sources: &[Source], control: &Path) -> Result<(u32, Option<Mode>), P
     };
     // Names differ by where one stands.
     let mut now: Vec<&str> = told.texts.iter().map(|text| text.text.as_str()).collect();
-    let mut given: Vec<&str> = sources.iter().map(|source| source.text.as_str()).collect();
+    let mut given: Vec<&str> = sources.iter().map(|source| &*source.text).collect();
     now.sort_unstable();
     given.sort_unstable();
     if now != given {

@@ -72,7 +72,7 @@ impl Sign {
             self.path.clone()
         };
         let before = match (directory, sources) {
-            (false, [one]) => one.text.clone(),
+            (false, [one]) => one.text.to_string(),
             (false, _) => return Err(format!("`{}` is not one file", self.path.display())),
             (true, _) => match fs::read_to_string(&file) {
                 Ok(text) => text,

@@ -346,7 +346,7 @@ mod tests {
         let compiled = |text: &str| {
             let sources = [crate::policy::model::Source {
                 name: "p.yaml".to_owned(),
-                text: text.to_owned(),
+                text: text.into(),
             }];
             let (policy, _) = crate::policy::resolve::resolve(&sources, false).expect("the policy is right");
             let mut indexes = SegmentIndexes::default();

@@ -78,7 +78,7 @@ fn judge(loaded: &Loaded, unused: &Unused, rows: &[RuleRow], now: SystemTime) ->
     let mut found = Found::default();
     let (mut strange, mut young, mut since) = (0, 0, String::new());
     for (rule, span) in loaded.policy.rules.iter().zip(&loaded.rules) {
-        let Some(row) = rows.get(&key(&rule.label, &rule.text)) else {
+        let Some(row) = rows.get(&key(&rule.label.to_string(), &rule.text.to_string())) else {
             strange += 1;
             continue;
         };
@@ -148,7 +148,7 @@ mod tests {
         let row = |index: usize, since: u64, last: Option<u64>, sessions| RuleRow {
             // The daemon's policy has a rule more before these.
             rule: format!("p/allow[{}]", index + 1),
-            text: loaded.policy.rules[index].text.clone(),
+            text: loaded.policy.rules[index].text.to_string(),
             watched_since: ago(since),
             last_hit: last.map(ago),
             sessions,

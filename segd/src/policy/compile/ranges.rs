@@ -50,7 +50,7 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize], base: Base) -> Result<Vec<P
             (Action::Allow, None) => (Layer::Allow, number),
             (Action::Allow, Some(ending)) => (Layer::Ends(ending), number),
         };
-        for (low, high) in &rule.services {
+        for (low, high) in rule.services.iter() {
             edges.push((*low, true, key));
             edges.push((high + 1, false, key));
         }

@@ -50,14 +50,14 @@ fn names_the_rule_that_stands_first() {
         tables
             .rules
             .get(verdict.rule as usize)
-            .map(|rule| rule.label.as_str())
+            .map(|rule| rule.label.to_string())
     };
     assert_eq!(rule(9), None);
-    assert_eq!(rule(10), Some("test/allow[0]"));
-    assert_eq!(rule(24), Some("test/allow[0]"));
-    assert_eq!(rule(25), Some("test/deny[0]"));
-    assert_eq!(rule(30), Some("test/allow[0]"));
-    assert_eq!(rule(31), Some("test/allow[1]"));
+    assert_eq!(rule(10).as_deref(), Some("test/allow[0]"));
+    assert_eq!(rule(24).as_deref(), Some("test/allow[0]"));
+    assert_eq!(rule(25).as_deref(), Some("test/deny[0]"));
+    assert_eq!(rule(30).as_deref(), Some("test/allow[0]"));
+    assert_eq!(rule(31).as_deref(), Some("test/allow[1]"));
     assert_eq!(rule(41), None);
 }
 

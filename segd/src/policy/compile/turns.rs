@@ -40,7 +40,7 @@ impl<'p> Turns<'p> {
             (None, until) => until.map(|end| Ending::Once(Reverse(end))),
             (Some(_), _) => {
                 let next = known.len();
-                Some(Ending::Weekly(*known.entry(&rule.term).or_insert(next)))
+                Some(Ending::Weekly(*known.entry(&*rule.term).or_insert(next)))
             }
         });
         Turns {

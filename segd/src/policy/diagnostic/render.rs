@@ -115,7 +115,7 @@ fn draw<'a>(sources: &'a [Source], lines: &Places<'_>, file: usize, marks: &[Mar
         return Some(Drawn::Place(origin.char_column(at.column as usize)));
     }
     // The drawing library looks at every line it is given, for each diagnostic: it gets those that count.
-    let text = source.text.as_str();
+    let text = &*source.text;
     let places: Vec<(usize, usize)> = marks.iter().map(|mark| on_one_line(source, mark.span)).collect();
     let first = places.iter().map(|(start, _)| *start).min()?;
     let last = places.iter().map(|(_, end)| *end).max()?;
@@ -155,7 +155,7 @@ fn clean(text: &str) -> Cow<'_, str> {
 
 /// The line in which a span starts.
 fn line_of(source: &Source, span: Span) -> &str {
-    let text = source.text.as_str();
+    let text = &*source.text;
     let start = text
         .get(..span.start)
         .and_then(|before| before.rfind('\n'))
@@ -167,7 +167,7 @@ fn line_of(source: &Source, span: Span) -> &str {
 
 /// A mark stays on the line where it starts: a page of carets helps nobody.
 fn on_one_line(source: &Source, span: Span) -> (usize, usize) {
-    let text = source.text.as_str();
+    let text = &*source.text;
     let start = floor(text, span.start.min(text.len()));
     let end = floor(text, span.end.clamp(start, text.len()));
     let marked = text.get(start..end).unwrap_or_default();

@@ -32,7 +32,7 @@ pub struct Allowance {
 
 /// The allowances of one file; names that are no warnings are reported.
 pub fn allowances(file: usize, source: &Source, nodes: &[Node], out: &mut Vec<Diagnostic>) -> Vec<Allowance> {
-    let text = source.text.as_str();
+    let text = &*source.text;
     if !text.contains(WORD) {
         return Vec::new();
     }
@@ -252,7 +252,7 @@ mod tests {
         let head = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: t}\nspec:\n";
         let source = Source {
             name: "t.yaml".to_owned(),
-            text: format!("{head}{text}"),
+            text: format!("{head}{text}").into(),
         };
         let lines = source.text.clone();
         let (_, warnings) = resolve(&[source], false).expect("the policy is right");

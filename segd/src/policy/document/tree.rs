@@ -77,7 +77,7 @@ pub enum TextStyle {
 ///
 /// One diagnostic: a syntax error ends the file.
 pub fn parse(file: usize, source: &Source) -> Result<Vec<Node>, Box<Diagnostic>> {
-    let text = source.text.as_str();
+    let text = &*source.text;
     if text.len() > MAX_FILE_BYTES {
         let message = format!(
             "the file has {} bytes; at most {MAX_FILE_BYTES} are read",

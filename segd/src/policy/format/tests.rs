@@ -6,7 +6,7 @@ use super::*;
 fn formatted(text: &str) -> Result<String, Refusal> {
     let source = Source {
         name: "t.yaml".to_owned(),
-        text: text.to_owned(),
+        text: text.into(),
     };
     let nodes = tree::parse(0, &source).expect("YAML");
     format(text, &nodes)

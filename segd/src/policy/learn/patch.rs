@@ -121,7 +121,7 @@ impl Patch {
         }
         Patch {
             file: source.name.clone(),
-            old: Some(source.text.clone()),
+            old: Some(source.text.to_string()),
             added,
         }
     }

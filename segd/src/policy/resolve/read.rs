@@ -79,7 +79,7 @@ mod tests {
     fn source(name: &str, text: &str) -> Source {
         Source {
             name: name.to_owned(),
-            text: text.to_owned(),
+            text: text.into(),
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Resolver, name};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{Document, Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry},
-    model::{Action, Peer, Rule},
+    model::{Peer, Rule, RuleLabel, Written},
     port::{self, Interval},
     term::Term,
     time,
@@ -20,12 +20,11 @@ use crate::policy::{
 
 impl Resolver<'_> {
     pub(super) fn rules(&mut self, documents: &[&Document]) {
-        let unnamed = String::from("policy");
         let mut rules = Vec::new();
         for document in documents {
-            let document_name = document.name.as_ref().map_or(&unnamed, |name| &name.value);
+            let name: Arc<str> = document.name().into();
             for entry in &document.rules {
-                if let Some(rule) = self.rule(document_name, entry) {
+                if let Some(rule) = self.rule(&name, entry) {
                     rules.push((entry.span, rule));
                 }
             }
@@ -35,17 +34,12 @@ impl Resolver<'_> {
         (self.rule_spans, self.policy.rules) = rules.into_iter().unzip();
     }
 
-    fn rule(&mut self, document: &str, entry: &RuleEntry) -> Option<Rule> {
-        let word = if entry.action == Action::Allow {
-            "allow"
-        } else {
-            "deny"
-        };
+    fn rule(&mut self, document: &Arc<str>, entry: &RuleEntry) -> Option<Rule> {
         let from = self.peers(entry.from.as_ref());
         let to = self.peers(entry.to.as_ref());
         let services = match &entry.ports {
-            Ports::Every => Some(vec![(0, service::MAX)]),
-            Ports::Listed(ports) => self.services(ports),
+            Ports::Every => Some(self.shared(vec![(0, service::MAX)])),
+            Ports::Listed(ports) => self.services(ports).map(|services| self.shared(services)),
             Ports::Unreadable(ports) => {
                 let _ = self.services(ports);
                 None
@@ -70,16 +64,20 @@ impl Resolver<'_> {
         };
         Some(Rule {
             location: self.places.locate(entry.span),
-            label: format!("{document}/{word}[{}]", entry.index),
+            label: RuleLabel::new(
+                Arc::clone(document),
+                entry.action,
+                u32::try_from(entry.index).unwrap_or(u32::MAX),
+            ),
             action: entry.action,
             from: from?,
             to: to?,
             services: services?,
-            text: self.one_line(entry.extent),
-            reason: entry.reason.clone(),
-            term: Term {
-                until: until?,
-                when: when?,
+            text: self.written(entry.extent),
+            reason: entry.reason.as_deref().map(Box::from),
+            term: match (until?, when?) {
+                (None, None) => Arc::clone(&self.lasting),
+                (until, when) => Arc::new(Term { until, when }),
             },
             resting: None,
         })
@@ -143,20 +141,22 @@ impl Resolver<'_> {
         }
     }
 
-    /// What stands there, on one line.
-    pub(super) fn one_line(&self, extent: Span) -> String {
-        const LONGEST: usize = 200;
-        let source = self
-            .sources
-            .get(extent.file)
-            .map_or("", |source| source.text.as_str());
-        let text = source.get(extent.start..extent.end).unwrap_or_default();
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let line = words.join(" ");
-        match line.char_indices().nth(LONGEST) {
-            Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
-            None => line,
+    /// What stands there.
+    pub(super) fn written(&self, extent: Span) -> Written {
+        let source = self.sources.get(extent.file);
+        source.map_or_else(Written::default, |source| {
+            Written::new(Arc::clone(&source.text), extent.start, extent.end)
+        })
+    }
+
+    /// The same services, kept once.
+    fn shared(&mut self, services: Vec<Interval>) -> Arc<[Interval]> {
+        if let Some(known) = self.services.get(services.as_slice()) {
+            return Arc::clone(known);
         }
+        let services: Arc<[Interval]> = services.into();
+        self.services.insert(Arc::clone(&services));
+        services
     }
 
     /// The intervals of a list of ports; `None` if one of them is none.

@@ -13,10 +13,7 @@ impl Resolver<'_> {
     pub(super) fn tests(&mut self, documents: &[&Document]) {
         let mut tests = Vec::new();
         for document in documents {
-            let name = document
-                .name
-                .as_ref()
-                .map_or("policy", |name| name.value.as_str());
+            let name = document.name();
             for entry in &document.tests {
                 if let Some(test) = self.test(name, entry) {
                     tests.push((entry.span, test));
@@ -40,7 +37,7 @@ impl Resolver<'_> {
         Some(TestCase {
             location: self.places.locate(entry.span),
             label: format!("{document}/tests[{}]", entry.index),
-            text: self.one_line(entry.extent),
+            text: self.written(entry.extent),
             from: from?,
             to: to?,
             services: services?,

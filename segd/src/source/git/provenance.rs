@@ -73,12 +73,7 @@ fn is_committed(commit: &str, real: &Path, path: &Path, sources: &[Source]) -> b
     };
     let mut read: Vec<(&Path, &str)> = sources
         .iter()
-        .filter_map(|source| {
-            Some((
-                Path::new(&source.name).strip_prefix(path).ok()?,
-                source.text.as_str(),
-            ))
-        })
+        .filter_map(|source| Some((Path::new(&source.name).strip_prefix(path).ok()?, &*source.text)))
         .collect();
     // Names in a commit begin at the top of the repository.
     let top = format!("git:{commit}:{}", prefix.trim_end_matches('\n'));
@@ -88,7 +83,7 @@ fn is_committed(commit: &str, real: &Path, path: &Path, sources: &[Source]) -> b
             return false;
         };
         let name = if real.is_file() { "" } else { name };
-        written.push((Path::new(name), source.text.as_str()));
+        written.push((Path::new(name), &*source.text));
     }
     read.sort_unstable();
     written.sort_unstable();

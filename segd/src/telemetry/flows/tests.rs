@@ -3,19 +3,22 @@
 use segd_common::address::mapped;
 
 use super::*;
-use crate::policy::{compiled::RuleInfo, model::Location, term::Term};
+use crate::policy::{
+    compiled::RuleInfo,
+    model::{Action, Location, RuleLabel},
+};
 
-fn tables(label: &str) -> Arc<CompiledTables> {
+fn tables(document: &str, number: u32) -> Arc<CompiledTables> {
     Arc::new(CompiledTables {
         names: ["", "host", "world", "", "web", "db"].map(String::from).to_vec(),
         rules: vec![RuleInfo {
-            label: label.to_string(),
+            label: RuleLabel::new(document.into(), Action::Allow, number),
             location: Location {
                 file: "p.yaml".into(),
                 line: 12,
                 column: 3,
             },
-            term: Term::default(),
+            term: Arc::default(),
         }],
         ..Default::default()
     })
@@ -46,7 +49,7 @@ fn event() -> FlowEvent {
 
 fn log() -> FlowLog {
     let log = FlowLog::new(EventClock::Boot);
-    log.adopt(1, tables("shop/allow[0]"));
+    log.adopt(1, tables("shop", 0));
     log
 }
 
@@ -85,7 +88,7 @@ fn tells_a_denied_flow_in_the_policys_words() {
 #[test]
 fn names_the_rule_of_the_revision_that_judged() {
     let log = log();
-    log.adopt(2, tables("shop/allow[7]"));
+    log.adopt(2, tables("shop", 7));
     log.record(&FlowEvent { rule: 0, ..event() }, |_| None);
     assert_eq!(newest(&log).rule.as_deref(), Some("shop/allow[0]"));
     assert_eq!(newest(&log).location.as_deref(), Some("p.yaml:12"));
@@ -98,7 +101,7 @@ fn names_the_rule_of_the_revision_that_judged() {
         |_| None,
     );
     assert_eq!(newest(&log).rule.as_deref(), Some("shop/allow[7]"));
-    log.adopt(3, tables("x"));
+    log.adopt(3, tables("x", 0));
     log.record(
         &FlowEvent {
             rule: 0,

@@ -30,7 +30,7 @@ fn unit_kind(unit: &str) -> SelectorKind {
 
 fn tables_of(selectors: &[(u16, SelectorKind)]) -> CompiledTables {
     let location = Location {
-        file: "p.yaml".to_owned(),
+        file: "p.yaml".into(),
         line: 1,
         column: 1,
     };
@@ -464,7 +464,7 @@ fn too_many_edges_are_refused() {
         .map(|i| (4, path_kind(&format!("/n{i}"))))
         .collect();
     let location = Location {
-        file: String::new(),
+        file: "".into(),
         line: 1,
         column: 1,
     };

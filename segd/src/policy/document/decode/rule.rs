@@ -13,7 +13,7 @@ use crate::policy::{
 
 impl Decoder<'_> {
     pub(super) fn rule(&mut self, node: &Node, action: Action, index: usize) -> Option<RuleEntry> {
-        let word = if action == Action::Allow { "allow" } else { "deny" };
+        let word = action.word();
         let what = format!("{word} rule {index}");
         let fields = self.fields(node, &what, RULE)?;
         let from = self.required(&fields, "from").and_then(|node| self.peers(node));

@@ -7,7 +7,7 @@ use super::*;
 fn source(text: impl Into<String>) -> Source {
     Source {
         name: "test.yaml".to_owned(),
-        text: text.into(),
+        text: text.into().into(),
     }
 }
 
