@@ -13,7 +13,7 @@ use segd_common::{
     address::{Address, is_loopback},
     decide::{decide, outcome},
     flow::DIRECTION_PASSIVE,
-    segment::{FIRST_SEGMENT, HOST, NONE},
+    segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     service::Service,
     session,
     verdict::{Outcome, Verdict},
@@ -131,6 +131,8 @@ struct Judge<'e> {
     engine: &'e Engine,
     tables: CompiledTables,
     cgroups: BTreeMap<u64, Identity>,
+    /// Of what living workloads bear.
+    names: BTreeMap<SegmentIndex, &'e str>,
 }
 
 /// What is asked about: both ends, and what stands for them in words.
@@ -153,6 +155,7 @@ impl<'e> Judge<'e> {
             engine,
             tables,
             cgroups,
+            names: engine.names(),
         })
     }
 
@@ -283,13 +286,13 @@ impl<'e> Judge<'e> {
         }
     }
 
-    fn name_of(&self, index: u16) -> String {
+    fn name_of(&self, index: SegmentIndex) -> String {
         let in_force = self.engine.in_force.as_ref();
         let names = in_force.map(|in_force| &in_force.tables.names);
         let name = names.and_then(|names| names.get(usize::from(index))).cloned();
         // One that left the policy and whose workloads live.
         name.filter(|name| !name.is_empty())
-            .unwrap_or_else(|| self.engine.name_of(index))
+            .unwrap_or_else(|| self.names.get(&index).copied().unwrap_or_default().to_owned())
     }
 }
 

@@ -135,9 +135,8 @@ impl Engine {
     }
 
     /// The index and name of every segment that a living workload may bear.
-    pub(super) fn name_of(&self, index: SegmentIndex) -> String {
-        let found = self.indexes.by_name.iter().find(|(_, known)| **known == index);
-        found.map_or_else(String::new, |(name, _)| name.clone())
+    pub(super) fn names(&self) -> BTreeMap<SegmentIndex, &str> {
+        names(&self.indexes)
     }
 
     /// Puts a policy in force: everything beside, then one word. Until a deadline on the boot clock, if there is one.
@@ -208,11 +207,7 @@ impl Engine {
         let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
         let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
         self.collect_hits()?;
-        let names: BTreeMap<SegmentIndex, String> = before
-            .by_name
-            .iter()
-            .map(|(name, index)| (*index, name.clone()))
-            .collect();
+        let names = names(before);
         for step in sequence::MAKING {
             match step {
                 Step::Settle => self.tables.settle()?,
@@ -236,10 +231,9 @@ impl Engine {
                 self.tables.note_name(*index, name)?;
             }
         }
-        for (name, index) in &before.by_name {
-            if !self.indexes.by_name.contains_key(name)
-                && !self.indexes.by_name.values().any(|used| used == index)
-            {
+        let used = self.names();
+        for index in before.by_name.values() {
+            if !used.contains_key(index) {
                 self.tables.note_name(*index, "")?;
             }
         }
@@ -292,9 +286,9 @@ impl Engine {
                 indexes.insert(slot.identity.segment);
             }
         }
-        for index in indexes {
-            borne.insert(self.name_of(index));
-        }
+        let names = self.names();
+        let name = |index: &SegmentIndex| names.get(index).copied().unwrap_or_default();
+        borne.extend(indexes.iter().map(|index| name(index).to_owned()));
         Ok(borne)
     }
 
@@ -395,4 +389,10 @@ impl Engine {
         self.cover = Some(cover);
         Ok(self.keep_links(&map.links, &map.sources)?)
     }
+}
+
+/// The other way round.
+fn names(indexes: &SegmentIndexes) -> BTreeMap<SegmentIndex, &str> {
+    let names = indexes.by_name.iter();
+    names.map(|(name, index)| (*index, name.as_str())).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
     counter::MAX_COUNTERS,
-    segment::{FIRST_SEGMENT, PROBE, SEGMENT_AUDIT, segment_id},
+    segment::{FIRST_SEGMENT, PROBE, SEGMENT_AUDIT, SegmentIndex, segment_id},
     tables::{MAX_CLASSES, MAX_RANGES, MAX_RULES, TABLES_AUDIT, Tables as _},
     workload::{AMBIGUOUS, CgroupSlot, MAX_CGROUPS, MAX_EDGES, ORPHANED, PENDING},
 };
@@ -12,7 +12,7 @@ use segd_common::{
 use super::engine::Engine;
 use crate::{
     control::types::{SegmentRow, WorkloadRow},
-    policy::model::SelectorKind,
+    policy::{compiled::CompiledTables, model::SelectorKind},
     report::chain,
     workload::cgroupfs::Cgroup,
 };
@@ -40,10 +40,12 @@ impl Engine {
             .keys()
             .map(|name| (name.clone(), 0))
             .collect();
+        let names = self.names();
         for id in self.cgroups.ids().unwrap_or_default() {
             if let Some(slot) = self.slot_of(id)
                 && slot.identity.segment >= FIRST_SEGMENT
-                && let Some(count) = counts.get_mut(&self.name_of(slot.identity.segment))
+                && let Some(name) = names.get(&slot.identity.segment)
+                && let Some(count) = counts.get_mut(*name)
             {
                 *count += 1;
             }
@@ -96,17 +98,11 @@ impl Engine {
     /// Whether nothing is dropped by policy.
     pub(super) fn only_audits(&self) -> bool {
         self.in_force.as_ref().is_some_and(|in_force| {
-            let segments = in_force.policy.segments.values();
-            in_force.tables.flags & TABLES_AUDIT != 0
-                || (!in_force.policy.segments.is_empty()
-                    && segments.into_iter().all(|segment| self.audits(&segment.name)))
-        })
-    }
-
-    fn audits(&self, segment: &str) -> bool {
-        self.in_force.as_ref().is_some_and(|in_force| {
-            let index = in_force.tables.index(segment).unwrap_or(0);
-            (in_force.tables.flags & TABLES_AUDIT != 0) || in_force.tables.segment(index) & SEGMENT_AUDIT != 0
+            let (tables, segments) = (&in_force.tables, &in_force.policy.segments);
+            let indexes = tables.indexes();
+            let mut indexes = segments.keys().map(|name| indexes.get(name.as_str()).copied());
+            tables.flags & TABLES_AUDIT != 0
+                || (!segments.is_empty() && indexes.all(|index| audits(tables, index.unwrap_or(0))))
         })
     }
 
@@ -177,6 +173,7 @@ impl Engine {
             return Vec::new();
         };
         let counts: BTreeMap<String, u64> = self.workload_counts().into_iter().collect();
+        let indexes = in_force.tables.indexes();
         let rows = in_force.policy.segments.values().map(|segment| {
             let addresses = segment
                 .selectors
@@ -185,11 +182,12 @@ impl Engine {
                     SelectorKind::Cidr { prefix, .. } => Some(prefix.to_string()),
                     _ => None,
                 });
+            let index = indexes.get(segment.name.as_str()).copied().unwrap_or(0);
             SegmentRow {
                 name: segment.name.clone(),
                 id: format!("{:08x}", segment_id(&segment.name)),
-                index: in_force.tables.index(&segment.name).unwrap_or(0),
-                mode: if self.audits(&segment.name) {
+                index,
+                mode: if audits(&in_force.tables, index) {
                     "audit".into()
                 } else {
                     "enforce".into()
@@ -227,8 +225,9 @@ impl Engine {
             .iter()
             .map(|(cgroup, slot)| (cgroup.id, (cgroup.path.clone(), *slot, cgroup.parent)))
             .collect();
+        let names = self.names();
         rows.iter()
-            .map(|(cgroup, slot)| self.workload_row(cgroup, slot, &slots))
+            .map(|(cgroup, slot)| self.workload_row(cgroup, slot, &slots, &names))
             .collect()
     }
 
@@ -237,6 +236,7 @@ impl Engine {
         cgroup: &Cgroup,
         slot: &CgroupSlot,
         slots: &BTreeMap<u64, (String, CgroupSlot, u64)>,
+        names: &BTreeMap<SegmentIndex, &str>,
     ) -> WorkloadRow {
         let selectors = self.in_force.as_ref().map(|in_force| &in_force.tables.selectors);
         let number = slot.selector.checked_sub(1).unwrap_or(u32::MAX) as usize;
@@ -250,19 +250,24 @@ impl Engine {
             _ => "host",
         };
         let segment = match slot.identity.segment {
-            segment if segment >= FIRST_SEGMENT => self.name_of(segment),
-            _ => "host".to_owned(),
+            segment if segment >= FIRST_SEGMENT => names.get(&segment).copied().unwrap_or_default(),
+            _ => "host",
         };
         WorkloadRow {
             cgroup: cgroup.path.clone(),
             id: cgroup.id,
-            segment,
+            segment: segment.to_owned(),
             selector: selector.map(|selector| selector.kind.to_string()),
             location: selector.map(|selector| selector.location.to_string()),
             state: state.into(),
             inherited_from: selector.and_then(|_| inherited(cgroup, slot, slots)),
         }
     }
+}
+
+/// Whether a segment only observes.
+fn audits(tables: &CompiledTables, index: SegmentIndex) -> bool {
+    tables.flags & TABLES_AUDIT != 0 || tables.segment(index) & SEGMENT_AUDIT != 0
 }
 
 /// The highest ancestor that has its segment by the same selector.

@@ -40,7 +40,7 @@ struct Walk<'a> {
     selectors: &'a SelectorTables,
     tables: &'a CompiledTables,
     /// The names of indexes under the revision in force.
-    names: &'a BTreeMap<SegmentIndex, String>,
+    names: &'a BTreeMap<SegmentIndex, &'a str>,
     positions: BTreeMap<u64, (Position, u16)>,
     paths: BTreeMap<u64, String>,
     /// What stands for all below a cgroup whose owner hides it.
@@ -59,7 +59,7 @@ impl Engine {
         revision: u32,
         tables: &CompiledTables,
         selectors: &SelectorTables,
-        names: &BTreeMap<SegmentIndex, String>,
+        names: &BTreeMap<SegmentIndex, &str>,
     ) -> Result<(), ApplyError> {
         let mut walk = Walk {
             slot,
@@ -140,7 +140,7 @@ impl Engine {
             walk.ambiguous.push(ambiguity(cgroup, walk.tables, flags));
         }
         let old = identity_in(known.as_ref(), walk.active);
-        let old_name = walk.names.get(&old.segment).map_or("", String::as_str);
+        let old_name = walk.names.get(&old.segment).copied().unwrap_or("");
         position.slot = keep_orphaned(old, old_name, position.slot, &walk.tables.release);
         let place = Place {
             id: cgroup.id,
@@ -169,6 +169,7 @@ impl Engine {
     ///
     /// One that is born meanwhile and is not met here either has another revision, or its parent's tag: nothing of it is old.
     fn tag_unseen(&self, walk: &Walk<'_>, revision: u32) -> Result<(), ApplyError> {
+        let indexes = walk.tables.indexes();
         let mut below = BTreeMap::new();
         for id in self.cgroups.ids()? {
             if walk.positions.contains_key(&id) {
@@ -177,8 +178,8 @@ impl Engine {
             let hidden = self.hidden_above(id, walk, &mut below)?;
             self.cgroups.change(id, |entry| {
                 let old = identity_in(Some(entry), walk.active);
-                let name = walk.names.get(&old.segment).map_or("", String::as_str);
-                let identity = dying(old, name, walk.tables);
+                let name = walk.names.get(&old.segment).copied().unwrap_or("");
+                let identity = dying(old, name, walk.tables, &indexes);
                 let Some(to) = entry.slots.get_mut(walk.slot as usize & 1) else {
                     return;
                 };
@@ -291,7 +292,12 @@ fn identity_in(entry: Option<&CgroupEntry>, active: Active) -> Identity {
 }
 
 /// Who a removed cgroup's sockets are under a new revision.
-fn dying(old: Identity, name: &str, tables: &CompiledTables) -> Identity {
+fn dying(
+    old: Identity,
+    name: &str,
+    tables: &CompiledTables,
+    indexes: &BTreeMap<&str, SegmentIndex>,
+) -> Identity {
     // The probe's index is one of the built-in ones.
     if old.segment < FIRST_SEGMENT {
         return old;
@@ -299,9 +305,9 @@ fn dying(old: Identity, name: &str, tables: &CompiledTables) -> Identity {
     if tables.release.iter().any(|released| released == name) {
         return Identity::of(HOST);
     }
-    match tables.index(name) {
+    match indexes.get(name) {
         Some(index) => Identity {
-            segment: index,
+            segment: *index,
             flags: old.flags,
         },
         None => Identity {

@@ -119,6 +119,15 @@ impl CompiledTables {
 }
 
 impl CompiledTables {
+    /// What [`CompiledTables::index`] says of every name, for those who ask for many.
+    #[must_use]
+    pub fn indexes(&self) -> BTreeMap<&str, SegmentIndex> {
+        let named = (0..).zip(&self.names).filter(|(_, name)| !name.is_empty());
+        named.map(|(index, name)| (name.as_str(), index)).collect()
+    }
+}
+
+impl CompiledTables {
     /// The segment that claims an address on the network, or `WORLD`.
     #[must_use]
     pub fn claimed_by(&self, address: &Address) -> SegmentIndex {

@@ -24,12 +24,7 @@ impl Engine {
         if self.in_force.is_none() {
             return Ok(());
         }
-        let names: BTreeMap<SegmentIndex, String> = self
-            .indexes
-            .by_name
-            .iter()
-            .map(|(name, index)| (*index, name.clone()))
-            .collect();
+        let names = self.names();
         let mut places = BTreeSet::new();
         let mut paths = BTreeMap::new();
         for policy in self.policies() {
@@ -54,7 +49,7 @@ impl Engine {
         &self,
         policy: &'a InForce,
         birth: &Birth,
-        names: &'a BTreeMap<SegmentIndex, String>,
+        names: &'a BTreeMap<SegmentIndex, &'a str>,
     ) -> Result<Walk<'a>, ApplyError> {
         let mut walk = Walk {
             slot: policy.active.slot(),

@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use segd_common::{
-    segment::SegmentIndex,
-    workload::{AMBIGUOUS, CGROUP_UNTRUSTED, Identity},
-};
+use segd_common::workload::{AMBIGUOUS, CGROUP_UNTRUSTED, Identity};
 
 use super::{ambiguity, dying, identity_in};
 use crate::{
@@ -29,9 +26,7 @@ impl Engine {
         selectors: &SelectorTables,
     ) -> Result<BTreeMap<u64, Identity>, ApplyError> {
         let active = self.tables.active()?;
-        let names: BTreeMap<SegmentIndex, &str> = (self.indexes.by_name.iter())
-            .map(|(name, index)| (*index, name.as_str()))
-            .collect();
+        let (names, indexes) = (self.names(), tables.indexes());
         let name = |old: Identity| names.get(&old.segment).copied().unwrap_or("");
         let mut known = BTreeMap::new();
         for id in self.cgroups.ids()? {
@@ -76,7 +71,7 @@ impl Engine {
                 Some(position) => position.slot.identity,
                 None => {
                     let old = identity_in(Some(entry), active);
-                    dying(old, name(old), tables)
+                    dying(old, name(old), tables, &indexes)
                 }
             };
             found.insert(*id, identity);
