@@ -4,16 +4,18 @@
 
 mod bits;
 mod broad;
+mod grid;
 mod implied;
 mod overlap;
 mod unreachable;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use self::{
     bits::{Bits, End, Numbering},
+    grid::{Grid, Related},
     implied::Implied,
 };
 use super::{
@@ -50,7 +52,10 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
         .iter()
         .filter(|looked| looked.rule.action == Action::Deny)
         .collect();
-    let implied = Implied::new(&looked_at);
+    let of_kind = |action: Action| Grid::new(&looked_at, action, peers.ends(), peers.numbers.len());
+    let (allow, deny) = (of_kind(Action::Allow), of_kind(Action::Deny));
+    let implied = Implied::new(&looked_at, &allow, &deny);
+    let across = deny.across(&looked_at);
     let everybody = peers.everybody();
     let mut shadowed = Vec::with_capacity(looked_at.len());
     for (number, looked) in looked_at.iter().enumerate() {
@@ -58,7 +63,7 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
         if weak.is_none() {
             out.extend(looked.broad(&everybody));
         }
-        let found = weak.or_else(|| looked.forbidden(&denies));
+        let found = weak.or_else(|| looked.forbidden(&looked_at, &deny, &across));
         shadowed.push(found.as_ref().is_some_and(|found| found.code == Code::Shadowed));
         out.extend(found.or_else(|| implied.of(number, policy)));
     }
@@ -132,26 +137,23 @@ impl Looked<'_> {
     }
 
     /// What guardrails leave of an `allow` rule.
-    fn forbidden(&self, denies: &[&Looked]) -> Option<Diagnostic> {
+    fn forbidden(&self, rules: &[Looked<'_>], guardrails: &Grid<'_>, across: &Related) -> Option<Diagnostic> {
         if self.rule.action == Action::Deny {
             return None;
         }
-        let mut meets = denies.iter().filter(|deny| {
-            deny.from.meets(&self.from)
-                && deny.to.meets(&self.to)
-                && meet(&deny.rule.services, &self.rule.services)
+        let mut meets: BTreeSet<usize> = BTreeSet::new();
+        let _: Option<()> = guardrails.find(across, self, |bundle| {
+            let services = self.rule.services.iter();
+            meets.extend(services.flat_map(|interval| bundle.across(*interval)));
+            None
         });
-        let covers = |deny: &&&Looked| {
+        let mut denies = meets.iter().filter_map(|number| rules.get(*number));
+        let first = denies.clone().next()?;
+        let whole = denies.find(|deny| {
             self.from.within(&deny.from)
                 && self.to.within(&deny.to)
                 && within(&self.rule.services, &deny.rule.services)
-        };
-        let first = meets.next()?;
-        let whole = if covers(&first) {
-            Some(first)
-        } else {
-            meets.find(covers)
-        };
+        });
         let (code, deny, message, help) = match whole {
             Some(deny) => (
                 Code::Shadowed,
@@ -183,10 +185,20 @@ fn unused(
     rules: &[Looked<'_>],
     out: &mut Vec<Diagnostic>,
 ) {
-    let mut named = peers.nobody();
-    for looked in rules {
-        named.add(&looked.from);
-        named.add(&looked.to);
+    let mut named = vec![false; peers.numbers.len()];
+    let mut seen = vec![false; peers.ends()];
+    for end in rules.iter().flat_map(|looked| [&looked.from, &looked.to]) {
+        if seen
+            .get_mut(end.number)
+            .is_none_or(|seen| std::mem::replace(seen, true))
+        {
+            continue;
+        }
+        for peer in end.numbers() {
+            if let Some(named) = named.get_mut(peer) {
+                *named = true;
+            }
+        }
     }
     for (name, segment) in &policy.segments {
         let Some(span) = spans.get(name) else { continue };
@@ -198,7 +210,7 @@ fn unused(
         if !peers
             .numbers
             .get(name.as_str())
-            .is_some_and(|number| named.has(*number))
+            .is_some_and(|number| named.get(*number).copied().unwrap_or(false))
         {
             let message = format!("no rule speaks of segment `{name}`");
             let help = "its members reach nobody and nobody reaches them; if that is meant, say so with a `deny` rule";

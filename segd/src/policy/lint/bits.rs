@@ -58,7 +58,14 @@ impl<'p> Numbering<'p> {
         if let Some(end) = self.by_address.get(&Arc::as_ptr(peers)) {
             return end.clone();
         }
-        let bits = Arc::new(Bits::of(peers, &self.numbers));
+        let known = peers.iter().filter_map(|peer| {
+            self.numbers.get(match peer {
+                Peer::Host => "host",
+                Peer::World => "world",
+                Peer::Segment(name) => name.as_str(),
+            })
+        });
+        let bits = Arc::new(Bits::of(known.copied(), self.numbers.len()));
         let number = self.by_content.len();
         let end = self.by_content.entry(Arc::clone(&bits));
         let end = end.or_insert(End { number, bits }).clone();
@@ -66,84 +73,101 @@ impl<'p> Numbering<'p> {
         end
     }
 
-    /// Every peer.
-    pub fn everybody(&self) -> Bits {
-        let mut all = self.nobody();
-        (0..self.numbers.len()).for_each(|number| all.put(number));
-        all
+    /// How many different ends there are.
+    pub fn ends(&self) -> usize {
+        self.by_content.len()
     }
 
-    /// No peer.
-    pub fn nobody(&self) -> Bits {
-        Bits(vec![0; self.numbers.len().div_ceil(64)])
+    /// Every peer.
+    pub fn everybody(&self) -> Bits {
+        Bits::of(0..self.numbers.len(), self.numbers.len())
     }
 }
 
-/// A set of numbers.
+/// A set of numbers. One that has few of many is a list, so that a thousand ends do not take a bit for each peer.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bits(Vec<u64>);
+pub struct Bits {
+    len: usize,
+    form: Form,
+}
+
+/// INVARIANT: equal sets of one policy have the same form.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    /// Ascending.
+    Few(Vec<usize>),
+    /// A bit for each.
+    Many(Vec<u64>),
+}
 
 impl Bits {
-    fn of(peers: &BTreeSet<Peer>, numbers: &BTreeMap<&str, usize>) -> Bits {
-        let mut bits = Bits(vec![0; numbers.len().div_ceil(64)]);
-        for peer in peers {
-            let name = match peer {
-                Peer::Host => "host",
-                Peer::World => "world",
-                Peer::Segment(name) => name,
-            };
-            if let Some(number) = numbers.get(name) {
-                bits.put(*number);
+    /// Some of the numbers below `all`, each once.
+    fn of(numbers: impl Iterator<Item = usize>, all: usize) -> Bits {
+        let mut few: Vec<usize> = numbers.collect();
+        let len = few.len();
+        if len <= all.div_ceil(64) {
+            few.sort_unstable();
+            let form = Form::Few(few);
+            return Bits { len, form };
+        }
+        let mut words = vec![0; all.div_ceil(64)];
+        for number in few {
+            if let Some(word) = words.get_mut(number / 64) {
+                *word |= 1_u64 << (number % 64);
             }
         }
-        bits
-    }
-
-    fn put(&mut self, number: usize) {
-        if let Some(word) = self.0.get_mut(number / 64) {
-            *word |= 1 << (number % 64);
-        }
+        let form = Form::Many(words);
+        Bits { len, form }
     }
 
     /// The numbers in it, ascending.
     pub fn numbers(&self) -> impl Iterator<Item = usize> {
-        let words = (0_usize..).step_by(64).zip(&self.0);
-        words.flat_map(|(base, word)| {
+        let (few, words) = match &self.form {
+            Form::Few(few) => (few.as_slice(), &[][..]),
+            Form::Many(words) => (&[][..], words.as_slice()),
+        };
+        let words = (0_usize..).step_by(64).zip(words);
+        let of_words = words.flat_map(|(base, word)| {
             let mut rest = *word;
             std::iter::from_fn(move || {
                 let next = (rest != 0).then(|| base + rest.trailing_zeros() as usize);
                 rest &= rest.wrapping_sub(1);
                 next
             })
-        })
-    }
-
-    /// Takes the other's numbers in.
-    pub fn add(&mut self, other: &Bits) {
-        for (word, other) in self.0.iter_mut().zip(&other.0) {
-            *word |= other;
-        }
+        });
+        few.iter().copied().chain(of_words)
     }
 
     /// Whether a number is in it.
     pub fn has(&self, number: usize) -> bool {
-        self.0
-            .get(number / 64)
-            .is_some_and(|word| word & (1 << (number % 64)) != 0)
+        match &self.form {
+            Form::Few(few) => few.binary_search(&number).is_ok(),
+            Form::Many(words) => words
+                .get(number / 64)
+                .is_some_and(|word| word & (1 << (number % 64)) != 0),
+        }
     }
 
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
+        self.len == 0
     }
 
     /// Whether both have a number.
     pub fn meets(&self, other: &Bits) -> bool {
-        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+        match (&self.form, &other.form) {
+            (Form::Many(a), Form::Many(b)) => a.iter().zip(b).any(|(a, b)| a & b != 0),
+            _ if self.len > other.len => other.numbers().any(|number| self.has(number)),
+            _ => self.numbers().any(|number| other.has(number)),
+        }
     }
 
     /// Whether the other has all its numbers.
     pub fn within(&self, other: &Bits) -> bool {
-        self.0.iter().zip(&other.0).all(|(a, b)| a & !b == 0)
+        self.len <= other.len
+            && match (&self.form, &other.form) {
+                (Form::Many(a), Form::Many(b)) => a.iter().zip(b).all(|(a, b)| a & !b == 0),
+                _ => self.numbers().all(|number| other.has(number)),
+            }
     }
 }
