@@ -6,9 +6,11 @@
 pub mod allowance;
 mod decode;
 pub mod fields;
+pub mod rules;
 pub mod tree;
 
 pub use decode::documents;
+pub use rules::Rules;
 
 use super::{
     diagnostic::Span,
@@ -39,7 +41,7 @@ pub struct Document {
     /// `spec.segments`, in order.
     pub segments: Vec<SegmentEntry>,
     /// `spec.allow`, then `spec.deny`.
-    pub rules: Vec<RuleEntry>,
+    pub rules: Rules,
     /// `spec.defaults.host: enforce`.
     pub enforce_host: bool,
     /// `spec.release`.

@@ -116,6 +116,8 @@ struct Resolver<'s> {
     looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
     /// What a single name found.
     alone: BTreeMap<String, Arc<BTreeSet<Peer>>>,
+    /// What a single port stands for.
+    ports: BTreeMap<String, Arc<[Interval]>>,
     /// Services that a rule before is about.
     services: BTreeSet<Arc<[Interval]>>,
     /// Of rules that hold for good.
@@ -144,6 +146,7 @@ impl<'s> Resolver<'s> {
             allowances: Vec::new(),
             looked_up: BTreeMap::new(),
             alone: BTreeMap::new(),
+            ports: BTreeMap::new(),
             services: BTreeSet::new(),
             lasting: Arc::default(),
         }

@@ -17,15 +17,16 @@ use crate::policy::{
 use shape::{describe, is_text, shortened};
 
 /// Reads the documents of one file. A document of another kind is reported and left out.
-pub fn documents(nodes: &[Node], out: &mut Vec<Diagnostic>) -> Vec<Document> {
+pub fn documents(text: &str, nodes: &[Node], out: &mut Vec<Diagnostic>) -> Vec<Document> {
     nodes
         .iter()
-        .filter_map(|node| Decoder { out }.document(node))
+        .filter_map(|node| Decoder { text, out }.document(node))
         .collect()
 }
 
 /// Collects what is wrong on the way.
 struct Decoder<'o> {
+    text: &'o str,
     out: &'o mut Vec<Diagnostic>,
 }
 
@@ -87,12 +88,14 @@ impl Decoder<'_> {
                 }
             }
         }
-        for (field, action) in [("allow", Action::Allow), ("deny", Action::Deny)] {
-            if let Some(rules) = fields.value(field)
+        for action in [Action::Allow, Action::Deny] {
+            if let Some(rules) = fields.value(action.word())
                 && let Some(rules) = self.list(rules, "a list of rules")
             {
                 for (index, rule) in rules.iter().enumerate() {
-                    document.rules.extend(self.rule(rule, action, index));
+                    if let Some(rule) = self.rule(rule, action, index) {
+                        document.rules.push(rule, self.text);
+                    }
                 }
             }
         }

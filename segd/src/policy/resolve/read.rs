@@ -3,7 +3,13 @@
 //! INVARIANT: what is kept is what a reading of the same text in the same place among the files would give, its problems
 //! included. Only the files of the last reading are kept.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -46,24 +52,74 @@ impl ReadFiles {
     ) -> Vec<Arc<ReadFile>> {
         let mut before = std::mem::take(&mut self.last);
         before.sort_unstable_by_key(|(key, _)| *key);
-        for (place, source) in sources {
-            let key = (place, Sha256::digest(source.text.as_bytes()).into());
-            let known = before.binary_search_by_key(&key, |(key, _)| *key).ok();
-            let file = known
-                .and_then(|at| before.get(at))
-                .map(|(_, file)| Arc::clone(file));
-            let file = file.unwrap_or_else(|| Arc::new(read(place, source)));
-            self.last.push((key, file));
+        let files: Vec<Reading<'_>> = sources
+            .map(|(place, source)| {
+                let key = (place, Sha256::digest(source.text.as_bytes()).into());
+                let known = before.binary_search_by_key(&key, |(key, _)| *key).ok();
+                let known = known.and_then(|at| before.get(at));
+                let file = known.map_or_else(OnceLock::new, |(_, file)| OnceLock::from(Arc::clone(file)));
+                Reading { key, source, file }
+            })
+            .collect();
+        read_all(&files);
+        for reading in files {
+            let file = Arc::clone(reading.finish());
+            self.last.push((reading.key, file));
         }
         self.last.iter().map(|(_, file)| Arc::clone(file)).collect()
     }
+}
+
+/// A file that is read, or was.
+struct Reading<'s> {
+    key: Key,
+    source: &'s Source,
+    file: OnceLock<Arc<ReadFile>>,
+}
+
+impl Reading<'_> {
+    fn finish(&self) -> &Arc<ReadFile> {
+        self.file.get_or_init(|| Arc::new(read(self.key.0, self.source)))
+    }
+}
+
+/// The text of files that another thread is worth.
+const WORTH_A_THREAD: usize = 256 << 10;
+/// However many processors there are: each holds a file as a tree.
+const MOST_THREADS: usize = 8;
+
+/// Reads what is not read yet: what stands in one file is no matter of another, so several are read at once.
+fn read_all(files: &[Reading<'_>]) {
+    let new: Vec<&Reading<'_>> = files
+        .iter()
+        .filter(|reading| reading.file.get().is_none())
+        .collect();
+    let bytes: usize = new.iter().map(|reading| reading.source.text.len()).sum();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = processors
+        .min(MOST_THREADS)
+        .min(new.len())
+        .min(bytes / WORTH_A_THREAD);
+    let next = AtomicUsize::new(0);
+    let take = || {
+        while let Some(reading) = new.get(next.fetch_add(1, Ordering::Relaxed)) {
+            reading.finish();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            // A thread that cannot be had leaves its part to the others.
+            drop(thread::Builder::new().spawn_scoped(scope, take));
+        }
+        take();
+    });
 }
 
 fn read(place: usize, source: &Source) -> ReadFile {
     let mut file = ReadFile::default();
     match document::tree::parse(place, source) {
         Ok(nodes) => {
-            file.documents = document::documents(&nodes, &mut file.out);
+            file.documents = document::documents(&source.text, &nodes, &mut file.out);
             file.complete = file.documents.len() == nodes.len();
             file.allowances = allowance::allowances(place, source, &nodes, &mut file.out);
         }

@@ -10,7 +10,7 @@ use segd_common::service;
 use super::{Resolver, name};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
-    document::{Document, Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry},
+    document::{Document, Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry, rules::PlainRule},
     model::{Peer, Rule, RuleLabel, Written},
     port::{self, Interval},
     term::Term,
@@ -20,18 +20,42 @@ use crate::policy::{
 
 impl Resolver<'_> {
     pub(super) fn rules(&mut self, documents: &[&Document]) {
-        let mut rules = Vec::new();
+        let count = |document: &&Document| document.rules.plain.len() + document.rules.odd.len();
+        let count = documents.iter().map(count).sum();
+        self.policy.rules.reserve_exact(count);
+        self.rule_spans.reserve_exact(count);
         for document in documents {
-            let name: Arc<str> = document.name().into();
-            for entry in &document.rules {
-                if let Some(rule) = self.rule(&name, entry) {
-                    rules.push((entry.span, rule));
-                }
+            let (name, file): (Arc<str>, usize) = (document.name().into(), document.rules.file);
+            let mut rules = Vec::new();
+            for plain in &document.rules.plain {
+                rules.extend(self.plain(&name, plain, file));
+            }
+            for entry in &document.rules.odd {
+                rules.extend(self.rule(&name, entry).map(|rule| (entry.span, rule)));
+            }
+            // `allow` and `deny` are read one list after the other, but numbered as they stand.
+            rules.sort_by_key(|(span, _)| span.start);
+            for (span, rule) in rules {
+                self.rule_spans.push(span);
+                self.policy.rules.push(rule);
             }
         }
-        // `allow` and `deny` are read one list after the other, but numbered as they stand.
-        rules.sort_by(|(_, a), (_, b)| a.location.cmp(&b.location));
-        (self.rule_spans, self.policy.rules) = rules.into_iter().unzip();
+    }
+
+    /// A rule whose ends and port have been met before, or any other.
+    fn plain(&mut self, document: &Arc<str>, plain: &PlainRule, file: usize) -> Option<(Span, Rule)> {
+        let text = &*self.sources.get(file)?.text;
+        let frame = plain.frame(file);
+        let [from, to, port] = plain.texts(text);
+        let (from, to) = (self.alone(from), self.alone(to));
+        let rule = match (from, to, self.ports.get(port)) {
+            (Some(from), Some(to), Some(services)) => {
+                let services = Arc::clone(services);
+                self.made(document, &frame, from, to, services)
+            }
+            _ => self.rule(document, &plain.entry(file, text))?,
+        };
+        Some((frame.span, rule))
     }
 
     fn rule(&mut self, document: &Arc<str>, entry: &RuleEntry) -> Option<Rule> {
@@ -39,7 +63,7 @@ impl Resolver<'_> {
         let to = self.peers(entry.to.as_ref());
         let services = match &entry.ports {
             Ports::Every => Some(self.shared(vec![(0, service::MAX)])),
-            Ports::Listed(ports) => self.services(ports).map(|services| self.shared(services)),
+            Ports::Listed(ports) => self.listed(ports),
             Ports::Unreadable(ports) => {
                 let _ = self.services(ports);
                 None
@@ -62,7 +86,24 @@ impl Resolver<'_> {
             None => Some(None),
             Some(windows) => self.when(windows).map(Some),
         };
-        Some(Rule {
+        let term = match (until?, when?) {
+            (None, None) => Arc::clone(&self.lasting),
+            (until, when) => Arc::new(Term { until, when }),
+        };
+        let rule = self.made(document, entry, from?, to?, services?);
+        Some(Rule { term, ..rule })
+    }
+
+    /// The rule of an entry whose ends and ports are known, as if it held for good.
+    fn made(
+        &self,
+        document: &Arc<str>,
+        entry: &RuleEntry,
+        from: Arc<BTreeSet<Peer>>,
+        to: Arc<BTreeSet<Peer>>,
+        services: Arc<[Interval]>,
+    ) -> Rule {
+        Rule {
             location: self.places.locate(entry.span),
             label: RuleLabel::new(
                 Arc::clone(document),
@@ -70,17 +111,14 @@ impl Resolver<'_> {
                 u32::try_from(entry.index).unwrap_or(u32::MAX),
             ),
             action: entry.action,
-            from: from?,
-            to: to?,
-            services: services?,
+            from,
+            to,
+            services,
             text: self.written(entry.extent),
             reason: entry.reason.as_deref().map(Box::from),
-            term: match (until?, when?) {
-                (None, None) => Arc::clone(&self.lasting),
-                (until, when) => Arc::new(Term { until, when }),
-            },
+            term: Arc::clone(&self.lasting),
             resting: None,
-        })
+        }
     }
 
     /// The windows of a rule; `None` if one of them is none.
@@ -149,6 +187,16 @@ impl Resolver<'_> {
         })
     }
 
+    /// The services of a list of ports; `None` if one of them is none.
+    fn listed(&mut self, ports: &[Text]) -> Option<Arc<[Interval]>> {
+        let services = self.services(ports)?;
+        let services = self.shared(services);
+        if let [port] = ports {
+            self.ports.insert(port.value.clone(), Arc::clone(&services));
+        }
+        Some(services)
+    }
+
     /// The same services, kept once.
     fn shared(&mut self, services: Vec<Interval>) -> Arc<[Interval]> {
         if let Some(known) = self.services.get(services.as_slice()) {
@@ -196,20 +244,28 @@ impl Resolver<'_> {
         match &peers?.kind {
             PeersKind::Labels(labels) => Some(self.labelled(labels)),
             PeersKind::Names(names) => match names.as_slice() {
-                [name] if self.segment_spans.contains_key(&name.value) => Some(self.alone(&name.value)),
+                [name] => self.alone(&name.value).or_else(|| self.named(names)),
                 names => self.named(names),
             },
         }
     }
 
-    /// One segment: what most rules name. They share it.
-    fn alone(&mut self, name: &str) -> Arc<BTreeSet<Peer>> {
+    /// One name, if it is known: what most rules say. They share whom it stands for.
+    fn alone(&mut self, name: &str) -> Option<Arc<BTreeSet<Peer>>> {
         if let Some(known) = self.alone.get(name) {
-            return Arc::clone(known);
+            return Some(Arc::clone(known));
         }
-        let alone = Arc::new(BTreeSet::from([Peer::Segment(name.to_owned())]));
+        let alone = match name {
+            "any" => self.everyone(),
+            "host" => Arc::new(BTreeSet::from([Peer::Host])),
+            "world" => Arc::new(BTreeSet::from([Peer::World])),
+            _ if self.segment_spans.contains_key(name) => {
+                Arc::new(BTreeSet::from([Peer::Segment(name.to_owned())]))
+            }
+            _ => return None,
+        };
         self.alone.insert(name.to_owned(), Arc::clone(&alone));
-        alone
+        Some(alone)
     }
 
     fn named(&mut self, names: &[Text]) -> Option<Arc<BTreeSet<Peer>>> {

@@ -14,8 +14,9 @@ use crate::policy::{
 impl Decoder<'_> {
     pub(super) fn rule(&mut self, node: &Node, action: Action, index: usize) -> Option<RuleEntry> {
         let word = action.word();
-        let what = format!("{word} rule {index}");
-        let fields = self.fields(node, &what, RULE)?;
+        // A format of its own for each of a million rules costs more than reading them.
+        let what = format_args!("{word} rule {index}");
+        let fields = self.fields(node, what, RULE)?;
         let from = self.required(&fields, "from").and_then(|node| self.peers(node));
         let to = self.required(&fields, "to").and_then(|node| self.peers(node));
         let ports = match fields.value("ports") {

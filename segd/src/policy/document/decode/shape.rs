@@ -1,6 +1,6 @@
 //! The shapes that everything in a document has: scalars, lists, mappings with known fields.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use super::Decoder;
 use crate::policy::{
@@ -227,7 +227,7 @@ impl Decoder<'_> {
     pub(super) fn fields<'n>(
         &mut self,
         node: &'n Node,
-        what: &str,
+        what: impl Display,
         known: &'static Known,
     ) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
