@@ -26,10 +26,12 @@ use self::{
     signature::{Seal, Sealed, Signers},
     walk::Walk,
 };
-use crate::policy::model::Source;
+use crate::policy::{document::tree, model::Source};
 
 /// The most bytes all files of a policy may have together.
-pub const MAX_BYTES: u64 = 8 << 20;
+pub const MAX_BYTES: u64 = 128 << 20;
+/// The most bytes one of them may have.
+pub const MAX_FILE_BYTES: u64 = tree::MAX_FILE_BYTES as u64;
 /// The most files a policy may have.
 pub const MAX_FILES: usize = 4096;
 /// The deepest nesting of directories.
@@ -146,6 +148,14 @@ pub enum SourceError {
         /// Its permissions.
         mode: u32,
     },
+}
+
+/// How many bytes a file may have where so many were read before, and if it has more, the limit that it meets.
+const fn room(read: u64) -> (u64, (&'static str, u64)) {
+    match MAX_BYTES.saturating_sub(read) {
+        left if left < MAX_FILE_BYTES => (left, ("bytes", MAX_BYTES)),
+        _ => (MAX_FILE_BYTES, ("bytes in a file", MAX_FILE_BYTES)),
+    }
 }
 
 impl SourceError {

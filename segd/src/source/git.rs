@@ -12,7 +12,7 @@ use std::{
 };
 
 pub use self::provenance::{Provenance, provenance};
-use super::{MAX_BYTES, MAX_FILES, SourceError, Sources, child};
+use super::{MAX_BYTES, MAX_FILES, SourceError, Sources, child, room};
 use crate::policy::model::Source;
 
 /// How long git may take for one answer.
@@ -95,7 +95,7 @@ impl GitPath {
         }
         let listed = text(self.git(directory, &options, &[])?);
         let mut blobs = Vec::new();
-        let mut room = MAX_BYTES;
+        let mut bytes = 0;
         for entry in listed.split_terminator('\0') {
             let Some(blob) = Blob::read(entry) else {
                 return Err(self.failed("git lists what segd does not understand".to_owned()));
@@ -120,12 +120,12 @@ impl GitPath {
                 )));
             }
             let path = || PathBuf::from(&blob.name);
-            let (what, limit) = ("bytes", MAX_BYTES);
-            room = room.checked_sub(blob.size).ok_or_else(|| SourceError::TooLarge {
-                path: path(),
-                what,
-                limit,
-            })?;
+            let (room, (what, limit)) = room(bytes);
+            if blob.size > room {
+                let path = path();
+                return Err(SourceError::TooLarge { path, what, limit });
+            }
+            bytes += blob.size;
             if blobs.len() >= MAX_FILES {
                 let (what, limit) = ("files", MAX_FILES as u64);
                 return Err(SourceError::TooLarge {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{MAX_BYTES, MAX_DEPTH, MAX_FILES, SourceError, Trust, io_at, open};
+use super::{MAX_DEPTH, MAX_FILES, SourceError, Trust, io_at, open, room};
 use crate::policy::model::Source;
 
 /// One walk.
@@ -132,7 +132,7 @@ impl Walk<'_> {
         let Some(texts) = &mut self.texts else {
             return Ok(());
         };
-        let room = MAX_BYTES - self.bytes;
+        let (room, (what, limit)) = room(self.bytes);
         let mut bytes = Vec::new();
         if metadata.len() <= room {
             let file = open::reading(held).map_err(io_at("open", &path))?;
@@ -142,8 +142,6 @@ impl Walk<'_> {
         }
         let len = (bytes.len() as u64).max(metadata.len());
         if len > room {
-            let limit = MAX_BYTES;
-            let what = "bytes";
             return Err(SourceError::TooLarge { path, what, limit });
         }
         self.bytes += len;

@@ -92,7 +92,7 @@ impl Fmt {
         }
         let mut text = String::new();
         // One byte more than is read of a file tells that it is too large.
-        let most = tree::MAX_FILE_BYTES as u64 + 1;
+        let most = source::MAX_FILE_BYTES + 1;
         let name = "<stdin>".to_owned();
         match std::io::stdin().lock().take(most).read_to_string(&mut text) {
             Ok(_) => resolve_read(
