@@ -99,7 +99,7 @@ pub struct Selector {
 }
 
 /// What a selector matches.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SelectorKind {
     /// A cgroup path from the cgroup root, as components; a component may hold `*`, and `**` stands for any number.
     Cgroup(Vec<String>),

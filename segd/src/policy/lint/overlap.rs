@@ -1,5 +1,7 @@
 //! Members that two segments claim: who has them is decided, but not where the reader looks.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use crate::policy::{
@@ -98,13 +100,24 @@ impl<'p> Pattern<'p> {
 /// Two patterns that can fit one workload with equal right: it would be denied as ambiguous.
 pub fn workloads(matchers: &[Matcher<'_>], out: &mut Vec<Diagnostic>) {
     let all: Vec<Pattern<'_>> = matchers.iter().filter_map(Pattern::of).collect();
+    // Only those that are equally exact can tie.
+    let mut equals: BTreeMap<(bool, usize), Vec<usize>> = BTreeMap::new();
+    for (at, one) in all.iter().enumerate() {
+        equals.entry((one.is_unit, one.letters)).or_default().push(at);
+    }
     let mut work = 0;
     for (at, one) in all.iter().enumerate().filter(|(_, one)| one.has_star) {
-        for (other_at, other) in all.iter().enumerate() {
+        let Some(equals) = equals.get(&(one.is_unit, one.letters)) else {
+            continue;
+        };
+        work += equals.len();
+        if work > MOST_WORK {
+            return;
+        }
+        for (other_at, other) in equals.iter().filter_map(|at| Some((*at, all.get(*at)?))) {
             // Two patterns are compared once; a pattern and a literal wherever they stand.
             let twice = other.has_star && other_at <= at;
-            let equal = one.letters == other.letters && one.is_unit == other.is_unit;
-            if twice || !equal || one.segment == other.segment {
+            if twice || one.segment == other.segment {
                 continue;
             }
             let firsts = one.parts.first().zip(other.parts.first());

@@ -1,6 +1,6 @@
 //! Segments: names, labels, modes and matchers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use segd_common::segment::segment_id;
@@ -68,6 +68,7 @@ impl Resolver<'_> {
             labels.insert(key.value.clone(), value.value.clone());
         }
         let mut selectors: Vec<Selector> = Vec::new();
+        let mut seen: BTreeSet<SelectorKind> = BTreeSet::new();
         for matcher in &entry.matchers {
             let Some(kind) = self.selector(matcher) else {
                 continue;
@@ -76,7 +77,7 @@ impl Resolver<'_> {
                 location: self.places.locate(matcher.span),
                 kind,
             };
-            if selectors.iter().any(|known| known.kind == selector.kind) {
+            if !seen.insert(selector.kind.clone()) {
                 let message = format!("segment `{}` matches `{}` twice", entry.name.value, selector.kind);
                 self.report(Diagnostic::warning(Code::Redundant, matcher.span, message));
                 continue;
