@@ -254,3 +254,6 @@ impl Bundle<'_> {
         self.stretches.get(place - self.begin).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;
