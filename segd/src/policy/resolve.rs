@@ -116,6 +116,8 @@ struct Resolver<'s> {
     looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
     /// What a single name found.
     alone: BTreeMap<String, Arc<BTreeSet<Peer>>>,
+    /// What was probably meant by names that nobody has.
+    near: BTreeMap<String, Option<String>>,
     /// What a single port stands for.
     ports: BTreeMap<String, Arc<[Interval]>>,
     /// Services that a rule before is about.
@@ -146,6 +148,7 @@ impl<'s> Resolver<'s> {
             allowances: Vec::new(),
             looked_up: BTreeMap::new(),
             alone: BTreeMap::new(),
+            near: BTreeMap::new(),
             ports: BTreeMap::new(),
             services: BTreeSet::new(),
             lasting: Arc::default(),

@@ -5,6 +5,8 @@
 //!
 //! INVARIANT: only comments count; the same letters inside a text of the policy allow nothing.
 
+use std::collections::BTreeSet;
+
 use super::{
     Text,
     tree::{Node, Value},
@@ -41,6 +43,8 @@ pub fn allowances(file: usize, source: &Source, nodes: &[Node], out: &mut Vec<Di
         tree.add(node.span.start, node);
     }
     tree.scalars.sort_unstable();
+    // What an alias stands for has its place again.
+    tree.items.sort_by_key(|(start, _)| *start);
     let mut found = Vec::new();
     let mut line_start = 0;
     for line in text.split_inclusive('\n') {
@@ -70,19 +74,11 @@ pub fn allowances(file: usize, source: &Source, nodes: &[Node], out: &mut Vec<Di
 /// `host`: the host, or the clock, has been looked at, so that what only it can tell has been told.
 pub fn apply(allowances: &[Allowance], host: bool, out: &mut Vec<Diagnostic>) {
     let mut needed = vec![false; allowances.len()];
-    out.retain(|diagnostic| {
-        let Some(span) = diagnostic.span else { return true };
-        let mut allowed = false;
-        for (allowance, needed) in allowances.iter().zip(&mut needed) {
-            let scope = allowance.scope;
-            let inside = scope.file == span.file && (scope.start..scope.end).contains(&span.start);
-            if inside && allowance.code == diagnostic.code {
-                *needed = true;
-                allowed = true;
-            }
-        }
-        !allowed
-    });
+    if !allowances.is_empty() {
+        let allowed = allowed(allowances, out, &mut needed);
+        let mut at = 0..;
+        out.retain(|_| !at.next().is_some_and(|at| allowed.contains(&at)));
+    }
     for (allowance, needed) in allowances.iter().zip(needed) {
         if needed || (allowance.code.is_beyond_the_text() && !host) {
             continue;
@@ -92,6 +88,52 @@ pub fn apply(allowances: &[Allowance], host: bool, out: &mut Vec<Diagnostic>) {
         let diagnostic = Diagnostic::warning(Code::UnneededAllowance, allowance.span, message);
         out.push(diagnostic.help("take the comment out, or put it above what it is about"));
     }
+}
+
+/// The places of diagnostics that are allowed. Both are gone through once, in the order of their places.
+fn allowed(allowances: &[Allowance], out: &[Diagnostic], needed: &mut [bool]) -> BTreeSet<usize> {
+    type Class = (usize, Code);
+    let mut told: Vec<(Class, usize, usize)> = Vec::new();
+    for (at, diagnostic) in out.iter().enumerate() {
+        told.extend(
+            diagnostic
+                .span
+                .map(|span| ((span.file, diagnostic.code), span.start, at)),
+        );
+    }
+    told.sort_unstable();
+    let scopes = allowances.iter().zip(needed);
+    let mut scopes: Vec<_> = scopes
+        .map(|(allowance, needed)| ((allowance.scope.file, allowance.code), allowance.scope, needed))
+        .collect();
+    scopes.sort_by_key(|(class, scope, _)| (*class, scope.start));
+    let mut scopes = scopes.into_iter().peekable();
+    let mut allowed = BTreeSet::new();
+    let mut class = None;
+    // Scopes that have begun and are not known to be needed, and how far those reach that are.
+    let (mut open, mut reach): (Vec<(usize, &mut bool)>, usize) = (Vec::new(), 0);
+    for (of, start, at) in told {
+        if class != Some(of) {
+            (class, reach) = (Some(of), 0);
+            open.clear();
+        }
+        while let Some((its, scope, needed)) =
+            scopes.next_if(|(its, scope, _)| (*its, scope.start) <= (of, start))
+        {
+            if its == of {
+                open.push((scope.end, needed));
+            }
+        }
+        open.retain(|(end, _)| *end > start);
+        for (end, needed) in open.drain(..) {
+            *needed = true;
+            reach = reach.max(end);
+        }
+        if reach > start {
+            allowed.insert(at);
+        }
+    }
+    allowed
 }
 
 /// Where the `#` of the line's comment stands, if segd is meant by it.
@@ -230,8 +272,8 @@ impl Extents {
                 }
             }
         }
-        let begins = |(at, _): &&(usize, usize)| (start..end).contains(at);
-        match self.items.iter().find(begins) {
+        let first = self.items.partition_point(|(at, _)| *at < start);
+        match self.items.get(first).filter(|(at, _)| *at < end) {
             Some((from, to)) => Span {
                 file,
                 start: *from,

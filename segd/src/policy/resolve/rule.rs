@@ -9,7 +9,7 @@ use segd_common::service;
 
 use super::{Resolver, name};
 use crate::policy::{
-    diagnostic::{Code, Diagnostic, Span},
+    diagnostic::{Code, Diagnostic, Span, nearest},
     document::{Document, Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry, rules::PlainRule},
     model::{Peer, Rule, RuleLabel, Written},
     port::{self, Interval},
@@ -344,19 +344,26 @@ impl Resolver<'_> {
         found
     }
 
+    /// What was probably meant by a name. To look through all names for each of many is to look for ever.
+    fn near(&mut self, name: &str) -> Option<&str> {
+        const MOST_LOOKED_UP: usize = 100;
+        if !self.near.contains_key(name) && self.near.len() < MOST_LOOKED_UP {
+            let known = self.segment_spans.keys().map(String::as_str);
+            let found = nearest(name, known.chain(name::BUILT_IN)).map(str::to_owned);
+            self.near.insert(name.to_owned(), found);
+        }
+        self.near.get(name)?.as_deref()
+    }
+
     fn undeclared(&mut self, name: &Text) {
         // What another file defines is not known while that file cannot be read.
         if !self.complete {
             return;
         }
         let message = format!("peer `{}` is not declared", name.value);
-        let known = self
-            .segment_spans
-            .keys()
-            .map(String::as_str)
-            .chain(name::BUILT_IN);
+        let near = self.near(&name.value).map(str::to_owned);
         let mut diagnostic =
-            Diagnostic::error(Code::UndeclaredPeer, name.span, message).suggest(&name.value, known);
+            Diagnostic::error(Code::UndeclaredPeer, name.span, message).suggest(&name.value, near.as_deref());
         if diagnostic.help.is_empty() {
             let help = match name.value.as_str() {
                 "*" | "all" => "write `any`: every segment, `world` and `host`",
