@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use segd_common::service;
+use segd_common::{segment::segment_id, service};
 
 use super::{Resolver, name};
 use crate::policy::{
@@ -252,8 +252,9 @@ impl Resolver<'_> {
 
     /// One name, if it is known: what most rules say. They share whom it stands for.
     fn alone(&mut self, name: &str) -> Option<Arc<BTreeSet<Peer>>> {
-        if let Some(known) = self.alone.get(name) {
-            return Some(Arc::clone(known));
+        let id = segment_id(name);
+        if let Some((_, peers)) = self.alone.get(&id).filter(|(known, _)| known == name) {
+            return Some(Arc::clone(peers));
         }
         let alone = match name {
             "any" => self.everyone(),
@@ -264,7 +265,7 @@ impl Resolver<'_> {
             }
             _ => return None,
         };
-        self.alone.insert(name.to_owned(), Arc::clone(&alone));
+        self.alone.insert(id, (name.to_owned(), Arc::clone(&alone)));
         Some(alone)
     }
 
