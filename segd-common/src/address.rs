@@ -10,7 +10,7 @@ pub type Address = [u8; 16];
 /// `::ffff:0:0/96`, as a prefix length.
 pub const V4_PREFIX_BITS: u32 = 96;
 /// How many prefixes a policy may name (both slots together hold twice as many).
-pub const MAX_PREFIXES: u32 = 128 * 1024;
+pub const MAX_PREFIXES: u32 = 1024 * 1024;
 /// How many addresses of this host and its namespaces are known.
 pub const MAX_LOCALS: u32 = 64 * 1024;
 /// How many network namespaces are known.

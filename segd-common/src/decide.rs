@@ -5,18 +5,33 @@
 
 use crate::{
     reason::Reason,
-    segment,
-    service::Service,
+    segment::{self, SegmentIndex},
+    service::{self, Service},
     tables::{
-        MAX_STEPS, PortRange, PortSet, RULE_DENY, RULE_HOST, RULE_INTRA, RULE_UNTIL, TABLES_AUDIT, Tables,
+        CELL_LIST, CELL_RANGE, Cell, MAX_STEPS, RULE_DENY, RULE_UNTIL, TABLES_AUDIT, TABLES_HOST_OPEN,
+        Tables, numbered, place, placed,
     },
-    verdict::{Outcome, Verdict},
+    verdict::{Outcome, RuleIndex, Verdict},
     workload::{AMBIGUOUS, Identity, ORPHANED, PENDING},
 };
 
 /// Judges one initiation.
 #[inline(always)]
 pub fn decide<T: Tables>(tables: &T, from: Identity, to: Identity, service: Service) -> Verdict {
+    let segments = (tables.segment(from.segment), tables.segment(to.segment));
+    let rule = rule_at(tables, place(tables, segments.0, segments.1), service);
+    decide_by(tables, from, to, service, rule)
+}
+
+/// [`decide`], where the rule of the service was found before: what [`rule_at`] says.
+#[inline(always)]
+pub fn decide_by<T: Tables>(
+    tables: &T,
+    from: Identity,
+    to: Identity,
+    service: Service,
+    rule: RuleIndex,
+) -> Verdict {
     if from.segment == segment::PROBE || to.segment == segment::PROBE {
         return Verdict::of(Reason::Probe);
     }
@@ -33,67 +48,84 @@ pub fn decide<T: Tables>(tables: &T, from: Identity, to: Identity, service: Serv
     if flags & PENDING != 0 {
         return Verdict::of(Reason::Pending);
     }
-    search(tables, tables.class(from.segment, to.segment), service)
-}
-
-/// Finds the range of a class that covers the service.
-#[inline(always)]
-fn search<T: Tables>(tables: &T, class: u16, service: Service) -> Verdict {
-    let set = tables.set(class);
-    let found = if set.len == 0 {
-        None
-    } else if set.len <= 1 << SHORT_STEPS {
-        last_not_above::<T, SHORT_STEPS>(tables, set, service)
-    } else {
-        last_not_above::<T, MAX_STEPS>(tables, set, service)
-    };
-    let Some(range) = found else {
-        return Verdict::of(Reason::NoRule);
-    };
-    if service < range.low || service > range.high {
-        return Verdict::of(Reason::NoRule);
+    // What is no service (`service::NONE`) nothing allows.
+    let asks = service <= service::MAX;
+    let host_open = tables.flags() & TABLES_HOST_OPEN != 0;
+    if asks && host_open && is_of_the_host(from.segment, to.segment) {
+        return Verdict::of(Reason::HostDefault);
     }
-    match range.rule {
-        RULE_INTRA => Verdict::of(Reason::Intra),
-        RULE_HOST => Verdict::of(Reason::HostDefault),
-        rule if rule & RULE_DENY != 0 => Verdict {
+    let intra = asks
+        && from.segment == to.segment
+        && tables.segment(from.segment).flags & segment::SEGMENT_INTRA != 0;
+    match (rule != Verdict::NO_RULE).then_some(rule) {
+        Some(rule) if rule & RULE_DENY != 0 => Verdict {
             reason: Reason::Guardrail,
             rule: rule & !RULE_DENY,
         },
-        // The compiler lets a rule that ends decide only where nothing else allows.
-        rule if rule & RULE_UNTIL != 0 && tables.is_over(rule & !RULE_UNTIL) => Verdict::of(Reason::NoRule),
-        rule if rule & RULE_UNTIL != 0 => Verdict {
-            reason: Reason::Rule,
-            rule: rule & !RULE_UNTIL,
-        },
-        rule => Verdict {
+        Some(rule) if rule & RULE_UNTIL == 0 => Verdict {
             reason: Reason::Rule,
             rule,
         },
+        // What lasts is told before what does not.
+        _ if intra => Verdict::of(Reason::Intra),
+        Some(rule) if !tables.is_over(rule & !RULE_UNTIL) => Verdict {
+            reason: Reason::Rule,
+            rule: rule & !RULE_UNTIL,
+        },
+        _ => Verdict::of(Reason::NoRule),
     }
 }
 
-/// Steps that are enough for most sets.
+/// Whether a pair is what a policy leaves alone that does not enforce `host`.
+#[must_use]
+#[inline(always)]
+pub const fn is_of_the_host(from: SegmentIndex, to: SegmentIndex) -> bool {
+    matches!(
+        (from, to),
+        (segment::HOST, segment::HOST | segment::WORLD) | (segment::WORLD, segment::HOST)
+    )
+}
+
+/// The rule that decides a service in the cell at a [`place`], as the cell has it but for `CELL_RANGE`; or
+/// [`Verdict::NO_RULE`].
+// VERIFIER: a number, as `place`.
+#[inline(always)]
+pub fn rule_at<T: Tables>(tables: &T, place: u32, service: Service) -> RuleIndex {
+    let range = placed(tables, place).and_then(|cell| {
+        if cell.rule & CELL_LIST == 0 {
+            Some(cell)
+        } else if cell.high <= 1 << SHORT_STEPS {
+            last_not_above::<T, SHORT_STEPS>(tables, *cell, service)
+        } else {
+            last_not_above::<T, MAX_STEPS>(tables, *cell, service)
+        }
+    });
+    match range {
+        Some(range) if range.rule & CELL_RANGE != 0 && service >= range.low && service <= range.high => {
+            range.rule & !CELL_RANGE
+        }
+        _ => Verdict::NO_RULE,
+    }
+}
+
+/// Steps that are enough for most lists.
 const SHORT_STEPS: u32 = 3;
 
-/// The last range of a set that does not begin above the service, or the first one.
+/// The last range of a list that does not begin above the service, or the first one.
 // VERIFIER: a binary search without branches. With one per turn the verifier follows every path: 2^16 of them.
 #[inline(always)]
-fn last_not_above<T: Tables, const STEPS: u32>(
-    tables: &T,
-    set: PortSet,
-    service: Service,
-) -> Option<PortRange> {
+fn last_not_above<T: Tables, const STEPS: u32>(tables: &T, list: Cell, service: Service) -> Option<&Cell> {
+    let (first, len) = (list.low, list.high);
     let mut at = 0;
     let mut step = 1 << STEPS;
     for _ in 0..STEPS {
         step >>= 1;
         let next = at + step;
-        let inside = below(next, set.len);
-        let range = tables.range(set.first.wrapping_add(next * inside))?;
+        let inside = below(next, len);
+        let range = numbered(tables, first.wrapping_add(next * inside))?;
         at += step * (inside * (1 - below(service, range.low)));
     }
-    tables.range(set.first.wrapping_add(at))
+    numbered(tables, first.wrapping_add(at))
 }
 
 /// 1 if `a < b`, else 0, without a branch.
@@ -111,7 +143,8 @@ pub fn outcome<T: Tables>(tables: &T, verdict: Verdict, from: Identity, to: Iden
         return Outcome::Allowed;
     }
     let audit = tables.flags() & TABLES_AUDIT != 0
-        || (tables.segment(from.segment) | tables.segment(to.segment)) & segment::SEGMENT_AUDIT != 0;
+        || (tables.segment(from.segment).flags | tables.segment(to.segment).flags) & segment::SEGMENT_AUDIT
+            != 0;
     if audit && verdict.reason.auditable() {
         Outcome::Audited
     } else {

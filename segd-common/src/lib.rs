@@ -29,6 +29,6 @@ pub mod lsm;
 mod pod;
 
 /// The version of every layout in this crate. Pinned state of another version is not adopted.
-pub const ABI_VERSION: u32 = if OTHER_LAYOUT { 1004 } else { 4 };
+pub const ABI_VERSION: u32 = if OTHER_LAYOUT { 1005 } else { 5 };
 /// Whether this is the build with other layouts, from and to which a test upgrades.
 pub const OTHER_LAYOUT: bool = cfg!(feature = "other-layout");

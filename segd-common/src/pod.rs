@@ -19,6 +19,6 @@ pod! {
     flow::Handover, flow::HandoverKey, flow::FlowKey, flow::Flow, flow::SocketState,
     fragment::FragmentKey, fragment::FragmentEntry,
     lsm::Guard,
-    tables::PortSet, tables::PortRange,
+    tables::Cell, tables::Line, tables::Segment, tables::Shape,
     workload::CgroupSlot, workload::CgroupEntry, workload::EdgeKey, workload::Edge, workload::UnitPattern,
 }

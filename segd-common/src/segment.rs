@@ -1,6 +1,6 @@
 //! Segments as the kernel sees them: dense per-host indexes and a few flags.
 
-/// A segment's index on this host. Dense, so that a pair of segments is a cell of a matrix.
+/// A segment's index on this host. Dense.
 pub type SegmentIndex = u16;
 
 /// No segment: the zeroed value. Every pair with it is denied.
@@ -14,7 +14,7 @@ pub const PROBE: SegmentIndex = 3;
 /// The first index a policy's segment may get.
 pub const FIRST_SEGMENT: SegmentIndex = 4;
 /// How many indexes there are, the built-in ones included.
-pub const MAX_SEGMENTS: usize = 1024;
+pub const MAX_SEGMENTS: usize = 1 << 16;
 
 /// The index is in use by the policy in force.
 pub const SEGMENT_VALID: u32 = 1 << 0;
@@ -26,6 +26,12 @@ pub const SEGMENT_INITIATES: u32 = 1 << 2;
 pub const SEGMENT_ADMITS: u32 = 1 << 3;
 /// A guardrail is about what this segment initiates.
 pub const SEGMENT_GUARDED: u32 = 1 << 4;
+/// Its members may initiate towards each other (`intra: allow`).
+pub const SEGMENT_INTRA: u32 = 1 << 5;
+/// Its row has rules to `any`.
+pub const SEGMENT_ROW: u32 = 1 << 6;
+/// Its column has rules from `any`.
+pub const SEGMENT_COLUMN: u32 = 1 << 7;
 
 /// A segment's identifier, the same on every host: FNV-1a over the name, finished by murmur3's mixer.
 #[must_use]

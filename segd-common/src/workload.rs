@@ -12,7 +12,7 @@ pub const NAME_LEN: usize = 128;
 /// The longest path component that is compared: one byte less than fits, so that a name that was cut off shows.
 pub const WHOLE_LEN: usize = NAME_LEN - 2;
 /// How many path states and unit names all selectors of a policy may need.
-pub const MAX_EDGES: u32 = 32 * 1024;
+pub const MAX_EDGES: u32 = 128 * 1024;
 /// How many `prefix*suffix` unit selectors a policy may have.
 pub const MAX_UNIT_PATTERNS: usize = 32;
 /// The longest prefix and the longest suffix of a unit pattern, in bytes.

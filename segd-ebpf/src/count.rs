@@ -9,13 +9,12 @@ use core::{
 };
 use segd_common::{
     counter::{Counter, CounterKey, MAX_TALLIES, TALLY_PLACES},
-    tables::MAX_RULES,
-    verdict::RuleIndex,
+    verdict::{RuleIndex, Verdict},
 };
 
 use crate::{
     globals,
-    maps::{COUNTERS, COUNTERS_OTHER, RULE_HITS, STATS, TALLIES, TALLY_KEYS},
+    maps::{COUNTERS, COUNTERS_OTHER, STATS, TALLIES, TALLY_KEYS},
     policy::Policy,
     ruling::{NEW_FLOW, REVOKED, Ruling},
 };
@@ -150,12 +149,20 @@ pub fn count_rule(policy: &Policy, ruling: &Ruling) {
 /// [`count_rule`], by the rule itself.
 #[inline(always)]
 pub fn count_rule_of(policy: &Policy, rule: RuleIndex) {
-    let rule = core::hint::black_box(rule as usize);
-    if rule >= MAX_RULES || globals::learning() != 0 {
-        return;
+    if rule != Verdict::NO_RULE {
+        segd_hit(policy.slot, rule);
     }
-    if let Some(hits) = RULE_HITS.get_ptr_mut(policy.slot) {
-        // SAFETY: checked above, on the value that is added (see policy.rs on `black_box`).
-        add(unsafe { hits.cast::<u64>().add(rule) }, 1);
+}
+
+/// Counts a rule's decision.
+// VERIFIER: global, as `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_hit(slot: u32, rule: u32) -> u32 {
+    if globals::learning() == 0
+        && let Some(hits) = Policy::in_slot(slot).and_then(|policy| policy.hits_of(rule))
+    {
+        add(hits, 1);
     }
+    0
 }

@@ -50,11 +50,13 @@ pub fn quoted_sender(skb: Skb, error: &Packet) -> u64 {
 #[inline(never)]
 extern "C" fn segd_quoted_sender(skb: *mut __sk_buff, upper: u32, flags: u32) -> u64 {
     let skb = Skb { skb };
+    // First, so that it needs no room beside the packet.
+    let namespace = skb.namespace();
     let mut inner = Packet::default();
     if quote(skb, upper, flags, &mut inner) == Quote::None as u32 {
         0
     } else {
-        sender(&inner, skb.namespace())
+        sender(&inner, namespace)
     }
 }
 

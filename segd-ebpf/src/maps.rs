@@ -1,7 +1,11 @@
 //! Every map of the datapath. All are pinned by the daemon and outlive it.
 
+use core::ptr;
+
 use aya_ebpf::{
-    btf_maps::SkStorage,
+    bindings::bpf_map_type,
+    btf_maps::{ArrayOfMaps, SkStorage},
+    helpers::bpf_map_lookup_elem,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
@@ -17,13 +21,16 @@ use segd_common::{
     fragment::{FragmentEntry, FragmentKey, MAX_FRAGMENTS},
     kept::KeptAll,
     lsm::{Guard, MAX_GUARDED},
-    tables::{MAX_RULES, PolicyTables},
+    segment::MAX_SEGMENTS,
+    tables::{Line, PolicyTables},
     workload::{CgroupEntry, Edge, EdgeKey, MAX_CGROUPS, MAX_EDGES, UnitPatterns},
 };
 
 const BPF_F_NO_PREALLOC: u32 = 1;
-/// The daemon writes such a map in place, without a copy of three mebibytes through the kernel's allocator.
+/// The daemon writes such a map in place, without a copy through the kernel's allocator.
 const BPF_F_MMAPABLE: u32 = 1 << 10;
+/// In a map of maps, such a map may have any number of elements.
+const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// Which revision, in which slot.
 #[map]
@@ -34,9 +41,31 @@ pub static TRIAL: Array<Trial> = Array::with_max_entries(1, 0);
 /// The policy, by slot.
 #[map]
 pub static POLICY: Array<PolicyTables> = Array::with_max_entries(2, BPF_F_MMAPABLE);
-/// Decisions by rule, by slot.
-#[map]
-pub static RULE_HITS: Array<[u64; MAX_RULES]> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+/// Its lines, by slot: as many as it needs.
+#[btf_map]
+pub static LINES: ArrayOfMaps<LineArray, 2> = ArrayOfMaps::new();
+
+/// The arrays in [`LINES`]. The daemon makes them, as long as they have to be.
+// By sizes and not by types: before Linux 6.2 an array takes the place of another only if the types of both are described, or of
+// neither (`timer_off` in `bpf_map_meta_equal`), and the daemon describes none.
+#[repr(C)]
+pub struct LineArray {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<Line>()],
+    max_entries: *const [i32; 1],
+    map_flags: *const [i32; (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize],
+}
+
+/// A line of a slot.
+#[inline(always)]
+pub fn line(slot: u32, index: u32) -> Option<*mut Line> {
+    let array = ptr::from_ref(LINES.get(slot)?).cast_mut();
+    // SAFETY: an array that the kernel holds, with keys of this size.
+    let line = unsafe { bpf_map_lookup_elem(array.cast(), (&raw const index).cast()) };
+    if line.is_null() { None } else { Some(line.cast()) }
+}
+
 /// Segments by address, both slots in one trie.
 #[map]
 pub static PREFIXES: LpmTrie<PrefixData, u32> =
@@ -144,4 +173,4 @@ pub static GUARDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_GUARDED, 0
 
 /// Which segment has which index, for the next daemon. The programs do not read it.
 #[map]
-pub static NAMES: Array<[u8; 64]> = Array::with_max_entries(segd_common::segment::MAX_SEGMENTS as u32, 0);
+pub static NAMES: HashMap<u32, [u8; 64]> = HashMap::with_max_entries(MAX_SEGMENTS as u32, BPF_F_NO_PREALLOC);

@@ -134,7 +134,7 @@ fn judge_address(
         return judge(policy, ruling, from, to, packet.service);
     }
     // Whom nothing lets begin, nor anybody answer, no socket of this host hears. That is known without looking for one.
-    let flags = policy.segment(from.segment);
+    let flags = policy.segment(from.segment).flags;
     let audited = policy.flags() & TABLES_AUDIT != 0;
     let may_begin = audited || flags & SEGMENT_INITIATES != 0;
     if from.segment != to.segment && !may_begin && (initiates || flags & SEGMENT_ADMITS == 0) {

@@ -3,12 +3,11 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use segd_common::{
     config::Active,
-    segment::MAX_SEGMENTS,
-    tables::{PolicyTables, PortRange, PortSet, TABLES_VALID, Tables},
+    tables::{Cell, LINE_WORDS, Line, PolicyTables, Segment, Shape, TABLES_VALID, Tables},
     verdict::RuleIndex,
 };
 
-use crate::maps::{ACTIVE, POLICY, TRIAL};
+use crate::maps::{ACTIVE, POLICY, TRIAL, line};
 
 /// The revision this packet is judged under, entirely.
 #[derive(Clone, Copy)]
@@ -90,11 +89,31 @@ impl Policy {
     /// When a rule ends on the boot clock; 0 = never.
     #[inline(always)]
     fn end_of(&self, rule: RuleIndex) -> u64 {
-        // Volatile: the daemon moves it when the calendar is put right.
-        element_at(&self.tables.ends, rule as usize).map_or(0, |end| {
-            // SAFETY: an element of the table.
-            unsafe { end.read_volatile() }
-        })
+        if rule >= self.tables.shape.ending {
+            return 0;
+        }
+        /// Over, whatever the clock says.
+        const OVER: u64 = 1;
+        // SAFETY: a number of a line. Volatile: the daemon moves it when the calendar is put right.
+        self.number(self.tables.shape.ends, rule)
+            .map_or(OVER, |end| unsafe { end.read_volatile() })
+    }
+
+    /// Where the hits of a rule are counted.
+    #[inline(always)]
+    pub fn hits_of(&self, rule: RuleIndex) -> Option<*mut u64> {
+        if rule >= self.tables.shape.rules {
+            return None;
+        }
+        self.number(self.tables.shape.hits, rule)
+    }
+
+    /// One of the numbers that begin with a line.
+    #[inline(always)]
+    fn number(&self, first: u32, number: u32) -> Option<*mut u64> {
+        let line = line(self.slot, first.wrapping_add(number / LINE_WORDS))?;
+        // SAFETY: inside the line.
+        Some(unsafe { line.cast::<u64>().add((number % LINE_WORDS) as usize) })
     }
 }
 
@@ -135,33 +154,25 @@ impl Tables for Policy {
     }
 
     #[inline(always)]
-    fn segment(&self, index: u16) -> u32 {
-        element(&self.tables.segments, usize::from(index)).unwrap_or(0)
+    fn segment(&self, index: u16) -> Segment {
+        // SAFETY: there are as many as indexes.
+        unsafe { *self.tables.segments.as_ptr().add(usize::from(index)) }
     }
 
     #[inline(always)]
-    fn class(&self, from: u16, to: u16) -> u16 {
-        if usize::from(to) >= MAX_SEGMENTS {
-            return 0;
-        }
-        element(
-            &self.tables.classes,
-            usize::from(from) * MAX_SEGMENTS + usize::from(to),
-        )
-        .unwrap_or(0)
+    fn shape(&self) -> Shape {
+        self.tables.shape
     }
 
     #[inline(always)]
-    fn set(&self, class: u16) -> PortSet {
-        if class == 0 {
-            return PortSet::default();
-        }
-        element(&self.tables.sets, usize::from(class)).unwrap_or_default()
+    fn any(&self) -> &Cell {
+        &self.tables.any
     }
 
     #[inline(always)]
-    fn range(&self, index: u32) -> Option<PortRange> {
-        element(&self.tables.ranges, index as usize)
+    fn line(&self, index: u32) -> Option<&Line> {
+        // SAFETY: a line of the array; nobody writes cells of a slot that packets come to.
+        line(self.slot, index).map(|line| unsafe { &*line })
     }
 
     #[inline(always)]
@@ -170,24 +181,4 @@ impl Tables for Policy {
         let now = unsafe { bpf_ktime_get_boot_ns() };
         now >= self.end_of(rule)
     }
-}
-
-/// Where an element of a table stands, or `None` out of range.
-// VERIFIER: the comparison must be made on the very register that is added to the pointer. `black_box` keeps the
-// compiler from comparing an earlier, narrower copy ("R4 max value is outside of the allowed memory range").
-#[inline(always)]
-fn element_at<T, const N: usize>(table: &[T; N], index: usize) -> Option<*const T> {
-    let index = core::hint::black_box(index);
-    if index >= N {
-        return None;
-    }
-    // SAFETY: checked above.
-    Some(unsafe { table.as_ptr().add(index) })
-}
-
-/// What stands there.
-#[inline(always)]
-fn element<T: Copy, const N: usize>(table: &[T; N], index: usize) -> Option<T> {
-    // SAFETY: an element of the table.
-    element_at(table, index).map(|element| unsafe { *element })
 }

@@ -6,12 +6,13 @@ use aya_ebpf::{
 };
 use segd_common::{
     counter::stat,
-    decide::{decide, outcome},
+    decide::{decide_by, outcome, rule_at},
     event::{EVENT_REVOKED, FlowEvent},
     packet::Packet,
     reason::Reason,
     segment,
     service::Service,
+    tables::{Tables as _, place},
     told::Told,
     verdict::{Outcome, Verdict},
     workload::Identity,
@@ -166,7 +167,7 @@ pub fn unpack(packed: u64) -> Identity {
 /// Judges an initiation and notes the ruling.
 #[inline(always)]
 pub fn judge(policy: &Policy, ruling: &mut Ruling, from: Identity, to: Identity, service: Service) {
-    let verdict = segd_judge(policy.slot, pack(from) | pack(to) << 32, service);
+    let verdict = verdict(policy, from, to, service);
     ruling.from = from;
     ruling.to = to;
     ruling.service = service;
@@ -179,22 +180,57 @@ pub fn judge(policy: &Policy, ruling: &mut Ruling, from: Identity, to: Identity,
 // VERIFIER: for the sake of the stack.
 #[inline(always)]
 pub fn reason(policy: &Policy, from: Identity, to: Identity, service: Service) -> (u32, bool) {
-    let verdict = segd_judge(policy.slot, pack(from) | pack(to) << 32, service);
+    let verdict = verdict(policy, from, to, service);
     let outcome = (verdict >> 40) as u8;
     ((verdict >> 32) as u8 as u32, outcome != Outcome::Denied as u8)
 }
 
 /// The decision: `rule | reason << 32 | outcome << 40`; 0 is a denial.
-// VERIFIER: a global function of scalars is verified once, whoever calls it. As a static one it is verified again on
-// every path that leads to it, and no program stays below a million instructions.
+#[inline(always)]
+fn verdict(policy: &Policy, from: Identity, to: Identity, service: Service) -> u64 {
+    let sides = pack(from) | pack(to) << 32;
+    let place = segd_cell(policy.slot, sides);
+    let rule = match place {
+        0 => Verdict::NO_RULE,
+        _ => segd_rule(policy.slot, place, service),
+    };
+    segd_judge(policy.slot, sides, service, rule)
+}
+
+/// [`place`], of the two sides' segments.
+// VERIFIER: as `segd_judge`, and beside it: in one function they would take more stack than their callers leave.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segd_judge(slot: u32, sides: u64, service: u32) -> u64 {
+extern "C" fn segd_cell(slot: u32, sides: u64) -> u32 {
     let Some(policy) = Policy::in_slot(slot) else {
         return 0;
     };
     let (from, to) = (unpack(sides), unpack(sides >> 32));
-    let verdict = decide(&policy, from, to, service);
+    place(&policy, policy.segment(from.segment), policy.segment(to.segment))
+}
+
+/// [`rule_at`].
+// VERIFIER: as `segd_cell`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_rule(slot: u32, place: u32, service: u32) -> u32 {
+    match Policy::in_slot(slot) {
+        Some(policy) => rule_at(&policy, place, service),
+        None => Verdict::NO_RULE,
+    }
+}
+
+/// [`verdict`], by the rule that was found.
+// VERIFIER: a global function of scalars is verified once, whoever calls it. As a static one it is verified again on
+// every path that leads to it, and no program stays below a million instructions.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_judge(slot: u32, sides: u64, service: u32, rule: u32) -> u64 {
+    let Some(policy) = Policy::in_slot(slot) else {
+        return 0;
+    };
+    let (from, to) = (unpack(sides), unpack(sides >> 32));
+    let verdict = decide_by(&policy, from, to, service, rule);
     let outcome = outcome(&policy, verdict, from, to);
     u64::from(verdict.rule) | (verdict.reason as u64) << 32 | (outcome as u64) << 40
 }

@@ -13,6 +13,7 @@ mod failure;
 mod foreign;
 pub mod gate;
 mod engine;
+mod noted;
 mod tagging;
 mod trial;
 mod usage;
@@ -188,6 +189,15 @@ fn keep_memory() {
 fn give_back_memory() {
     // SAFETY: no pointers; the allocator's own locks are taken.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Returns freed memory to the system, if it is more than is worth keeping for the next reading: a large policy was read.
+fn give_back_much() {
+    const MUCH: usize = 64 << 20;
+    // SAFETY: no pointers; the allocator's own locks are taken.
+    if unsafe { libc::mallinfo2() }.fordblks > MUCH {
+        give_back_memory();
+    }
 }
 
 /// A daemon that enforces.

@@ -20,6 +20,7 @@ pub mod carry;
 mod custody;
 pub mod guard;
 pub mod pins;
+mod lines;
 pub mod links;
 pub mod devices;
 pub mod foreign;

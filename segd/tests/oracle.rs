@@ -24,9 +24,9 @@ use segd::policy::{
 use segd_common::{
     address::{Address, mapped},
     decide::{decide, outcome},
-    segment::{self, MAX_SEGMENTS, SEGMENT_ADMITS, SEGMENT_INITIATES},
+    segment::{self, SEGMENT_ADMITS, SEGMENT_INITIATES},
     service::{self, Service},
-    tables::{MAX_RANGES, PolicyTables, PortRange, PortSet, Tables},
+    tables::{self, Cell, LINE_WORDS, Line, PolicyTables, Shape, Tables},
     verdict::{Outcome, RuleIndex, Verdict},
     workload::Identity,
 };
@@ -201,8 +201,26 @@ fn questions() -> Vec<Service> {
 /// The kernel's layout, read the way the kernel reads it.
 struct Layout {
     tables: Box<PolicyTables>,
+    lines: Vec<Line>,
     /// What the kernel's clock says.
     boot_ns: u64,
+}
+
+impl Layout {
+    fn new() -> Layout {
+        Layout {
+            tables: zeroed_tables(),
+            lines: Vec::new(),
+            boot_ns: 0,
+        }
+    }
+
+    fn fill(&mut self, revision: u32, now: Moment, from: &CompiledTables) {
+        // Some lines more, which a slot that is used again has.
+        let room = from.kernel_lines() + 3;
+        self.lines.resize(room.max(self.lines.len()), Line::default());
+        from.fill(revision, now, &mut self.tables, &mut self.lines);
+    }
 }
 
 impl Tables for Layout {
@@ -210,24 +228,33 @@ impl Tables for Layout {
         self.tables.flags
     }
 
-    fn segment(&self, index: u16) -> u32 {
+    fn segment(&self, index: u16) -> tables::Segment {
         self.tables.segments[usize::from(index)]
     }
 
-    fn class(&self, from: u16, to: u16) -> u16 {
-        self.tables.classes[usize::from(from) * MAX_SEGMENTS + usize::from(to)]
+    fn shape(&self) -> Shape {
+        self.tables.shape
     }
 
-    fn set(&self, class: u16) -> PortSet {
-        self.tables.sets[usize::from(class)]
+    fn any(&self) -> &Cell {
+        &self.tables.any
     }
 
-    fn range(&self, index: u32) -> Option<PortRange> {
-        ((index as usize) < MAX_RANGES).then(|| self.tables.ranges[index as usize])
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index as usize)
     }
 
     fn is_over(&self, rule: RuleIndex) -> bool {
-        self.boot_ns >= self.tables.ends[rule as usize]
+        let shape = self.tables.shape;
+        assert!(rule < shape.ending, "rule {rule} has an end");
+        let line = &self.lines[(shape.ends + rule / LINE_WORDS) as usize];
+        let cell = line.cells[(rule % LINE_WORDS / 2) as usize];
+        let [low, high] = if rule.is_multiple_of(2) {
+            [cell.key, cell.rule]
+        } else {
+            [cell.low, cell.high]
+        };
+        self.boot_ns >= (u64::from(high) << 32 | u64::from(low))
     }
 }
 
@@ -259,8 +286,8 @@ proptest! {
                             && segment.selectors.iter().all(|selector| matches!(selector.kind, SelectorKind::Cidr { .. }))
                     });
                     if expected != Outcome::Denied && !elsewhere {
-                        prop_assert!(tables.segment(a.segment) & SEGMENT_INITIATES != 0, "{:?} initiates", from);
-                        prop_assert!(tables.segment(b.segment) & SEGMENT_ADMITS != 0, "{:?} admits", to);
+                        prop_assert!(tables.segment(a.segment).flags & SEGMENT_INITIATES != 0, "{:?} initiates", from);
+                        prop_assert!(tables.segment(b.segment).flags & SEGMENT_ADMITS != 0, "{:?} admits", to);
                     }
                 }
             }
@@ -273,11 +300,8 @@ proptest! {
     fn at_every_time_the_tables_say_what_the_policy_means_then(policy in policy_with_windows()) {
         let whole = compiled(&policy, None).1;
         let died = Moment { calendar: hour(0), boot_ns: 7_000_000_000 };
-        let (mut alive, mut dead) = (
-            Layout { tables: zeroed_tables(), boot_ns: 0 },
-            Layout { tables: zeroed_tables(), boot_ns: 0 },
-        );
-        whole.fill(1, died, &mut dead.tables);
+        let (mut alive, mut dead) = (Layout::new(), Layout::new());
+        dead.fill(1, died, &whole);
         let mut due = Some(hour(0));
         for elapsed in 0..12_u32 {
             let time = hour(elapsed.into());
@@ -285,7 +309,7 @@ proptest! {
             let boot_ns = died.boot_ns + u64::from(elapsed) * 3_600_000_000_000;
             // A daemon writes only when something changes.
             if due.is_some_and(|due| due <= time) {
-                whole.fill(1, Moment { calendar: time, boot_ns }, &mut alive.tables);
+                alive.fill(1, Moment { calendar: time, boot_ns }, &whole);
                 due = whole.change_after(time);
             }
             (alive.boot_ns, dead.boot_ns) = (boot_ns, boot_ns);
@@ -373,16 +397,14 @@ proptest! {
 
     #[test]
     fn the_kernel_layout_says_the_same(first in policy(), second in policy()) {
-        let mut layout = zeroed_tables();
+        let mut layout = Layout::new();
         // Filled twice: nothing of the first revision may be left in the second.
-        compiled(&first, None).1.fill(1, Moment::FIRST, &mut layout);
+        layout.fill(1, Moment::FIRST, &compiled(&first, None).1);
         let (_, tables) = compiled(&second, None);
-        tables.fill(2, Moment::FIRST, &mut layout);
-        prop_assert_eq!(layout.revision, 2);
-        let layout = Layout { tables: layout, boot_ns: 0 };
-        let most = u16::try_from(MAX_SEGMENTS).expect("fits");
-        for from in (0..12).chain([most - 1]).map(Identity::of) {
-            for to in (0..12).chain([most - 1]).map(Identity::of) {
+        layout.fill(2, Moment::FIRST, &tables);
+        prop_assert_eq!(layout.tables.revision, 2);
+        for from in (0..12).chain([u16::MAX]).map(Identity::of) {
+            for to in (0..12).chain([u16::MAX]).map(Identity::of) {
                 for service in questions() {
                     let verdict = decide(&tables, from, to, service);
                     prop_assert_eq!(verdict, decide(&layout, from, to, service));

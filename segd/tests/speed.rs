@@ -64,12 +64,11 @@ fn measure(what: &str, source: Source, bound: Duration) {
     let compiled = start.elapsed();
     println!(
         "{what}: {} bytes, parse {parse:?}, parse and resolve {resolved:?}, compile {compiled:?}; \
-         {} warnings, {} sets, {} ranges, {} pairs",
+         {} warnings, {} ranges in lists, {} cells",
         sources[0].text.len(),
         warnings.len(),
-        tables.sets.len(),
-        tables.ranges.len(),
-        tables.classes.len()
+        tables.ranges,
+        tables.cells
     );
     assert!(
         resolved + compiled < bound,

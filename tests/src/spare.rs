@@ -121,6 +121,7 @@ const BPF_OBJ_GET: u32 = 7;
 
 const ARRAY: u32 = 2;
 const PERCPU_ARRAY: u32 = 6;
+const ARRAY_OF_MAPS: u32 = 12;
 const SK_STORAGE: u32 = 24;
 const RINGBUF: u32 = 27;
 
@@ -170,6 +171,8 @@ fn empty(pin: &Path) -> io::Result<()> {
         SK_STORAGE => Ok(()),
         RINGBUF => map.skip_records(),
         ARRAY | PERCPU_ARRAY => map.clear_elements(),
+        // It has every key at any time.
+        ARRAY_OF_MAPS => map.delete_each(),
         _ => map.delete_elements(),
     }
 }
@@ -219,6 +222,18 @@ impl Map {
         for index in 0..self.max_entries {
             let key: *const u32 = &raw const index;
             bpf(BPF_MAP_UPDATE_ELEM, &self.element(key.cast(), zero.as_ptr()))?;
+        }
+        Ok(())
+    }
+
+    fn delete_each(&self) -> io::Result<()> {
+        for key in 0..self.max_entries {
+            let key = key.to_ne_bytes();
+            match bpf(BPF_MAP_DELETE_ELEM, &self.element(key.as_ptr(), std::ptr::null())) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

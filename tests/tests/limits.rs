@@ -101,18 +101,32 @@ fn a_policy_larger_than_a_table_is_refused_with_numbers_before_anything_is_writt
     let scene = Scene::new(&lab);
     let segd = lab.enforce(&scene.policy(""));
     let revision = segd.revision();
-    let segments: String = (0..1100)
-        .map(|number| format!("    more-{number}: {{match: [{{cgroup: /nobody/{number}}}]}}\n"))
-        .collect();
-    let steps: String = (0..33)
-        .map(|segment| {
-            let paths: Vec<String> = (0..1000)
-                .map(|number| format!("{{cgroup: /n{segment}/{number}}}"))
-                .collect();
-            format!("    steps-{segment}: {{match: [{}]}}\n", paths.join(", "))
-        })
-        .collect();
-    for (text, needed, available) in [(&segments, "1103", "1020"), (&steps, "330", "32768")] {
+    // As files that come at once: a directory that is renamed.
+    let segments = |file: u32| -> String {
+        (0..16_500)
+            .map(|number| {
+                format!("    more-{file}-{number}: {{match: [{{cgroup: /nobody/{file}-{number}}}]}}\n")
+            })
+            .collect()
+    };
+    let steps = |file: u32| -> String {
+        let paths: Vec<String> = (0..33_000)
+            .map(|number| format!("{{cgroup: /n{file}/{number}}}"))
+            .collect();
+        format!("    steps-{file}: {{match: [{}]}}\n", paths.join(", "))
+    };
+    let too_much: [(&dyn Fn(u32) -> String, _, _); 2] =
+        [(&segments, "66003", "65532"), (&steps, "1320", "131072")];
+    for (more, needed, available) in too_much {
+        let (beside, place) = (segd.directory().join("beside"), segd.policy_path().join("more"));
+        fs::create_dir(&beside).unwrap();
+        for file in 0..4 {
+            let text = format!(
+                "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {{name: more-{file}}}\nspec:\n  segments:\n{}",
+                more(file)
+            );
+            fs::write(beside.join(format!("{file}.yaml")), text).unwrap();
+        }
         let trace = segd.directory().join("trace");
         let mut strace = Command::new("strace")
             .args([
@@ -131,8 +145,8 @@ fn a_policy_larger_than_a_table_is_refused_with_numbers_before_anything_is_writt
         wait::wait_until("strace writes", PATIENCE, || {
             fs::metadata(&trace).is_ok_and(|file| file.len() > 0)
         });
-        write_atomically(&segd.policy_path().join("policy.yaml"), &scene.policy(text));
-        let error = wait::wait_for("it is refused", PATIENCE, || {
+        fs::rename(&beside, &place).unwrap();
+        let error = wait::wait_for("it is refused", Duration::from_secs(90), || {
             let status = segd.json(&["status"]);
             status["last_reload"]["error"].as_str().map(str::to_owned)
         });
@@ -150,8 +164,8 @@ fn a_policy_larger_than_a_table_is_refused_with_numbers_before_anything_is_writt
         );
         assert_eq!(segd.revision(), revision);
         scene.holds(&error);
-        write_atomically(&segd.policy_path().join("policy.yaml"), &scene.policy(""));
-        wait::wait_until("the mistake is taken back", PATIENCE, || {
+        fs::remove_dir_all(&place).unwrap();
+        wait::wait_until("the mistake is taken back", 4 * PATIENCE, || {
             segd.json(&["status"])["last_reload"]["error"].is_null()
         });
     }

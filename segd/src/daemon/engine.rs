@@ -213,6 +213,8 @@ impl Engine {
                 Step::Settle => self.tables.settle()?,
                 Step::Tables => {
                     let now = clock::moment();
+                    self.tables.make_room(slot, &tables)?;
+                    self.pin_lines(slot)?;
                     self.tables.write(slot, revision, &tables, &selectors, now)?;
                     self.note_names(before)?;
                 }
@@ -222,22 +224,6 @@ impl Engine {
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
         Ok((tables, selectors))
-    }
-
-    /// Pins the names of indexes that are new, and that nobody bears any more.
-    fn note_names(&self, before: &SegmentIndexes) -> Result<(), ApplyError> {
-        for (name, index) in &self.indexes.by_name {
-            if before.by_name.get(name) != Some(index) {
-                self.tables.note_name(*index, name)?;
-            }
-        }
-        let used = self.names();
-        for index in before.by_name.values() {
-            if !used.contains_key(index) {
-                self.tables.note_name(*index, "")?;
-            }
-        }
-        Ok(())
     }
 
     fn flip(&mut self, new: InForce, deadline_ns: Option<u64>) -> Result<(), ApplyError> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use segd_common::{
     counter::MAX_COUNTERS,
     segment::{FIRST_SEGMENT, PROBE, SEGMENT_AUDIT, SegmentIndex, segment_id},
-    tables::{MAX_CLASSES, MAX_RANGES, MAX_RULES, TABLES_AUDIT, Tables as _},
+    tables::{MAX_PAIRS, MAX_RANGES, MAX_RULES, TABLES_AUDIT, Tables as _},
     workload::{AMBIGUOUS, CgroupSlot, MAX_CGROUPS, MAX_EDGES, ORPHANED, PENDING},
 };
 
@@ -70,8 +70,8 @@ impl Engine {
                 self.indexes.by_name.len(),
                 segd_common::segment::MAX_SEGMENTS - usize::from(FIRST_SEGMENT),
             );
-            add("port_sets", tables.sets.len(), MAX_CLASSES);
-            add("port_ranges", tables.ranges.len(), MAX_RANGES);
+            add("pairs", tables.cells, MAX_PAIRS);
+            add("port_ranges", tables.ranges, MAX_RANGES);
             add("rules", tables.rules.len(), MAX_RULES);
             add(
                 "prefixes",
@@ -267,7 +267,7 @@ impl Engine {
 
 /// Whether a segment only observes.
 fn audits(tables: &CompiledTables, index: SegmentIndex) -> bool {
-    tables.flags & TABLES_AUDIT != 0 || tables.segment(index) & SEGMENT_AUDIT != 0
+    tables.flags & TABLES_AUDIT != 0 || tables.segment(index).flags & SEGMENT_AUDIT != 0
 }
 
 /// The highest ancestor that has its segment by the same selector.

@@ -68,7 +68,7 @@ impl http::Source for Front {
             counters,
             other: counts.other,
             names: shared.flows.names().to_vec(),
-            rule_hits: engine.hits.totals.totals(),
+            rule_hits: engine.hits.totals.series(),
             rule_ends: engine.rule_ends(clock::moment()),
             revision: engine
                 .in_force

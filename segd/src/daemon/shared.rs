@@ -204,6 +204,12 @@ impl Shared {
 
     /// Puts what was read of the policy's files in force if it is new.
     pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
+        let answer = self.put_in_force(texts, asked);
+        super::give_back_much();
+        answer
+    }
+
+    fn put_in_force(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let began = Instant::now();
         let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
         let texts = texts.map_err(|error| {

@@ -60,9 +60,8 @@ impl Engine {
         let before = self.trial.as_ref().map(|trial| &trial.before);
         let mut known = Vec::new();
         for policy in self.in_force.iter().chain(before) {
-            let (rules, sets) = (policy.tables.rules.len(), policy.tables.together.len());
             let (slot, revision) = (policy.active.slot(), policy.active.revision());
-            let hits = self.tables.hits(slot, rules + sets)?;
+            let hits = self.tables.hits(slot, &policy.tables)?;
             let named = named(policy, timestamp(now));
             let rules = named.iter().filter_map(|place| policy.tables.rules.get(*place));
             let labels: Vec<String> = rules.map(|rule| rule.label.to_string()).collect();

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use segd_common::{
     config::{Active, Trial},
-    segment::MAX_SEGMENTS,
     workload::{CGROUP_UNTRUSTED, CgroupEntry, CgroupSlot, Identity, STATE_NONE},
 };
 
@@ -75,9 +74,10 @@ fn carry_names(from: &Pins, to: &Pins) -> Result<(), Error> {
         return Ok(());
     };
     let here: Map<u32, [u8; NAME_BYTES]> = Map::open(to, "NAMES")?;
-    for index in 0..MAX_SEGMENTS as u32 {
-        if let Some(name) = names.read(&index.to_ne_bytes())?.and_then(|value| at(&value, 0)) {
-            here.write(&index, &name, 0)?;
+    for index in names.keys()? {
+        let name = names.read(&index)?.and_then(|value| at::<NAME_BYTES>(&value, 0));
+        if let (Some(index), Some(name)) = (at(&index, 0), name.filter(|name| *name != [0; NAME_BYTES])) {
+            here.write(&u32::from_ne_bytes(index), &name, 0)?;
         }
     }
     Ok(())

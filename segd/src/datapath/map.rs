@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::Pod;
@@ -244,9 +244,19 @@ impl<V> Map<u32, V> {
     /// volatile access then.
     pub fn lend<R>(&self, slot: u32, work: impl FnOnce(*mut V) -> R) -> Result<R, Error> {
         const SLOTS: usize = 2;
-        // The kernel rounds an element's size up so (kernel/bpf/arraymap.c).
-        let stride = size_of::<V>().next_multiple_of(8);
-        let len = stride * SLOTS;
+        let offset = Self::STRIDE * (slot as usize % SLOTS);
+        self.lend_all(SLOTS, |first| {
+            // SAFETY: inside the mapping; page-aligned base, stride of eight.
+            work(unsafe { first.cast::<u8>().add(offset).cast::<V>() })
+        })
+    }
+
+    // The kernel rounds an element's size up so (kernel/bpf/arraymap.c).
+    const STRIDE: usize = size_of::<V>().next_multiple_of(8);
+
+    /// Lends all elements of a `BPF_F_MMAPABLE` array that has so many, as [`Map::lend`] does one.
+    pub fn lend_all<R>(&self, elements: usize, work: impl FnOnce(*mut V) -> R) -> Result<R, Error> {
+        let len = Self::STRIDE * elements;
         // SAFETY: a new mapping of the map's own pages; the result is checked.
         let base = unsafe {
             libc::mmap(
@@ -261,12 +271,17 @@ impl<V> Map<u32, V> {
         if base == libc::MAP_FAILED {
             return Err(self.failed("mapping", io::Error::last_os_error()));
         }
-        let offset = stride * (slot as usize % SLOTS);
-        // SAFETY: inside the mapping, which lives until the work is done; page-aligned base, stride of eight.
-        let result = work(unsafe { base.cast::<u8>().add(offset).cast::<V>() });
+        // The mapping lives until the work is done.
+        let result = work(base.cast::<V>());
         // SAFETY: mapped above, and nothing refers to it any more.
         unsafe { libc::munmap(base, len) };
         Ok(result)
+    }
+}
+
+impl<K, V> AsFd for Map<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -51,7 +51,7 @@ pub const PINNED: &[&str] = &[
     "ACTIVE",
     "TRIAL",
     "POLICY",
-    "RULE_HITS",
+    "LINES",
     "PREFIXES",
     "CGROUPS",
     "CGROUPS_FULL",

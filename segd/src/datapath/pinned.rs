@@ -2,17 +2,19 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
-use super::{Error, links::Repair, manifest, object::PINNED, pins::Pins, sys, texts};
+use super::{Error, lines, links::Repair, manifest, object::PINNED, pins::Pins, sys, texts};
 
-/// Every map that outlives the daemon, the manifest, and the text of each slot's policy.
+/// Every map that outlives the daemon, the manifest, and the lines and the text of each slot's policy.
 #[derive(Debug)]
 pub struct PinnedMaps {
     pins: Pins,
     maps: Vec<Pinned>,
+    /// `None`: there are none of the slot.
+    lines: [Option<Pinned>; 2],
     /// `None`: nothing was kept of what is in the slot.
     texts: [Option<Pinned>; 2],
 }
@@ -44,21 +46,22 @@ impl PinnedMaps {
             let (pin, map) = open(name);
             maps.push(map.map_err(|error| failed(pin, error))?);
         }
-        let mut texts = [None, None];
-        for (text, name) in texts.iter_mut().zip(texts::NAMES) {
-            *text = match open(name) {
+        let by_slot = |names: [&'static str; 2]| {
+            names.map(|name| match open(name) {
                 (_, Ok(map)) => Some(map),
                 (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
-                // Nothing is judged by a text: what lies there instead is replaced by the next one.
+                // Nothing is judged by what lies there instead: the next policy replaces it.
                 (pin, Err(error)) => {
                     tracing::warn!("{}", crate::report::chain(&failed(pin, error)));
                     None
                 }
-            };
-        }
+            })
+        };
+        let (lines, texts) = (by_slot(lines::NAMES), by_slot(texts::NAMES));
         Ok(PinnedMaps {
             pins: pins.clone(),
             maps,
+            lines,
             texts,
         })
     }
@@ -69,16 +72,29 @@ impl PinnedMaps {
     ///
     /// No memory, or the pin could not be made.
     pub fn keep_text(&mut self, slot: u32, text: &[u8]) -> Result<(), Error> {
-        let slot = slot as usize & 1;
-        let (Some(name), Some(kept)) = (texts::NAMES.get(slot), self.texts.get_mut(slot)) else {
-            return Ok(());
-        };
         let map = texts::write(text)?;
-        let pin = self.pins.maps.join(name);
-        let failed = |error| Error::system(format!("pinning `{}`", pin.display()), error);
-        sys::pin_over(map.as_fd(), &pin).map_err(failed)?;
-        *kept = Some(Pinned::hold(name, pin.clone(), map).map_err(failed)?);
-        Ok(())
+        let kept = self.texts.get_mut(slot as usize & 1);
+        keep(&self.pins, texts::NAMES, slot, kept, map)
+    }
+
+    /// Keeps a slot's lines in place of those that were kept there, if they are others.
+    ///
+    /// # Errors
+    ///
+    /// The pin could not be made.
+    pub fn keep_lines(&mut self, slot: u32, array: BorrowedFd<'_>) -> Result<(), Error> {
+        let failed = |error| Error::system("holding the lines of the policy's tables", error);
+        let id = sys::info::map_info(array).map_err(failed)?.id;
+        match self.lines.get_mut(slot as usize & 1) {
+            Some(Some(kept)) if kept.id == id => Ok(()),
+            kept => keep(
+                &self.pins,
+                lines::NAMES,
+                slot,
+                kept,
+                array.try_clone_to_owned().map_err(failed)?,
+            ),
+        }
     }
 
     /// A slot's text, if one is kept, whatever became of its pin.
@@ -94,7 +110,9 @@ impl PinnedMaps {
     }
 
     fn all(&self) -> impl Iterator<Item = &Pinned> {
-        self.maps.iter().chain(self.texts.iter().flatten())
+        self.maps
+            .iter()
+            .chain(self.lines.iter().chain(&self.texts).flatten())
     }
 
     /// The ids of all of them.
@@ -131,6 +149,24 @@ impl PinnedMaps {
         }
         repairs
     }
+}
+
+/// Pins a map by a slot's name, in place of what has it.
+fn keep(
+    pins: &Pins,
+    names: [&'static str; 2],
+    slot: u32,
+    kept: Option<&mut Option<Pinned>>,
+    map: OwnedFd,
+) -> Result<(), Error> {
+    let (Some(name), Some(kept)) = (names.get(slot as usize & 1), kept) else {
+        return Ok(());
+    };
+    let pin = pins.maps.join(name);
+    let failed = |error| Error::system(format!("pinning `{}`", pin.display()), error);
+    sys::pin_over(map.as_fd(), &pin).map_err(failed)?;
+    *kept = Some(Pinned::hold(name, pin.clone(), map).map_err(failed)?);
+    Ok(())
 }
 
 impl Pinned {

@@ -178,6 +178,7 @@ impl Rehearsal {
             message: chain(&error),
         })?;
         self.tables.settle()?;
+        self.tables.make_room(slot, tables)?;
         self.tables.write(slot, revision, tables, &nobody, now)?;
         let next = Active::new(revision, slot);
         self.tables.flip(next)?;
@@ -303,6 +304,7 @@ impl Maps for Ebpf {
             message: "it is not in the object".to_owned(),
         };
         let (Loaded::Array(data)
+        | Loaded::ArrayOfMaps(data)
         | Loaded::HashMap(data)
         | Loaded::LpmTrie(data)
         | Loaded::LruHashMap(data)

@@ -363,31 +363,39 @@ fn create_map(
     key_size: u32,
     value_size: u32,
     max_entries: u32,
-    inner: u32,
+    (flags, inner): (u32, u32),
 ) -> io::Result<OwnedFd> {
     let mut attr = MapCreate {
         kind,
         key_size,
         value_size,
         max_entries,
-        flags: 0,
+        flags,
         inner,
     };
     // SAFETY: no pointers.
     unsafe { bpf_fd(0, &mut attr) }
 }
 
+const ARRAY: u32 = 2;
+
 /// Makes an array map.
 pub fn create_array(value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
-    const ARRAY: u32 = 2;
-    create_map(ARRAY, 4, value_size, max_entries, 0)
+    create_map(ARRAY, 4, value_size, max_entries, (0, 0))
+}
+
+/// Makes an array map that can be mapped into memory, for a map of maps whose arrays are of different lengths.
+pub fn create_lines(value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    const MMAPABLE: u32 = 1 << 10;
+    const INNER_MAP: u32 = 1 << 12;
+    create_map(ARRAY, 4, value_size, max_entries, (MMAPABLE | INNER_MAP, 0))
 }
 
 /// Makes a hash map.
 #[cfg(test)]
 pub fn create_hash(key_size: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
     const HASH: u32 = 1;
-    create_map(HASH, key_size, value_size, max_entries, 0)
+    create_map(HASH, key_size, value_size, max_entries, (0, 0))
 }
 
 /// Takes from everybody, for good, the right to write to a map by system calls.
@@ -409,7 +417,7 @@ pub fn is_frozen(map: BorrowedFd<'_>) -> io::Result<bool> {
 fn wait_by_map() -> io::Result<()> {
     const ARRAY_OF_MAPS: u32 = 12;
     let inner = create_array(4, 1)?;
-    let outer = create_map(ARRAY_OF_MAPS, 4, 4, 1, inner.as_raw_fd() as u32)?;
+    let outer = create_map(ARRAY_OF_MAPS, 4, 4, 1, (0, inner.as_raw_fd() as u32))?;
     let key = 0_u32.to_ne_bytes();
     let mut value = inner.as_raw_fd().to_ne_bytes();
     // SAFETY: four bytes each, as the map was made for.

@@ -3,18 +3,18 @@
 //! INVARIANT: nothing of the slot in force is touched but when its rules end, which follows the calendar; and the other slot is written only after every program run
 //! that might still read it has ended.
 
-use std::thread::JoinHandle;
+use std::{os::fd::BorrowedFd, thread::JoinHandle};
 
 use segd_common::{
     address::{Address, PrefixData, SLOT_BITS},
     config::{Active, Trial},
-    segment::MAX_SEGMENTS,
-    tables::{MAX_RULES, PolicyTables},
+    tables::{Line, PolicyTables, Shape},
     workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, UnitPattern, UnitPatterns},
 };
 
 use super::{
     Error,
+    lines::Lines,
     map::{Map, Maps},
     sys,
 };
@@ -54,7 +54,7 @@ pub struct Tables {
     active: Map<u32, Active>,
     trial: Map<u32, Trial>,
     policy: Map<u32, PolicyTables>,
-    hits: Map<u32, [u64; MAX_RULES]>,
+    lines: Lines,
     prefixes: Map<PrefixKey, u32>,
     edges: Map<EdgeKey, Edge>,
     patterns: Map<u32, UnitPatterns>,
@@ -73,7 +73,7 @@ impl Tables {
             active: Map::open(maps, "ACTIVE")?,
             trial: Map::open(maps, "TRIAL")?,
             policy: Map::open(maps, "POLICY")?,
-            hits: Map::open(maps, "RULE_HITS")?,
+            lines: Lines::open(maps)?,
             prefixes: Map::open(maps, "PREFIXES")?,
             edges: Map::open(maps, "EDGES")?,
             patterns: Map::open(maps, "UNIT_PATTERNS")?,
@@ -113,6 +113,15 @@ impl Tables {
         Ok(self.trial.read(&0)?.unwrap_or_default())
     }
 
+    /// Makes room for the tables of a revision in a slot that is not in force.
+    ///
+    /// # Errors
+    ///
+    /// No memory. The slot is as it was.
+    pub fn make_room(&mut self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
+        self.lines.make_room(slot, tables.kernel_lines())
+    }
+
     /// Writes everything of a revision but the workloads into a slot that is not in force. `now`: by which its rules end.
     ///
     /// # Errors
@@ -126,14 +135,24 @@ impl Tables {
         selectors: &SelectorTables,
         now: Moment,
     ) -> Result<(), Error> {
-        self.policy.lend(slot, |room| {
-            // SAFETY: plain integers, and nobody reads this slot: it is not in force, and `settle` was waited for.
-            tables.fill(revision, now, unsafe { &mut *room });
+        let lines = self.lines.lend(slot, |lines, len| {
+            // SAFETY: there are so many; plain integers, and nobody reads this slot: it is not in force, and `settle` was waited for.
+            let lines = unsafe { std::slice::from_raw_parts_mut(lines, len) };
+            if len < tables.kernel_lines() {
+                return Ok(false);
+            }
+            self.policy.lend(slot, |room| {
+                // SAFETY: as above.
+                tables.fill(revision, now, unsafe { &mut *room }, lines);
+            })?;
+            Ok(true)
         })?;
-        self.hits.lend(slot, |hits| {
-            // SAFETY: as above.
-            unsafe { (*hits).fill(0) };
-        })?;
+        if !lines.transpose()?.unwrap_or_default() {
+            return Err(Error::Refused {
+                operation: "writing the policy's tables".to_owned(),
+                message: "no room was made for them".to_owned(),
+            });
+        }
         self.write_prefixes(slot, tables)?;
         self.write_selectors(slot, selectors)
     }
@@ -144,14 +163,38 @@ impl Tables {
     ///
     /// The tables cannot be reached.
     pub fn write_ends(&self, slot: u32, tables: &CompiledTables, now: Moment) -> Result<(), Error> {
-        self.policy.lend(slot, |room| {
-            // SAFETY: inside the element, aligned; volatile, because the kernel programs read it meanwhile.
-            let first = unsafe { (&raw mut (*room).ends).cast::<u64>() };
-            for (rule, end) in tables.ends(now).enumerate() {
-                // SAFETY: as above; there are no more than the table holds.
+        let shape = tables.kernel_shape();
+        let written = self.words(slot, shape.ends, shape.ending, |first, count| {
+            for (rule, end) in tables.ends(now).take(count).enumerate() {
+                // SAFETY: there are so many; volatile, because the kernel programs read them meanwhile.
                 unsafe { first.add(rule).write_volatile(end) };
             }
+        })?;
+        written.ok_or_else(|| Error::Refused {
+            operation: "writing when rules end".to_owned(),
+            message: "the pin of the tables' lines is gone".to_owned(),
         })
+    }
+
+    /// Lends numbers of a slot that begin with a line: a pointer to the first and how many there are. `None`: they cannot be reached.
+    fn words<R>(
+        &self,
+        slot: u32,
+        line: u32,
+        count: u32,
+        work: impl FnOnce(*mut u64, usize) -> R,
+    ) -> Result<Option<R>, Error> {
+        self.lines.lend(slot, |lines, len| {
+            let words = len.saturating_sub(line as usize) * (size_of::<Line>() / size_of::<u64>());
+            let first = lines.wrapping_add(line as usize).cast::<u64>();
+            work(first, words.min(count as usize))
+        })
+    }
+
+    /// The array with a slot's lines, to pin it.
+    #[must_use]
+    pub fn array(&self, slot: u32) -> Option<BorrowedFd<'_>> {
+        self.lines.array(slot)
     }
 
     fn write_prefixes(&self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
@@ -207,20 +250,19 @@ impl Tables {
         selectors: &SelectorTables,
     ) -> Result<bool, Error> {
         let mut wanted = zeroed_tables();
-        tables.fill(revision, Moment::FIRST, &mut wanted);
+        // When a rule ends is known to the nanosecond to whoever wrote it, and written again by whoever adopts it.
+        let mut table = vec![Line::default(); tables.lines.len()];
+        tables.fill(revision, Moment::FIRST, &mut wanted, &mut table);
         let same = self.policy.lend(slot, |held| {
-            // When a rule ends is known to the nanosecond to whoever wrote it, and written again by whoever adopts it.
-            // SAFETY: a field of the element, and of another value of its type.
-            unsafe { std::ptr::copy_nonoverlapping(&raw const (*held).ends, &raw mut wanted.ends, 1) };
             // SAFETY: both are whole values of the type, which has no padding, and nobody writes a slot in use.
-            unsafe {
-                libc::memcmp(
-                    held.cast(),
-                    (&raw const *wanted).cast(),
-                    size_of::<PolicyTables>(),
-                ) == 0
-            }
+            unsafe { are_same(held, &raw const *wanted, size_of::<PolicyTables>()) }
         })?;
+        let lines = self.lines.lend(slot, |lines, len| {
+            // SAFETY: there are so many on both sides; and of what the kernel counts beside, nothing is looked at.
+            len >= tables.kernel_lines()
+                && unsafe { are_same(lines, table.as_ptr(), size_of_val(table.as_slice())) }
+        })?;
+        let same = same && lines == Some(true);
         let prefixes = self.prefixes.keys()?.into_iter();
         let prefixes = prefixes.filter(|key| key.data.slot == slot.to_be_bytes()).count();
         if !same || prefixes != tables.prefixes.len() {
@@ -272,37 +314,51 @@ impl Tables {
         waited.map_err(|error| Error::system("waiting for an RCU grace period (membarrier)", error))
     }
 
-    /// How often each of the first `rules` rules decided, by its number in the slot.
-    pub fn hits(&self, slot: u32, rules: usize) -> Result<Vec<u64>, Error> {
-        self.hits.lend(slot, |hits| {
-            let first = hits.cast::<u64>();
-            let numbers = 0..rules.min(MAX_RULES);
-            // SAFETY: inside the element; volatile, because the kernel counts meanwhile.
-            numbers
+    /// How often each rule decided, by its number in the slot that holds these tables; none if that cannot be told.
+    pub fn hits(&self, slot: u32, tables: &CompiledTables) -> Result<Vec<u64>, Error> {
+        let Shape { hits, rules, .. } = tables.kernel_shape();
+        let read = self.words(slot, hits, rules, |first, count| {
+            // SAFETY: there are so many; volatile, because the kernel counts meanwhile.
+            (0..count)
                 .map(|number| unsafe { first.add(number).read_volatile() })
                 .collect()
-        })
+        })?;
+        Ok(read.unwrap_or_default())
     }
 
     /// The names of indexes that an earlier daemon gave out.
     pub fn names(&self) -> Result<Vec<(u16, String)>, Error> {
         let mut names = Vec::new();
-        for index in 0..MAX_SEGMENTS as u32 {
+        for index in self.names.keys()? {
             let bytes = self.names.read(&index)?.unwrap_or([0; 64]);
             let name: Vec<u8> = bytes.into_iter().take_while(|byte| *byte != 0).collect();
             if !name.is_empty() {
                 names.push((index as u16, String::from_utf8_lossy(&name).into_owned()));
             }
         }
+        names.sort_unstable();
         Ok(names)
     }
 
     /// Notes the name of an index, or that it is free.
     pub fn note_name(&self, index: u16, name: &str) -> Result<(), Error> {
+        if name.is_empty() {
+            return self.names.remove(&u32::from(index));
+        }
         let mut bytes = [0; 64];
         for (to, from) in bytes.iter_mut().zip(name.bytes()) {
             *to = from;
         }
         self.names.write(&u32::from(index), &bytes, 0).map(drop)
     }
+}
+
+/// Whether two objects have the same bytes.
+///
+/// # Safety
+///
+/// Both are live, have so many bytes and no padding, and nobody writes to them.
+unsafe fn are_same<T>(one: *const T, other: *const T, len: usize) -> bool {
+    // SAFETY: the caller's.
+    unsafe { libc::memcmp(one.cast(), other.cast(), len) == 0 }
 }

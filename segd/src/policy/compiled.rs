@@ -4,8 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use segd_common::{
     address::Address,
-    segment::{self, MAX_SEGMENTS, SegmentIndex},
-    tables::{MAX_RULES, PolicyTables, PortRange, PortSet, Tables},
+    decide::is_of_the_host,
+    segment::{self, SegmentIndex},
+    service::{self, Service},
+    tables::{
+        CELL_LIST, Cell, LINE_WORDS, Line, PolicyTables, PortRange, RULE_HOST, RULE_INTRA, RULE_UNTIL,
+        Segment, Shape, TABLES_HOST_OPEN, Tables, between, numbered,
+    },
     verdict::RuleIndex,
 };
 
@@ -28,14 +33,20 @@ pub struct SegmentIndexes {
 pub struct CompiledTables {
     /// `TABLES_` flags.
     pub flags: u32,
-    /// `SEGMENT_` flags by index; as long as the highest index in use.
-    pub segments: Vec<u32>,
-    /// The class of a pair; pairs that are not in it have class 0.
-    pub classes: BTreeMap<(SegmentIndex, SegmentIndex), u16>,
-    /// Port sets by class; the first is empty.
-    pub sets: Vec<PortSet>,
-    /// All ranges.
-    pub ranges: Vec<PortRange>,
+    /// Segments by index; as long as the highest index in use.
+    pub segments: Vec<Segment>,
+    /// What the table is hashed with.
+    pub seed: u32,
+    /// How many lines the table has; lists are in those behind it.
+    pub buckets: u32,
+    /// The table, and the lists behind it.
+    pub lines: Vec<Line>,
+    /// What holds where no cell is.
+    pub any: Cell,
+    /// How many cells there are.
+    pub cells: usize,
+    /// How many ranges all lists have.
+    pub ranges: usize,
     /// Rules by [`segd_common::verdict::RuleIndex`].
     pub rules: Vec<RuleInfo>,
     /// Rules that decide together, sorted: each set has a number after those of `rules`, in this order.
@@ -122,7 +133,9 @@ impl CompiledTables {
     /// What [`CompiledTables::index`] says of every name, for those who ask for many.
     #[must_use]
     pub fn indexes(&self) -> BTreeMap<&str, SegmentIndex> {
-        let named = (0..).zip(&self.names).filter(|(_, name)| !name.is_empty());
+        let named = (0..=SegmentIndex::MAX)
+            .zip(&self.names)
+            .filter(|(_, name)| !name.is_empty());
         named.map(|(index, name)| (name.as_str(), index)).collect()
     }
 }
@@ -160,7 +173,7 @@ impl CompiledTables {
             .together
             .iter()
             .map(move |set| end(self.state_of(set, now.calendar)));
-        rules.chain(sets).chain(std::iter::repeat(0)).take(MAX_RULES)
+        rules.chain(sets)
     }
 
     /// What rules that decide together are at a time.
@@ -198,29 +211,135 @@ impl CompiledTables {
             .or(set.first().map(|place| *place as usize))
     }
 
-    /// Writes the kernel's layout. Whatever stood in `out` is gone.
-    pub fn fill(&self, revision: u32, now: Moment, out: &mut PolicyTables) {
+    /// The table's cells, with row and column; number 0 stands for every other.
+    pub fn cells(&self) -> impl Iterator<Item = (u16, u16, Cell)> {
+        let table = self.lines.iter().take(self.buckets as usize);
+        let used = table.flat_map(|line| &line.cells).filter(|cell| cell.key != 0);
+        used.chain([&self.any])
+            .map(|cell| ((cell.key >> 16) as u16, cell.key as u16, *cell))
+    }
+
+    /// What holds between two segments by rules; the default: nothing.
+    #[must_use]
+    pub fn cell(&self, from: SegmentIndex, to: SegmentIndex) -> Cell {
+        between(self, self.segment(from), self.segment(to))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The ranges of a cell, sorted and disjoint.
+    pub fn ranges(&self, cell: Cell) -> impl Iterator<Item = PortRange> {
+        let numbers = match cell.rule & CELL_LIST {
+            0 => 0..0,
+            _ => cell.low..cell.low + cell.high,
+        };
+        let listed = numbers.filter_map(|number| numbered(self, number)?.range());
+        cell.range().into_iter().chain(listed)
+    }
+
+    /// What holds between two segments but for what their cell says: `intra`, and what is not enforced of `host`.
+    #[must_use]
+    pub fn base(&self, from: SegmentIndex, to: SegmentIndex) -> Base {
+        if self.flags & TABLES_HOST_OPEN != 0 && is_of_the_host(from, to) {
+            Base::Host
+        } else if from == to && self.segment(from).flags & segment::SEGMENT_INTRA != 0 {
+            Base::Intra
+        } else {
+            Base::Nothing
+        }
+    }
+
+    /// What holds between two segments, as it is decided: sorted and disjoint.
+    #[must_use]
+    pub fn holds(&self, cell: Cell, base: Base) -> Vec<PortRange> {
+        match base {
+            Base::Nothing => self.ranges(cell).collect(),
+            Base::Host => vec![PortRange {
+                low: 0,
+                high: service::MAX,
+                rule: RULE_HOST,
+            }],
+            Base::Intra => {
+                let intra = |low, high| PortRange {
+                    low,
+                    high,
+                    rule: RULE_INTRA,
+                };
+                let (mut held, mut next): (Vec<PortRange>, Service) = (Vec::new(), 0);
+                // Rules that end by themselves decide nothing here.
+                for range in self.ranges(cell).filter(|range| range.rule & RULE_UNTIL == 0) {
+                    if next < range.low {
+                        held.push(intra(next, range.low - 1));
+                    }
+                    next = range.high + 1;
+                    held.push(range);
+                }
+                if next <= service::MAX {
+                    held.push(intra(next, service::MAX));
+                }
+                held
+            }
+        }
+    }
+
+    /// Where the kernel's lines are what: behind those of the table and its lists stand hits, then ends.
+    #[must_use]
+    pub fn kernel_shape(&self) -> Shape {
+        let rules = self.rules.len() + self.together.len();
+        let ending = match self.rules.iter().rposition(|rule| !rule.term.is_lasting()) {
+            _ if !self.together.is_empty() => rules,
+            last => last.map_or(0, |last| last + 1),
+        };
+        let hits = self.lines.len() as u32;
+        Shape {
+            hits,
+            ends: hits + lines_of(rules),
+            rules: rules as u32,
+            ending: ending as u32,
+            ..self.shape()
+        }
+    }
+
+    /// How many lines the kernel needs.
+    #[must_use]
+    pub fn kernel_lines(&self) -> usize {
+        let shape = self.kernel_shape();
+        (shape.ends + lines_of(shape.ending as usize)) as usize
+    }
+
+    /// Writes the kernel's layout. Whatever stood there is gone. `lines`: at least [`CompiledTables::kernel_lines`].
+    pub fn fill(&self, revision: u32, now: Moment, out: &mut PolicyTables, lines: &mut [Line]) {
+        let shape = self.kernel_shape();
         out.revision = revision;
         out.flags = self.flags;
-        for (slot, end) in out.ends.iter_mut().zip(self.ends(now)) {
-            *slot = end;
-        }
+        out.shape = shape;
+        out.any = self.any;
         copy(&mut out.segments, &self.segments);
-        copy(&mut out.sets, &self.sets);
-        copy(&mut out.ranges, &self.ranges);
-        out.classes.fill(0);
-        for ((from, to), class) in &self.classes {
-            if let Some(cell) = out
-                .classes
-                .get_mut(usize::from(*from) * MAX_SEGMENTS + usize::from(*to))
-            {
-                *cell = *class;
-            }
+        copy(lines, &self.lines);
+        let mut ends = self.ends(now);
+        for cell in lines
+            .iter_mut()
+            .skip(shape.ends as usize)
+            .flat_map(|line| &mut line.cells)
+        {
+            (cell.key, cell.rule) = halves(ends.next().unwrap_or_default());
+            (cell.low, cell.high) = halves(ends.next().unwrap_or_default());
         }
     }
 }
 
-/// Room for one revision: 3 MiB that are no policy.
+/// How many lines some numbers take.
+fn lines_of(numbers: usize) -> u32 {
+    numbers.div_ceil(LINE_WORDS as usize) as u32
+}
+
+/// A number as it lies in two fields of half its size.
+fn halves(number: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = number.to_ne_bytes();
+    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
+}
+
+/// Room for one revision but for its lines: half a MiB that is no policy.
 #[must_use]
 pub fn zeroed_tables() -> Box<PolicyTables> {
     let mut room = Box::<PolicyTables>::new_uninit();
@@ -238,25 +357,40 @@ fn copy<T: Copy + Default>(out: &mut [T], from: &[T]) {
     }
 }
 
+/// What holds between two segments without any rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Base {
+    /// Nothing is allowed.
+    Nothing,
+    /// Both sides are in one segment whose `intra` is `allow`; guardrails and rules that last beat it.
+    Intra,
+    /// `host` and `world`, not enforced; nothing beats it.
+    Host,
+}
+
 impl Tables for CompiledTables {
     fn flags(&self) -> u32 {
         self.flags
     }
 
-    fn segment(&self, index: u16) -> u32 {
-        self.segments.get(usize::from(index)).copied().unwrap_or(0)
+    fn segment(&self, index: u16) -> Segment {
+        self.segments.get(usize::from(index)).copied().unwrap_or_default()
     }
 
-    fn class(&self, from: u16, to: u16) -> u16 {
-        self.classes.get(&(from, to)).copied().unwrap_or(0)
+    fn shape(&self) -> Shape {
+        Shape {
+            seed: self.seed,
+            buckets: self.buckets,
+            ..Shape::default()
+        }
     }
 
-    fn set(&self, class: u16) -> PortSet {
-        self.sets.get(usize::from(class)).copied().unwrap_or_default()
+    fn any(&self) -> &Cell {
+        &self.any
     }
 
-    fn range(&self, index: u32) -> Option<PortRange> {
-        self.ranges.get(index as usize).copied()
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index as usize)
     }
 
     // What is over at the time that is asked about was not compiled: `Policy::at`.

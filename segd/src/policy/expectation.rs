@@ -6,8 +6,7 @@
 use std::net::IpAddr;
 
 use segd_common::{
-    decide::decide, segment::SegmentIndex, service::Service, tables::Tables as _, verdict::Verdict,
-    workload::Identity,
+    decide::decide, segment::SegmentIndex, service::Service, verdict::Verdict, workload::Identity,
 };
 
 use super::{
@@ -100,8 +99,8 @@ fn pieces(
     to: SegmentIndex,
     test: &TestCase,
 ) -> Vec<(Service, Service)> {
-    let set = tables.set(tables.class(from, to));
-    let ranges = (set.first..set.first + set.len).filter_map(|at| tables.range(at));
+    let cell = tables.cell(from, to);
+    let ranges = tables.holds(cell, tables.base(from, to)).into_iter();
     let edges: Vec<Service> = ranges.flat_map(|range| [range.low, range.high + 1]).collect();
     let mut pieces = Vec::new();
     for (low, high) in &test.services {

@@ -2,15 +2,15 @@
 //!
 //! INVARIANT: drawn from the compiled tables, so a picture shows what is enforced: guardrails and `intra` are in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
-    segment::SegmentIndex,
-    tables::{RULE_DENY, RULE_HOST, Tables as _},
+    segment::{self, SegmentIndex},
+    tables::{Cell, PortRange, RULE_DENY, Tables as _},
 };
 
 use super::{
-    compiled::CompiledTables,
+    compiled::{Base, CompiledTables},
     model::{Mode, Policy},
     port::{Interval, list::display_list},
 };
@@ -62,27 +62,31 @@ pub fn picture(policy: &Policy, tables: &CompiledTables, by: Option<&str>) -> Pi
         name: name.to_owned(),
         audit: false,
     }));
-    let places: BTreeMap<SegmentIndex, usize> = peers
-        .iter()
-        .enumerate()
-        .filter_map(|(place, peer)| Some((tables.index(&peer.name)?, place)))
-        .collect();
+    let places: Vec<SegmentIndex> = {
+        let indexes = tables.indexes();
+        let index = |name: &str| match name {
+            "host" => Some(segment::HOST),
+            "world" => Some(segment::WORLD),
+            _ => indexes.get(name).copied(),
+        };
+        peers
+            .iter()
+            .map(|peer| index(&peer.name).unwrap_or_default())
+            .collect()
+    };
     let (mut arrows, mut left_alone) = (BTreeMap::new(), Vec::new());
-    for ((from, to), class) in &tables.classes {
-        let (Some(from_place), Some(to_place)) = (places.get(from), places.get(to)) else {
+    for (from, to) in pairs(tables, &places) {
+        let (Some(one), Some(other)) = (places.get(from), places.get(to)) else {
             continue;
         };
-        let set = tables.set(*class);
-        if tables
-            .range(set.first)
-            .is_some_and(|range| set.len > 0 && range.rule == RULE_HOST)
-        {
-            left_alone.push((*from_place, *to_place));
+        let base = tables.base(*one, *other);
+        if base == Base::Host {
+            left_alone.push((from, to));
             continue;
         }
-        let ports = display_list(&open(tables, *class));
+        let ports = display_list(&open(&tables.holds(tables.cell(*one, *other), base)));
         if !ports.is_empty() {
-            arrows.insert((*from_place, *to_place), ports);
+            arrows.insert((from, to), ports);
         }
     }
     Picture {
@@ -92,14 +96,41 @@ pub fn picture(policy: &Policy, tables: &CompiledTables, by: Option<&str>) -> Pi
     }
 }
 
-/// What a class lets pass.
-fn open(tables: &CompiledTables, class: u16) -> Vec<Interval> {
-    let set = tables.set(class);
-    let mut open: Vec<Interval> = Vec::new();
-    for range in (set.first..set.first + set.len).filter_map(|at| tables.range(at)) {
-        if range.rule & RULE_DENY != 0 {
-            continue;
+/// The pairs between which something may hold, as places.
+fn pairs(tables: &CompiledTables, places: &[SegmentIndex]) -> BTreeSet<(usize, usize)> {
+    let mut groups: [BTreeMap<u16, Vec<usize>>; 2] = Default::default();
+    let all: Vec<usize> = (0..places.len()).collect();
+    for (place, index) in places.iter().enumerate() {
+        let segment = tables.segment(*index);
+        for (group, number) in groups.iter_mut().zip([segment.row, segment.column]) {
+            group.entry(number).or_default().push(place);
         }
+    }
+    let mut pairs: BTreeSet<(usize, usize)> = all.iter().map(|place| (*place, *place)).collect();
+    // `host` and `world` are the last.
+    let last = places.len().saturating_sub(2)..places.len();
+    pairs.extend(
+        last.clone()
+            .flat_map(|from| last.clone().map(move |to| (from, to))),
+    );
+    let [rows, columns] = &groups;
+    for (row, column, _) in tables.cells().filter(|(.., cell)| *cell != Cell::default()) {
+        let members = |number: u16, of: &BTreeMap<u16, Vec<usize>>| match number {
+            0 => all.clone(),
+            _ => of.get(&number).cloned().unwrap_or_default(),
+        };
+        let to = members(column, columns);
+        for from in members(row, rows) {
+            pairs.extend(to.iter().map(|to| (from, *to)));
+        }
+    }
+    pairs
+}
+
+/// What ranges let pass.
+fn open(ranges: &[PortRange]) -> Vec<Interval> {
+    let mut open: Vec<Interval> = Vec::new();
+    for range in ranges.iter().filter(|range| range.rule & RULE_DENY == 0) {
         match open.last_mut() {
             Some(last) if last.1 + 1 == range.low => last.1 = range.high,
             _ => open.push((range.low, range.high)),

@@ -1,12 +1,16 @@
 //! Rule hits by label, which never go backwards although rules are renumbered with every revision.
 //!
-//! The kernel counts by rule index, one array a policy slot. The daemon clears a slot's array before it
-//! writes a new revision into the slot, and reads it out here before it clears it.
+//! The kernel counts by rule index, beside the tables of each policy slot. The daemon clears the counts of a slot when it
+//! writes a new revision into the slot, and reads them out here before.
 
 use std::collections::BTreeMap;
 
+use segd_common::tables::MAX_RULES;
+
 /// How many labels are told apart; hits of further ones count as `other`.
-const MAX_LABELS: usize = 64 * 1024;
+const MAX_LABELS: usize = 2 * MAX_RULES;
+/// How many of them become time series.
+const MAX_SERIES: usize = 64 * 1024;
 /// The label of what does not fit.
 const OTHER: &str = "other";
 
@@ -26,7 +30,7 @@ struct Seen {
 
 impl RuleHits {
     /// Adds what happened in a slot since it was last read. `hits` are the slot's counts by rule index,
-    /// summed over the CPUs; `labels` those of the revision in the slot, which may be fewer.
+    /// `labels` those of the revision in the slot, which may be fewer.
     ///
     /// Call it for both slots at a scrape, and for the slot about to be cleared before it is. A count that
     /// fell was cleared and counts from zero.
@@ -69,9 +73,61 @@ impl RuleHits {
     }
 }
 
+impl RuleHits {
+    /// [`RuleHits::totals`], as many as a scrape should have: of more, those that were never hit are left out, then what is beyond
+    /// the limit counts as `other`.
+    #[must_use]
+    pub fn series(&self) -> Vec<(String, u64)> {
+        self.at_most(MAX_SERIES)
+    }
+
+    fn at_most(&self, most: usize) -> Vec<(String, u64)> {
+        let few = self.totals.len() <= most;
+        let told = self.totals.iter().filter(|(_, total)| few || **total > 0);
+        let mut series: Vec<(String, u64)> = told
+            .clone()
+            .take(most)
+            .map(|(label, total)| (label.clone(), *total))
+            .collect();
+        let rest: u64 = told.skip(most).map(|(_, total)| total).sum();
+        if rest > 0 {
+            match series.iter_mut().find(|(label, _)| label == OTHER) {
+                Some((_, other)) => *other += rest,
+                None => series.push((OTHER.to_string(), rest)),
+            }
+        }
+        series
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scrape_has_no_more_series_than_it_should() {
+        let mut hits = RuleHits::default();
+        let labels: Vec<String> = (0..9).map(|number| format!("rule{number}")).collect();
+        hits.absorb(
+            0,
+            1,
+            labels.iter().map(String::as_str),
+            &[0, 5, 0, 6, 7, 8, 0, 0, 0],
+        );
+        let told = |most| -> Vec<(String, u64)> { hits.at_most(most) };
+        assert_eq!(told(9), hits.totals());
+        let named = |series: &[(&str, u64)]| -> Vec<(String, u64)> {
+            series
+                .iter()
+                .map(|(label, total)| ((*label).to_owned(), *total))
+                .collect()
+        };
+        assert_eq!(
+            told(4),
+            named(&[("rule1", 5), ("rule3", 6), ("rule4", 7), ("rule5", 8)])
+        );
+        assert_eq!(told(2), named(&[("rule1", 5), ("rule3", 6), ("other", 15)]));
+    }
 
     fn total(hits: &RuleHits, label: &str) -> u64 {
         hits.totals()

@@ -19,6 +19,8 @@ pub struct MapInfo {
     pub key_size: u32,
     /// Of a value, in bytes.
     pub value_size: u32,
+    /// How many elements there may be.
+    pub max_entries: u32,
 }
 
 // SAFETY: `repr(C)`, integers only, no padding.

@@ -1,4 +1,7 @@
-//! Bundles of rules with the same ends, and groups of segments that stand in the same bundles.
+//! Bundles of rules with the same ends, and the rows and columns of segments that stand in the same of them.
+//!
+//! What `any` stands for is everybody: rules with it are kept apart, so that they neither tell segments from each other nor
+//! need a cell for each of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,120 +16,256 @@ use crate::policy::{
     model::{Peer, Policy},
 };
 
-/// Which rules cover which pair.
+/// The number of a set of peers.
+type End = u32;
+/// The number of a bundle.
+pub type Bundle = u32;
+
+/// A segment, its row and its column.
+pub type Placed = (SegmentIndex, u16, u16);
+
+/// Which rules hold between which rows and columns.
 pub struct Groups {
-    /// The rules of each bundle, ascending.
-    bundles: Vec<Vec<usize>>,
-    /// Segments that initiate under the same bundles.
-    rows: Vec<Row>,
-    /// The group of each segment as the one that is initiated to.
-    columns: BTreeMap<SegmentIndex, usize>,
-    /// The column groups of each bundle.
-    reach: Vec<Vec<usize>>,
-    /// How many column groups there are.
-    width: usize,
+    /// The ends of each bundle and the place of its first rule, ascending by ends.
+    bundles: Vec<(End, End, usize)>,
+    /// The rules of all bundles, one after another, ascending in each.
+    rules: Vec<usize>,
+    /// The end that is everybody, if a rule has it.
+    any: Option<End>,
+    /// Who initiates.
+    rows: Side,
+    /// Who is initiated to.
+    columns: Side,
+    /// The columns of each end.
+    reach: Vec<Vec<u16>>,
 }
 
-/// Segments that initiate under the same bundles.
-pub struct Row {
-    /// The segments.
-    pub members: Vec<SegmentIndex>,
-    /// The bundles.
-    bundles: Vec<usize>,
+/// Segments by what they stand in on one side of rules. Number 0 are those that stand in nothing but `any`.
+struct Side {
+    /// By segment, in the order they were given.
+    numbers: Vec<u16>,
+    /// By number, the ends.
+    ends: Vec<Vec<End>>,
+}
+
+/// The bundles that hold in one cell.
+pub struct Held<'g> {
+    /// The row; 0: every other.
+    pub row: u16,
+    /// The column; 0: every other.
+    pub column: u16,
+    /// Ascending.
+    pub bundles: &'g [Bundle],
 }
 
 impl Groups {
-    /// Groups the segments of a policy.
+    /// Groups the segments of a policy. The segments, `host` and `world` among them, and their rows and columns stand beside.
     ///
     /// # Errors
     ///
     /// If a segment has no index.
-    pub fn new(policy: &Policy, indexes: &SegmentIndexes) -> Result<Groups, CompileError> {
-        let mut ends = Ends::default();
-        let mut by_ends: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-        for (index, rule) in policy.rules.iter().enumerate() {
-            by_ends
-                .entry((ends.number(&rule.from), ends.number(&rule.to)))
-                .or_default()
-                .push(index);
-        }
+    pub fn new(policy: &Policy, indexes: &SegmentIndexes) -> Result<(Groups, Vec<Placed>), CompileError> {
         let mut members = vec![segment::HOST, segment::WORLD];
+        // The names of the members after `host` and `world`, in order.
+        let mut places: Vec<&str> = Vec::with_capacity(policy.segments.len());
         for name in policy.segments.keys() {
+            places.push(name);
             members.push(index_of(indexes, name)?);
         }
-        let mut bundles = Vec::with_capacity(by_ends.len());
-        let mut initiates: BTreeMap<SegmentIndex, Vec<usize>> =
-            members.iter().map(|index| (*index, Vec::new())).collect();
-        let mut admits = initiates.clone();
-        for (bundle, ((from, to), rules)) in by_ends.into_iter().enumerate() {
-            for (number, table) in [(from, &mut initiates), (to, &mut admits)] {
-                for peer in ends.peers(number) {
-                    table.entry(peer_index(peer, indexes)?).or_default().push(bundle);
+        let mut ends = Ends::default();
+        let mut by_ends: Vec<(End, End, usize)> = Vec::with_capacity(policy.rules.len());
+        for (rule, written) in policy.rules.iter().enumerate() {
+            by_ends.push((ends.number(&written.from), ends.number(&written.to), rule));
+        }
+        by_ends.sort_unstable();
+        let mut bundles: Vec<(End, End, usize)> = Vec::new();
+        for (place, (from, to, _)) in by_ends.iter().enumerate() {
+            if bundles.last().is_none_or(|last| (last.0, last.1) != (*from, *to)) {
+                bundles.push((*from, *to, place));
+            }
+        }
+        let mut stood = vec![(false, false); ends.sets.len()];
+        for (from, to, _) in &bundles {
+            if let Some(end) = stood.get_mut(*from as usize) {
+                end.0 = true;
+            }
+            if let Some(end) = stood.get_mut(*to as usize) {
+                end.1 = true;
+            }
+        }
+        let mut any = None;
+        let (mut initiates, mut admits) = (vec![Vec::new(); members.len()], vec![Vec::new(); members.len()]);
+        for (number, (set, (from, to))) in (0..).zip(ends.sets.iter().zip(&stood)) {
+            if set.len() == members.len() {
+                any = Some(number);
+                continue;
+            }
+            for peer in set.iter() {
+                let place = match peer {
+                    Peer::Host => 0,
+                    Peer::World => 1,
+                    Peer::Segment(name) => {
+                        let unknown = |_| CompileError::NoIndex { name: name.clone() };
+                        2 + places.binary_search(&name.as_str()).map_err(unknown)?
+                    }
+                };
+                for (stands, table) in [(*from, &mut initiates), (*to, &mut admits)] {
+                    if let Some(ends) = table.get_mut(place).filter(|_| stands) {
+                        ends.push(number);
+                    }
                 }
             }
-            bundles.push(rules);
         }
-        let rows = alike(&initiates)
-            .into_iter()
-            .map(|(bundles, members)| Row {
-                members,
-                bundles: bundles.to_vec(),
-            })
-            .collect();
-        let mut columns = BTreeMap::new();
-        let mut reach = vec![Vec::new(); bundles.len()];
-        let mut width = 0;
-        for (column, (covering, members)) in alike(&admits).into_iter().enumerate() {
-            columns.extend(members.into_iter().map(|index| (index, column)));
-            for bundle in covering {
-                if let Some(columns) = reach.get_mut(*bundle) {
+        let (rows, columns) = (Side::of(initiates), Side::of(admits));
+        let mut reach = vec![Vec::new(); ends.sets.len()];
+        for (column, ends) in (0..=u16::MAX).zip(&columns.ends) {
+            for end in ends {
+                if let Some(columns) = reach.get_mut(*end as usize) {
                     columns.push(column);
                 }
             }
-            width = column + 1;
         }
-        Ok(Groups {
+        let numbers = rows.numbers.iter().zip(&columns.numbers);
+        let segments = members.into_iter().zip(numbers);
+        let segments = segments
+            .map(|(index, (row, column))| (index, *row, *column))
+            .collect();
+        let groups = Groups {
             bundles,
+            rules: by_ends.into_iter().map(|(_, _, rule)| rule).collect(),
+            any,
             rows,
             columns,
             reach,
-            width,
-        })
+        };
+        Ok((groups, segments))
     }
 
-    /// The groups of initiating segments.
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-
-    /// The group of each segment as the one that is initiated to.
-    pub fn columns(&self) -> &BTreeMap<SegmentIndex, usize> {
-        &self.columns
-    }
-
-    /// The bundles that cover a row and each column group.
-    pub fn cells(&self, row: &Row) -> Vec<Vec<usize>> {
-        let mut cells = vec![Vec::new(); self.width];
-        for bundle in &row.bundles {
-            for column in self.reach.get(*bundle).into_iter().flatten() {
-                if let Some(cell) = cells.get_mut(*column) {
-                    cell.push(*bundle);
+    /// The bundles of each cell, the cells of a row together. Row and column 0 stand for every other.
+    ///
+    /// # Errors
+    ///
+    /// What `visit` says.
+    pub fn cells(
+        &self,
+        visit: &mut dyn FnMut(Held<'_>) -> Result<(), CompileError>,
+    ) -> Result<(), CompileError> {
+        let any = self.any.unwrap_or(End::MAX);
+        let everybody: Vec<Bundle> = self
+            .from(any)
+            .filter(|(_, to)| *to == any)
+            .map(|(bundle, _)| bundle)
+            .collect();
+        // By column, what `any` may initiate to it.
+        let mut admitted: Vec<Vec<Bundle>> = vec![Vec::new(); self.columns.ends.len()];
+        for (bundle, to) in self.from(any).filter(|(_, to)| *to != any) {
+            for column in self.reach.get(to as usize).into_iter().flatten() {
+                if let Some(bundles) = admitted.get_mut(usize::from(*column)) {
+                    bundles.push(bundle);
                 }
             }
         }
-        cells
+        let mut held = Vec::new();
+        let mut show = |row, column, parts: [&[Bundle]; 4]| {
+            held.clear();
+            for part in parts {
+                held.extend_from_slice(part);
+            }
+            held.sort_unstable();
+            match held.is_empty() {
+                true => Ok(()),
+                false => visit(Held {
+                    row,
+                    column,
+                    bundles: &held,
+                }),
+            }
+        };
+        show(0, 0, [&everybody, &[], &[], &[]])?;
+        let open: Vec<u16> = (0..=u16::MAX)
+            .zip(&admitted)
+            .filter(|(_, held)| !held.is_empty())
+            .map(|(column, _)| column)
+            .collect();
+        for column in &open {
+            let admitted = admitted.get(usize::from(*column)).map_or(&[][..], Vec::as_slice);
+            show(0, *column, [admitted, &everybody, &[], &[]])?;
+        }
+        let (mut met, mut to_any) = (Vec::new(), Vec::new());
+        for (row, ends) in (0..=u16::MAX).zip(&self.rows.ends) {
+            met.clear();
+            to_any.clear();
+            for (bundle, to) in ends.iter().flat_map(|end| self.from(*end)) {
+                if to == any {
+                    to_any.push(bundle);
+                } else {
+                    let columns = self.reach.get(to as usize).into_iter().flatten();
+                    met.extend(columns.map(|column| (*column, Some(bundle))));
+                }
+            }
+            if !to_any.is_empty() {
+                show(row, 0, [&to_any, &everybody, &[], &[]])?;
+                met.extend(open.iter().map(|column| (*column, None)));
+            }
+            met.sort_unstable();
+            for cell in met.chunk_by(|(one, _), (other, _)| one == other) {
+                let Some((column, _)) = cell.first() else { continue };
+                let own: Vec<Bundle> = cell.iter().filter_map(|(_, bundle)| *bundle).collect();
+                let admitted = admitted.get(usize::from(*column)).map_or(&[][..], Vec::as_slice);
+                show(row, *column, [&own, &to_any, admitted, &everybody])?;
+            }
+        }
+        Ok(())
     }
 
-    /// The rules of some bundles, ascending.
-    pub fn rules(&self, bundles: &[usize]) -> Vec<usize> {
-        let mut rules: Vec<usize> = bundles
-            .iter()
-            .filter_map(|bundle| self.bundles.get(*bundle))
-            .flatten()
-            .copied()
-            .collect();
-        rules.sort_unstable();
-        rules
+    /// The bundles from an end, with the other end of each.
+    fn from(&self, end: End) -> impl Iterator<Item = (Bundle, End)> {
+        let first = self.bundles.partition_point(|(from, ..)| *from < end);
+        let bundles = self.bundles.iter().enumerate().skip(first);
+        bundles
+            .take_while(move |(_, (from, ..))| *from == end)
+            .map(|(bundle, (_, to, _))| (bundle as Bundle, *to))
+    }
+
+    /// How many bundles there are.
+    pub fn len(&self) -> usize {
+        self.bundles.len()
+    }
+
+    /// The rules of a bundle, ascending.
+    pub fn rules(&self, bundle: Bundle) -> &[usize] {
+        let start = |bundle: usize| {
+            self.bundles
+                .get(bundle)
+                .map_or(self.rules.len(), |(_, _, first)| *first)
+        };
+        let bundle = bundle as usize;
+        self.rules
+            .get(start(bundle)..start(bundle + 1))
+            .unwrap_or_default()
+    }
+}
+
+impl Side {
+    /// Numbers segments by the ends that each stands in.
+    fn of(by_segment: Vec<Vec<End>>) -> Side {
+        let mut known: BTreeMap<&[End], u16> = BTreeMap::from([(&[][..], 0)]);
+        let (mut numbers, mut firsts) = (Vec::with_capacity(by_segment.len()), Vec::new());
+        for (place, ends) in by_segment.iter().enumerate() {
+            // There are fewer segments than numbers.
+            let next = u16::try_from(known.len()).unwrap_or_default();
+            let number = *known.entry(ends).or_insert(next);
+            if number == next {
+                firsts.push(place);
+            }
+            numbers.push(number);
+        }
+        let mut by_segment = by_segment;
+        let own = firsts
+            .into_iter()
+            .map(|place| by_segment.get_mut(place).map(std::mem::take).unwrap_or_default());
+        let ends = std::iter::once(Vec::new()).chain(own).collect();
+        Side { numbers, ends }
     }
 }
 
@@ -134,42 +273,22 @@ impl Groups {
 #[derive(Default)]
 struct Ends<'p> {
     sets: Vec<&'p BTreeSet<Peer>>,
-    by_content: BTreeMap<&'p BTreeSet<Peer>, usize>,
+    by_content: BTreeMap<&'p BTreeSet<Peer>, End>,
     /// Most rules share their sets: comparing addresses spares comparing names. Never iterated over.
-    by_address: BTreeMap<*const BTreeSet<Peer>, usize>,
+    by_address: BTreeMap<*const BTreeSet<Peer>, End>,
 }
 
 impl<'p> Ends<'p> {
-    fn number(&mut self, set: &'p Arc<BTreeSet<Peer>>) -> usize {
+    fn number(&mut self, set: &'p Arc<BTreeSet<Peer>>) -> End {
         if let Some(number) = self.by_address.get(&Arc::as_ptr(set)) {
             return *number;
         }
-        let number = *self.by_content.entry(set).or_insert(self.sets.len());
-        if number == self.sets.len() {
+        let next = self.sets.len() as End;
+        let number = *self.by_content.entry(set).or_insert(next);
+        if number == next {
             self.sets.push(set);
         }
         self.by_address.insert(Arc::as_ptr(set), number);
         number
-    }
-
-    fn peers(&self, number: usize) -> impl Iterator<Item = &'p Peer> {
-        self.sets.get(number).into_iter().flat_map(|set| set.iter())
-    }
-}
-
-/// Segments by what they have in common.
-fn alike(table: &BTreeMap<SegmentIndex, Vec<usize>>) -> BTreeMap<&[usize], Vec<SegmentIndex>> {
-    let mut alike: BTreeMap<&[usize], Vec<SegmentIndex>> = BTreeMap::new();
-    for (index, bundles) in table {
-        alike.entry(bundles).or_default().push(*index);
-    }
-    alike
-}
-
-fn peer_index(peer: &Peer, indexes: &SegmentIndexes) -> Result<SegmentIndex, CompileError> {
-    match peer {
-        Peer::Host => Ok(segment::HOST),
-        Peer::World => Ok(segment::WORLD),
-        Peer::Segment(name) => index_of(indexes, name),
     }
 }

@@ -99,16 +99,18 @@ mod tests {
             }
             policy
         };
-        indexes.allocate(&many(1020), &names(&[])).expect("fits exactly");
+        indexes
+            .allocate(&many(65_532), &names(&[]))
+            .expect("fits exactly");
         let before = indexes.clone();
         let error = indexes
-            .allocate(&many(1021), &names(&[]))
+            .allocate(&many(65_533), &names(&[]))
             .expect_err("one too many");
         assert!(matches!(
             error,
             CompileError::Capacity {
-                needed: 1021,
-                available: 1020,
+                needed: 65_533,
+                available: 65_532,
                 ..
             }
         ));

@@ -1,10 +1,10 @@
-//! One pair's rules laid over each other: a sorted list of disjoint ranges, each with the rule that decides it.
+//! Rules laid over each other: a sorted list of disjoint ranges, each with the rule that decides it.
 
 use std::collections::BTreeSet;
 
 use segd_common::{
-    service::{self, Service},
-    tables::{PortRange, RULE_DENY, RULE_HOST, RULE_INTRA, RULE_UNTIL},
+    service::Service,
+    tables::{PortRange, RULE_DENY, RULE_UNTIL},
     verdict::RuleIndex,
 };
 
@@ -14,29 +14,14 @@ use super::{
 };
 use crate::policy::model::Action;
 
-/// What holds for a pair without any rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Base {
-    /// Nothing is allowed.
-    Nothing,
-    /// Both sides are in one segment whose `intra` is `allow`; guardrails beat it.
-    Intra,
-    /// `host` and `world`, not enforced; nothing beats it.
-    Host,
-}
-
-/// The ranges of a pair, sorted and disjoint; neighbours that one rule decides are one range.
+/// The ranges that rules make together, sorted and disjoint; neighbours that one rule decides are one range.
 ///
 /// # Errors
 ///
 /// Too many rules take turns.
-pub fn of(turns: &mut Turns<'_>, covering: &[usize], base: Base) -> Result<Vec<PortRange>, CompileError> {
-    if base == Base::Host {
-        return Ok(vec![PortRange {
-            low: 0,
-            high: service::MAX,
-            rule: RULE_HOST,
-        }]);
+pub fn of(turns: &mut Turns<'_>, covering: &[usize]) -> Result<Vec<PortRange>, CompileError> {
+    if let [only] = covering {
+        return Ok(alone(turns, *only));
     }
     // Where something begins or ends, and what: guardrails sort before what opens, the first of each kind first.
     let mut edges: Vec<(Service, bool, (Layer, RuleIndex))> = Vec::new();
@@ -54,10 +39,6 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize], base: Base) -> Result<Vec<P
             edges.push((*low, true, key));
             edges.push((high + 1, false, key));
         }
-    }
-    if base == Base::Intra {
-        edges.push((0, true, (Layer::Intra, 0)));
-        edges.push((service::MAX + 1, false, (Layer::Intra, 0)));
     }
     // Ends before beginnings: a rule's intervals are disjoint, so none is taken away that was just put in.
     edges.sort_unstable_by_key(|(at, begins, key)| (*at, *begins, *key));
@@ -80,7 +61,6 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize], base: Base) -> Result<Vec<P
         let rule = match action {
             Layer::Deny => number | RULE_DENY,
             Layer::Allow => *number,
-            Layer::Intra => RULE_INTRA,
             Layer::Ends(_) => turns.number(&of_each_term(&active))? | RULE_UNTIL,
         };
         match ranges.last_mut() {
@@ -93,6 +73,25 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize], base: Base) -> Result<Vec<P
         }
     }
     Ok(ranges)
+}
+
+/// The ranges of one rule.
+fn alone(turns: &Turns<'_>, index: usize) -> Vec<PortRange> {
+    let Some(rule) = turns.rules.get(index) else {
+        return Vec::new();
+    };
+    let number = RuleIndex::try_from(index).unwrap_or(RuleIndex::MAX);
+    let flag = match (rule.action, turns.ending(index)) {
+        (Action::Deny, _) => RULE_DENY,
+        (Action::Allow, None) => 0,
+        (Action::Allow, Some(_)) => RULE_UNTIL,
+    };
+    let ranges = rule.services.iter().map(|(low, high)| PortRange {
+        low: *low,
+        high: *high,
+        rule: number | flag,
+    });
+    ranges.collect()
 }
 
 /// Of rules that end, where nothing else allows: the last one to end, and one of each term with windows.
@@ -115,7 +114,6 @@ fn of_each_term(active: &BTreeSet<(Layer, RuleIndex)>) -> Vec<RuleIndex> {
 enum Layer {
     Deny,
     Allow,
-    Intra,
     /// What does not last decides only where nothing else allows: the one that ends last, first.
     Ends(Ending),
 }

@@ -1,12 +1,21 @@
 //! Precedence, attribution, interning and capacity of the compiler.
 
+use std::collections::BTreeSet;
+
 use segd_common::{
-    decide::decide, segment::SEGMENT_ADMITS, segment::SEGMENT_GUARDED, segment::SEGMENT_INITIATES,
-    segment::SEGMENT_VALID, service, workload::Identity,
+    decide::decide,
+    segment::{self, SEGMENT_ADMITS, SEGMENT_GUARDED, SEGMENT_INITIATES, SEGMENT_VALID},
+    service,
+    tables::{Cell, RULE_DENY},
+    workload::Identity,
 };
 
 use super::*;
-use crate::policy::testing::policy_of;
+use crate::policy::{
+    compiled::Base,
+    model::{Peer, Rule, Segment},
+    testing::policy_of,
+};
 
 const THREE: &str = "{a: {match: [{cgroup: /a}], intra: deny}, b: {match: [{cgroup: /b}], intra: deny}, \
                      c: {match: [{cgroup: /c}, {user: alice}], intra: deny}}";
@@ -20,24 +29,115 @@ fn compiled(policy: &Policy) -> (SegmentIndexes, CompiledTables) {
 }
 
 #[test]
-fn nothing_but_the_host_default_holds_without_rules() {
+fn without_rules_there_are_no_cells() {
     let (_, tables) = compiled(&policy_of(THREE, "[]", "[]"));
-    let pairs: Vec<_> = tables.classes.keys().copied().collect();
-    assert_eq!(pairs, [(1, 1), (1, 2), (2, 1)]);
-    assert_eq!(tables.sets.len(), 2, "the empty set and one that all three share");
+    assert_eq!((tables.cells, tables.ranges, tables.any), (0, 0, Cell::default()));
+    assert_eq!(tables.base(segment::HOST, segment::WORLD), Base::Host);
+}
+
+fn cell(tables: &CompiledTables, from: &str, to: &str) -> Cell {
+    let index = |name| tables.index(name).expect("known");
+    Cell {
+        key: 0,
+        ..tables.cell(index(from), index(to))
+    }
 }
 
 #[test]
-fn equal_port_sets_are_kept_once() {
-    let rules = "[{from: a, to: [b, c], ports: [tcp/1]}, {from: c, to: b, ports: [tcp/2]}]";
-    let (_, tables) = compiled(&policy_of(THREE, rules, "[]"));
-    let class = |from: &str, to: &str| {
-        let index = |name| tables.index(name).expect("known");
-        segd_common::tables::Tables::class(&tables, index(from), index(to))
+fn equal_lists_are_kept_once() {
+    let rules = "[{from: a, to: [b, c], ports: [tcp/1, tcp/3]}, {from: c, to: b, ports: [tcp/2]}]";
+    let (_, tables) = compiled(&policy_of(
+        THREE,
+        rules,
+        "[{from: b, to: a, ports: [tcp/9]}, {from: b, to: c}]",
+    ));
+    assert_eq!(cell(&tables, "a", "b"), cell(&tables, "a", "c"));
+    assert_ne!(cell(&tables, "a", "b"), cell(&tables, "c", "b"));
+    assert_eq!(tables.ranges, 2);
+    assert_eq!(cell(&tables, "a", "a"), Cell::default());
+}
+
+#[test]
+fn rules_of_any_take_no_cell_for_each_segment() {
+    let many = |allow: &str, deny: &str| {
+        let mut policy = policy_of(THREE, allow, deny);
+        let model = policy.segments.get("c").cloned().expect("defined");
+        for number in 0..500 {
+            let name = format!("s{number}");
+            let mut rule = policy.rules.first().cloned().expect("defined");
+            rule.to = std::sync::Arc::new([Peer::Segment(name.clone())].into());
+            policy.rules.push(rule);
+            policy.segments.insert(
+                name.clone(),
+                Segment {
+                    name,
+                    ..model.clone()
+                },
+            );
+        }
+        let everybody: std::sync::Arc<BTreeSet<Peer>> = std::sync::Arc::new(
+            policy
+                .segments
+                .keys()
+                .cloned()
+                .map(Peer::Segment)
+                .chain([Peer::Host, Peer::World])
+                .collect(),
+        );
+        for rule in &mut policy.rules {
+            for side in [&mut rule.from, &mut rule.to] {
+                if side.len() == 5 {
+                    *side = everybody.clone();
+                }
+            }
+        }
+        compiled(&policy).1
     };
-    assert_eq!(class("a", "b"), class("a", "c"));
-    assert_ne!(class("a", "b"), class("c", "b"));
-    assert_eq!(class("b", "a"), 0);
+    let a = "{from: a, to: b, ports: [tcp/1]}";
+    let plain = many(&format!("[{a}]"), "[]");
+    // From `a` to each of the others, `b` among them.
+    assert_eq!(plain.cells, 501);
+    let tables = many(
+        &format!("[{a}, {{from: any, to: b, ports: [tcp/2]}}]"),
+        "[{from: any, to: any, ports: [tcp/3]}]",
+    );
+    assert_eq!(tables.cells, 502, "and one for `b`");
+    let tables = many(&format!("[{a}, {{from: c, to: any, ports: [tcp/2]}}]"), "[]");
+    assert_eq!(tables.cells, 502, "and one for `c`");
+    for (from, to, expected) in [
+        ("c", "s17", true),
+        ("c", "c", true),
+        ("s17", "c", false),
+        ("c", "host", true),
+    ] {
+        assert_eq!(
+            cell(&tables, from, to) != Cell::default(),
+            expected,
+            "{from} to {to}"
+        );
+    }
+    let both = "{from: any, to: b, ports: [tcp/2]}, {from: c, to: any, ports: [tcp/4]}";
+    let tables = many(&format!("[{a}, {both}]"), "[]");
+    assert_eq!(tables.cells, 504, "and one each, and one for both");
+    assert_eq!(tables.ranges(cell(&tables, "c", "b")).count(), 2);
+}
+
+#[test]
+fn nothing_allows_what_is_no_service() {
+    let policy = policy_of(
+        "{a: {match: [{cgroup: /a}]}}",
+        "[{from: any, to: any, ports: [any]}]",
+        "[]",
+    );
+    let (_, tables) = compiled(&policy);
+    for (from, to) in [(segment::WORLD, segment::HOST), (4, 4), (4, segment::WORLD)] {
+        let (from, to) = (Identity::of(from), Identity::of(to));
+        assert!(decide(&tables, from, to, service::MAX).allows());
+        assert!(
+            !decide(&tables, from, to, service::NONE).allows(),
+            "{from:?} to {to:?}"
+        );
+    }
 }
 
 #[test]
@@ -67,7 +167,7 @@ fn only_those_who_can_initiate_or_be_reached_are_marked() {
     let (_, tables) = compiled(&policy_of(THREE, rules, "[{from: c, to: b}]"));
     let flags = |name: &str| {
         let index = tables.index(name).expect("known");
-        tables.segments.get(usize::from(index)).copied().expect("in use") & !SEGMENT_VALID
+        tables.segments.get(usize::from(index)).expect("in use").flags & !SEGMENT_VALID
     };
     assert_eq!(flags("a"), SEGMENT_INITIATES);
     assert_eq!(flags("b"), SEGMENT_ADMITS);
@@ -84,9 +184,12 @@ fn a_name_that_is_kept_has_no_valid_index() {
     indexes.allocate(&next, &["a".to_owned()].into()).expect("fits");
     let tables = compile(&next, &indexes, None).expect("fits");
     assert_eq!(tables.names.get(4).map(String::as_str), Some("a"));
-    assert_eq!(tables.segments.get(4), Some(&0));
+    assert_eq!(tables.segments.get(4), Some(&Default::default()));
     assert_eq!(
-        tables.segments.get(5).map(|flags| flags & SEGMENT_VALID),
+        tables
+            .segments
+            .get(5)
+            .map(|segment| segment.flags & SEGMENT_VALID),
         Some(SEGMENT_VALID)
     );
 }
@@ -115,28 +218,98 @@ fn selectors_are_numbered_by_segment_and_position() {
 
 #[test]
 fn says_how_many_ranges_would_be_needed() {
-    // 300 pairs, each with its own set of 300 single ports.
-    let mut policy = policy_of(THREE, "[{from: a, to: b, ports: [tcp/1]}]", "[]");
-    let model = policy.segments.get("a").cloned().expect("defined");
-    let rule = policy.rules.first().cloned().expect("defined");
-    policy.rules.clear();
-    for number in 0..300_u16 {
-        let name = format!("s{number}");
-        policy.segments.insert(name.clone(), model.clone());
-        let ports = (0..300_u16).map(|port| service::port(service::TCP, 1 + number + 100 * port));
-        let mut rule = rule.clone();
-        rule.to = std::sync::Arc::new([crate::policy::model::Peer::Segment(name)].into());
+    // Each with a list of its own of 30,000 single ports.
+    let rules: Vec<String> = (1..=140)
+        .map(|number| format!("{{from: a, to: s{number}, ports: [tcp/{number}]}}"))
+        .collect();
+    let segments: Vec<String> = (1..=140)
+        .map(|number| format!("s{number}: {{match: [{{cgroup: /s/{number}}}]}}"))
+        .collect();
+    let segments = format!("{{a: {{}}, {}}}", segments.join(", "));
+    let mut policy = policy_of(&segments, &format!("[{}]", rules.join(", ")), "[]");
+    for (number, rule) in (1..).zip(&mut policy.rules) {
+        let ports = (0..30_000_u16).map(|port| service::port(service::TCP, 2 * port + number % 2));
         rule.services = ports.map(|service| (service, service)).collect();
-        policy.rules.push(rule);
-    }
-    for (name, segment) in &mut policy.segments {
-        segment.name.clone_from(name);
     }
     let mut indexes = SegmentIndexes::default();
     indexes.allocate(&policy, &Default::default()).expect("fits");
     let error = compile(&policy, &indexes, None).expect_err("too many");
     assert_eq!(
         error.to_string(),
-        "the policy needs 90001 port ranges; the kernel tables hold 65536"
+        "the policy needs 4200000 port ranges; the kernel tables hold 4194304"
     );
+}
+
+#[test]
+fn as_many_segments_as_there_are_indexes_compile() {
+    const MOST: usize = 65_532;
+    let mut policy = policy_of(
+        "{a: {match: [{cgroup: /a}]}}",
+        "[{from: a, to: a, ports: [tcp/1]}]",
+        "[]",
+    );
+    let model = policy.segments.remove("a").expect("defined");
+    let rule = policy.rules.pop().expect("defined");
+    let name = |number: usize| format!("s{:05}", number % MOST);
+    for number in 0..MOST {
+        policy.segments.insert(
+            name(number),
+            Segment {
+                name: name(number),
+                ..model.clone()
+            },
+        );
+        let end = |number| std::sync::Arc::new([Peer::Segment(name(number))].into());
+        let (from, to) = (end(number), end(number + 1));
+        policy.rules.push(Rule {
+            from,
+            to,
+            ..rule.clone()
+        });
+    }
+    let (indexes, tables) = compiled(&policy);
+    assert_eq!((tables.cells, tables.ranges), (MOST, 0));
+    let last = indexes.by_name.get(&name(MOST - 1)).copied().expect("has one");
+    assert_eq!(last, u16::MAX);
+    for (from, to, expected) in [(last, 4, true), (4, last, false), (last - 1, last, true)] {
+        let verdict = decide(
+            &tables,
+            Identity::of(from),
+            Identity::of(to),
+            service::port(service::TCP, 1),
+        );
+        assert_eq!(verdict.allows(), expected, "{from} to {to}");
+    }
+}
+
+#[test]
+fn what_holds_inside_a_segment_is_what_is_decided_there() {
+    for (allow, deny) in [
+        ("[]", "[{from: a, to: a}]"),
+        ("[{from: a, to: a, ports: [any]}]", "[]"),
+        (
+            "[{from: a, to: a, ports: [tcp/5-7, tcp/9]}]",
+            "[{from: a, to: any, ports: [tcp/7, udp/1-65535]}]",
+        ),
+        (
+            "[{from: a, to: a, ports: [tcp/5], until: 2099-01-01T00:00:00Z}]",
+            "[]",
+        ),
+    ] {
+        let (_, tables) = compiled(&policy_of("{a: {match: [{cgroup: /a}]}}", allow, deny));
+        let held = tables.holds(tables.cell(4, 4), tables.base(4, 4));
+        assert!(held.windows(2).all(|pair| pair[0].high < pair[1].low), "{held:?}");
+        assert!(
+            held.iter()
+                .all(|range| range.low <= range.high && range.high <= service::MAX),
+            "{held:?}"
+        );
+        let asked = held.iter().flat_map(|range| [range.low, range.high]);
+        for at in asked.chain([0, service::port(service::TCP, 5), service::MAX]) {
+            let verdict = decide(&tables, Identity::of(4), Identity::of(4), at);
+            let range = held.iter().find(|range| range.low <= at && at <= range.high);
+            let allows = range.is_some_and(|range| range.rule & RULE_DENY == 0);
+            assert_eq!(verdict.allows(), allows, "{allow} {deny} {at:x} {held:?}");
+        }
+    }
 }

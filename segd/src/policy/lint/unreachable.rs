@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use segd_common::tables::{RULE_DENY, Tables as _};
+use segd_common::{
+    segment::{self, SegmentIndex},
+    tables::{Cell, RULE_DENY, Tables as _},
+};
 
 use super::{Looked, meet};
 use crate::policy::{
     compile::compile,
-    compiled::{CompiledTables, SegmentIndexes},
+    compiled::SegmentIndexes,
     diagnostic::{Code, Diagnostic, Span},
     model::{Action, Mode, Peer, Policy},
 };
@@ -52,17 +55,35 @@ pub fn segments(
         .and_then(|()| compile(policy, &indexes, Some(Mode::Enforce)));
     // A policy that does not fit is told so elsewhere.
     let Ok(tables) = tables else { return };
-    let reached: BTreeSet<u16> = tables
-        .classes
-        .iter()
-        .filter(|((from, to), class)| from != to && opens(&tables, **class))
-        .map(|((_, to), _)| *to)
-        .collect();
+    let opens = |cell: Cell| tables.ranges(cell).any(|range| range.rule & RULE_DENY == 0);
+    // By column, from which rows something opens it; and whether one of the cells that stand for every other does.
+    let mut into: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
+    let mut wide = false;
+    for (row, column, _) in tables.cells().filter(|(.., cell)| opens(*cell)) {
+        into.entry(column).or_default().push(row);
+        wide = wide || row == 0 || column == 0;
+    }
+    let peers = || {
+        let all = (0..=SegmentIndex::MAX).zip(&tables.segments);
+        all.filter(|(index, _)| !matches!(*index, segment::NONE | segment::PROBE))
+    };
+    let mut members: BTreeMap<u16, Vec<SegmentIndex>> = BTreeMap::new();
+    for (index, segment) in peers() {
+        members.entry(segment.row).or_default().push(index);
+    }
+    let reached = |to: SegmentIndex| {
+        let here = tables.segment(to);
+        let rows = into
+            .get(&here.column)
+            .into_iter()
+            .flatten()
+            .filter(|row| **row != 0);
+        let mut others = rows.flat_map(|row| members.get(row)).flatten();
+        others.any(|from| *from != to)
+            || wide && peers().any(|(from, _)| from != to && opens(tables.cell(from, to)))
+    };
     for name in led_to.into_keys() {
-        let open = indexes
-            .by_name
-            .get(name)
-            .is_some_and(|index| reached.contains(index));
+        let open = indexes.by_name.get(name).is_some_and(|index| reached(*index));
         let Some(span) = spans.get(name).filter(|_| !open) else {
             continue;
         };
@@ -70,12 +91,4 @@ pub fn segments(
         let diagnostic = Diagnostic::warning(Code::UnreachableSegment, *span, message);
         out.push(diagnostic.help("take the rules out, or narrow the guardrails"));
     }
-}
-
-/// Whether a class lets anything pass.
-fn opens(tables: &CompiledTables, class: u16) -> bool {
-    let set = tables.set(class);
-    (set.first..set.first + set.len)
-        .filter_map(|at| tables.range(at))
-        .any(|range| range.rule & RULE_DENY == 0)
 }

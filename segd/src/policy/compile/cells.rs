@@ -1,0 +1,203 @@
+//! The cells of the tables: what the rules hold between rows and columns, each list once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segd_common::{
+    segment,
+    tables::{CELL_LIST, Cell, LINE_CELLS, Line, MAX_PAIRS, MAX_RANGES, MAX_RULES, PortRange},
+};
+
+use super::{
+    CompileError, MAX_IN_LIST, fits,
+    groups::{Bundle, Groups},
+    ranges,
+    table::Table,
+    turns::Turns,
+};
+use crate::policy::{
+    compiled::{CompiledTables, SegmentIndexes},
+    model::{Policy, Rule},
+};
+
+/// Lays out what holds between all rows and columns.
+///
+/// # Errors
+///
+/// It does not fit.
+pub fn lay_out(
+    tables: &mut CompiledTables,
+    policy: &Policy,
+    indexes: &SegmentIndexes,
+) -> Result<(), CompileError> {
+    let (groups, segments) = Groups::new(policy, indexes)?;
+    for (index, row, column) in segments {
+        if let Some(segment) = tables.segments.get_mut(usize::from(index)) {
+            (segment.row, segment.column) = (row, column);
+        }
+    }
+    let mut interned = Interned::new(&policy.rules, &groups);
+    let mut cells: Vec<Cell> = Vec::new();
+    // Rows that have rules to `any`, and columns that have rules from it.
+    let mut open: (BTreeSet<u16>, BTreeSet<u16>) = Default::default();
+    groups.cells(&mut |held| {
+        let cell = interned.cell(&groups, held.bundles)?;
+        // What rules of `any` hold is in every cell: where there is nothing, they hold nothing.
+        if cell == Cell::default() {
+            return Ok(());
+        }
+        if (held.row, held.column) == (0, 0) {
+            tables.any = cell;
+            return Ok(());
+        }
+        if held.column == 0 {
+            open.0.insert(held.row);
+        }
+        if held.row == 0 {
+            open.1.insert(held.column);
+        }
+        let key = Cell::key(held.row, held.column);
+        cells.push(Cell { key, ..cell });
+        // Counting on tells people how far off they are; counting for ever tells nobody anything.
+        fits(
+            "pairs of segments with rules of their own",
+            cells.len() / 16,
+            MAX_PAIRS,
+        )
+    })?;
+    fits(
+        "pairs of segments with rules of their own",
+        cells.len(),
+        MAX_PAIRS,
+    )?;
+    for segment in &mut tables.segments {
+        let flags = [
+            (segment::SEGMENT_ROW, open.0.contains(&segment.row)),
+            (segment::SEGMENT_COLUMN, open.1.contains(&segment.column)),
+        ];
+        for (flag, _) in flags.into_iter().filter(|(_, is)| *is) {
+            segment.flags |= flag;
+        }
+    }
+    fits("port ranges", interned.lists.len(), MAX_RANGES)?;
+    let lists = std::mem::take(&mut interned.lists);
+    tables.together = interned.turns.finish();
+    fits(
+        "rules, those that take turns included",
+        tables.rules.len() + tables.together.len(),
+        MAX_RULES,
+    )?;
+    let mut table = Table::of(&cells);
+    tables.cells = cells.len();
+    tables.ranges = lists.len();
+    tables.seed = table.seed;
+    tables.buckets = table.lines.len() as u32;
+    let behind = table.lines.len() as u32 * LINE_CELLS as u32;
+    let used = table.lines.iter_mut().flat_map(|line| &mut line.cells);
+    for cell in used
+        .chain([&mut tables.any])
+        .filter(|cell| cell.rule & CELL_LIST != 0)
+    {
+        cell.low += behind;
+    }
+    for ranges in lists.chunks(LINE_CELLS) {
+        let mut line = Line::default();
+        for (cell, range) in line.cells.iter_mut().zip(ranges) {
+            *cell = *range;
+        }
+        table.lines.push(line);
+    }
+    tables.lines = table.lines;
+    Ok(())
+}
+
+/// What holds in cells, each list kept once.
+struct Interned<'p> {
+    /// Of bundles that hold alone.
+    alone: Vec<Option<Cell>>,
+    /// Of those that hold together.
+    by_bundles: BTreeMap<Vec<Bundle>, Cell>,
+    /// How many bundles those are, each time they are.
+    met: usize,
+    /// Where each list begins in `lists`.
+    by_ranges: BTreeMap<Vec<PortRange>, u32>,
+    /// All lists.
+    lists: Vec<Cell>,
+    /// Rules that decide together.
+    turns: Turns<'p>,
+}
+
+impl<'p> Interned<'p> {
+    fn new(rules: &'p [Rule], groups: &Groups) -> Interned<'p> {
+        Interned {
+            alone: vec![None; groups.len()],
+            by_bundles: BTreeMap::new(),
+            met: 0,
+            by_ranges: BTreeMap::new(),
+            lists: Vec::new(),
+            turns: Turns::of(rules),
+        }
+    }
+
+    /// What some bundles hold, but for whose it is.
+    fn cell(&mut self, groups: &Groups, bundles: &[Bundle]) -> Result<Cell, CompileError> {
+        if let [only] = bundles {
+            if let Some(Some(cell)) = self.alone.get(*only as usize) {
+                return Ok(*cell);
+            }
+            let cell = self.hold(groups.rules(*only))?;
+            if let Some(known) = self.alone.get_mut(*only as usize) {
+                *known = Some(cell);
+            }
+            return Ok(cell);
+        }
+        if let Some(cell) = self.by_bundles.get(bundles) {
+            return Ok(*cell);
+        }
+        let mut rules: Vec<usize> = bundles
+            .iter()
+            .flat_map(|bundle| groups.rules(*bundle))
+            .copied()
+            .collect();
+        rules.sort_unstable();
+        let cell = self.hold(&rules)?;
+        self.met += bundles.len();
+        at_most_twice("places of rules in pairs of segments", self.met, MAX_RANGES)?;
+        self.by_bundles.insert(bundles.to_vec(), cell);
+        Ok(cell)
+    }
+
+    fn hold(&mut self, rules: &[usize]) -> Result<Cell, CompileError> {
+        let ranges = ranges::of(&mut self.turns, rules)?;
+        match ranges.as_slice() {
+            [] => return Ok(Cell::default()),
+            [range] => return Ok(Cell::of(*range)),
+            _ => fits("port ranges in one list", ranges.len(), MAX_IN_LIST)?,
+        }
+        let high = ranges.len() as u32;
+        let low = match self.by_ranges.get(&ranges) {
+            Some(first) => *first,
+            None => {
+                let first = self.lists.len() as u32;
+                self.lists.extend(ranges.iter().map(|range| Cell::of(*range)));
+                // As above.
+                at_most_twice("port ranges", self.lists.len(), MAX_RANGES)?;
+                self.by_ranges.insert(ranges, first);
+                first
+            }
+        };
+        Ok(Cell {
+            key: 0,
+            rule: CELL_LIST,
+            low,
+            high,
+        })
+    }
+}
+
+/// [`fits`], asked while it is not known how many there will be.
+fn at_most_twice(what: &'static str, so_far: usize, available: usize) -> Result<(), CompileError> {
+    match so_far > 2 * available {
+        true => fits(what, so_far, available),
+        false => Ok(()),
+    }
+}
