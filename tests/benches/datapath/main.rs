@@ -165,7 +165,7 @@ fn measure(options: &Options, lab: &Lab) -> io::Result<ExitCode> {
         seed: options.seed,
         seconds: options.seconds,
         quick: options.quick,
-        sizes: vec![10, 1000, control::MOST_RULES],
+        sizes: vec![10, 1000, 100_000, control::MOST_RULES],
         h_ns: 0.0,
         tables: Vec::new(),
         goals: Vec::new(),

@@ -2,8 +2,8 @@
 
 use std::{fmt::Write as _, net::Ipv4Addr};
 
-/// The most segments that have an address on the network; a policy has room for 1020 in all.
-const PEERS: usize = 1000;
+/// The most segments that have an address on the network: as many as 10.64.0.0 to 10.199.255.0 have room for, and fewer.
+const PEERS: usize = 30_000;
 
 /// TCP and UDP ports from the client to the server that every policy opens.
 pub const OPEN: std::ops::RangeInclusive<u16> = 7000..=7009;
