@@ -11,8 +11,8 @@ use super::protocol::{Envelope, FlowQuery, Refusal, RefusalKind, Request, Respon
 
 /// How long the daemon may take to answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
-/// The longest answer line: a hundred thousand workloads fit.
-const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
+/// The longest answer line: a million rules fit.
+const MAX_ANSWER_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

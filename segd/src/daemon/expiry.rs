@@ -20,6 +20,7 @@ use crate::{
         term::{State, Term},
     },
     report::chain,
+    telemetry::metrics::MAX_SERIES,
 };
 
 /// How far the two clocks may move against each other before the ends are written again. Reading both is not one act.
@@ -185,15 +186,22 @@ impl Engine {
         rows.collect()
     }
 
-    /// When what each rule allows ends next, for metrics.
+    /// When what each rule allows ends next, for metrics: of many, those that end soonest.
     pub(super) fn rule_ends(&self, now: Moment) -> Vec<(String, u64)> {
         let rules = self.in_force.iter().flat_map(|policy| &policy.tables.rules);
         let ends = rules.filter_map(|rule| {
             let second = end_of(&rule.term, now.calendar)?.as_second();
             // A policy may say a year before 1970.
-            Some((rule.label.to_string(), u64::try_from(second).unwrap_or(0)))
+            Some((u64::try_from(second).unwrap_or(0), rule))
         });
-        ends.collect()
+        let mut ends: Vec<_> = ends.collect();
+        if ends.len() > MAX_SERIES {
+            ends.sort_by_key(|(second, _)| *second);
+            ends.truncate(MAX_SERIES);
+        }
+        ends.into_iter()
+            .map(|(second, rule)| (rule.label.to_string(), second))
+            .collect()
     }
 }
 

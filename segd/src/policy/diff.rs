@@ -82,15 +82,13 @@ type Party = (SegmentIndex, SegmentIndex);
 #[must_use]
 pub fn diff(old: Side<'_>, new: Side<'_>, workloads: Vec<Move>) -> Diff {
     let mut parties: BTreeSet<Party> = [segment::HOST, segment::WORLD].map(|peer| (peer, peer)).into();
-    for name in old.policy.segments.keys() {
-        if let (true, Some(a), Some(b)) = (
-            new.policy.segments.contains_key(name),
-            old.tables.index(name),
-            new.tables.index(name),
-        ) {
-            parties.insert((a, b));
-        }
-    }
+    let (before, now) = (old.tables.indexes(), new.tables.indexes());
+    let stay = old
+        .policy
+        .segments
+        .keys()
+        .filter(|name| new.policy.segments.contains_key(*name));
+    parties.extend(stay.filter_map(|name| Some((*before.get(name.as_str())?, *now.get(name.as_str())?))));
     let mut moves = workloads;
     for owned in overlay(&old.tables.prefixes, &new.tables.prefixes) {
         let (what, old, new) = (owned.text, owned.old, owned.new);

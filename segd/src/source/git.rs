@@ -17,6 +17,8 @@ use crate::policy::model::Source;
 
 /// How long git may take for one answer.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may be that holds no files.
+const LISTING_BYTES: u64 = 32 << 20;
 
 /// A policy in a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,8 +263,13 @@ fn run(directory: &Path, words: &[&str], input: Vec<u8>) -> Result<Vec<u8>, Stri
         .env("GIT_NO_LAZY_FETCH", "1")
         .env("GIT_ALLOW_PROTOCOL", "none")
         .env("LC_ALL", "C");
-    // A listing of a policy is small; whatever is larger is none.
-    let answer = child::ask(&mut command, input, &[], MAX_BYTES * 4, LIMIT)?;
+    // A listing of a policy is small; whatever is larger is none. What is asked for by name are the files.
+    let most = if input.is_empty() {
+        LISTING_BYTES
+    } else {
+        2 * MAX_BYTES
+    };
+    let answer = child::ask(&mut command, input, &[], most, LIMIT)?;
     if answer.status.success() {
         return Ok(answer.stdout);
     }

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use segd_common::tables::MAX_RULES;
 
+use super::metrics::MAX_SERIES;
+
 /// How many labels are told apart; hits of further ones count as `other`.
 const MAX_LABELS: usize = 2 * MAX_RULES;
-/// How many of them become time series.
-const MAX_SERIES: usize = 64 * 1024;
 /// The label of what does not fit.
 const OTHER: &str = "other";
 
@@ -74,29 +74,16 @@ impl RuleHits {
 }
 
 impl RuleHits {
-    /// [`RuleHits::totals`], as many as a scrape should have: of more, those that were never hit are left out, then what is beyond
-    /// the limit counts as `other`.
+    /// [`RuleHits::totals`]; of more than a scrape tells apart, without the rules that were never hit.
     #[must_use]
     pub fn series(&self) -> Vec<(String, u64)> {
-        self.at_most(MAX_SERIES)
+        self.of_more_than(MAX_SERIES)
     }
 
-    fn at_most(&self, most: usize) -> Vec<(String, u64)> {
-        let few = self.totals.len() <= most;
-        let told = self.totals.iter().filter(|(_, total)| few || **total > 0);
-        let mut series: Vec<(String, u64)> = told
-            .clone()
-            .take(most)
-            .map(|(label, total)| (label.clone(), *total))
-            .collect();
-        let rest: u64 = told.skip(most).map(|(_, total)| total).sum();
-        if rest > 0 {
-            match series.iter_mut().find(|(label, _)| label == OTHER) {
-                Some((_, other)) => *other += rest,
-                None => series.push((OTHER.to_string(), rest)),
-            }
-        }
-        series
+    fn of_more_than(&self, few: usize) -> Vec<(String, u64)> {
+        let all = self.totals.len() <= few;
+        let told = self.totals.iter().filter(|(_, total)| all || **total > 0);
+        told.map(|(label, total)| (label.clone(), *total)).collect()
     }
 }
 
@@ -105,28 +92,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scrape_has_no_more_series_than_it_should() {
+    fn of_many_rules_those_never_hit_are_no_series() {
         let mut hits = RuleHits::default();
-        let labels: Vec<String> = (0..9).map(|number| format!("rule{number}")).collect();
-        hits.absorb(
-            0,
-            1,
-            labels.iter().map(String::as_str),
-            &[0, 5, 0, 6, 7, 8, 0, 0, 0],
-        );
-        let told = |most| -> Vec<(String, u64)> { hits.at_most(most) };
-        assert_eq!(told(9), hits.totals());
-        let named = |series: &[(&str, u64)]| -> Vec<(String, u64)> {
-            series
-                .iter()
-                .map(|(label, total)| ((*label).to_owned(), *total))
-                .collect()
-        };
-        assert_eq!(
-            told(4),
-            named(&[("rule1", 5), ("rule3", 6), ("rule4", 7), ("rule5", 8)])
-        );
-        assert_eq!(told(2), named(&[("rule1", 5), ("rule3", 6), ("other", 15)]));
+        hits.absorb(0, 1, ["a", "b", "c"], &[0, 5, 6]);
+        assert_eq!(hits.of_more_than(3), hits.totals());
+        assert_eq!(hits.of_more_than(2), [("b".to_owned(), 5), ("c".to_owned(), 6)]);
     }
 
     fn total(hits: &RuleHits, label: &str) -> u64 {

@@ -58,9 +58,9 @@ pub fn lay_out(
         let key = Cell::key(held.row, held.column);
         cells.push(Cell { key, ..cell });
         // Counting on tells people how far off they are; counting for ever tells nobody anything.
-        fits(
+        at_most_twice(
             "pairs of segments with rules of their own",
-            cells.len() / 16,
+            cells.len(),
             MAX_PAIRS,
         )
     })?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
-    segment::{HOST, SEGMENT_AUDIT, SEGMENT_COLUMN, SEGMENT_ROW, SEGMENT_VALID, WORLD},
+    segment::{HOST, SEGMENT_AUDIT, SEGMENT_COLUMN, SEGMENT_ROW, SEGMENT_VALID, SegmentIndex, WORLD},
     tables::{Cell, Segment, TABLES_AUDIT, Tables as _, between},
 };
 
@@ -33,7 +33,7 @@ impl Changes {
             known: BTreeMap::new(),
             by_stretches: BTreeMap::new(),
         };
-        let special = special(parties);
+        let special = special([old, new], parties);
         let kinds = Kinds::of([old, new], parties);
         let mut pairs: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut note = |way: Option<usize>, from: usize, to: usize| {
@@ -45,6 +45,8 @@ impl Changes {
                 pairs.push((from, to));
             }
         };
+        // By what counts of who initiates where he has no cell with the other: how those change that do.
+        let mut far_ways: BTreeMap<[Key; 2], Vec<(usize, &Vec<usize>)>> = BTreeMap::new();
         for from in &kinds.all {
             let near = kinds.near(from);
             let mut differs: Vec<(usize, &Kind)> = Vec::new();
@@ -54,12 +56,15 @@ impl Changes {
                         .map(|way| (way, to)),
                 );
             }
-            for (sides, far) in &kinds.far {
-                let Some(way) = ways.of(from.sides, *sides, [Base::Nothing; 2]) else {
-                    continue;
-                };
+            let stand_in = from.sides.map(far_from);
+            let far = far_ways.entry(stand_in.map(key)).or_insert_with(|| {
+                let far = kinds.far.iter();
+                far.filter_map(|(sides, far)| Some((ways.of(stand_in, *sides, [Base::Nothing; 2])?, far)))
+                    .collect()
+            });
+            for (way, far) in far {
                 let rest = far.iter().filter(|kind| near.binary_search(kind).is_err());
-                differs.extend(rest.filter_map(|kind| Some((way, kinds.all.get(*kind)?))));
+                differs.extend(rest.filter_map(|kind| Some((*way, kinds.all.get(*kind)?))));
             }
             for (way, to) in differs {
                 for one in &from.members {
@@ -88,29 +93,31 @@ impl Changes {
     }
 }
 
-/// Pairs between which more than cells may count: members of one segment under a policy, `host` and `world`.
-fn special(parties: &[Party]) -> BTreeSet<(usize, usize)> {
-    let of_the_host = |party: &Party| {
-        [party.0, party.1]
-            .iter()
-            .any(|index| matches!(*index, HOST | WORLD))
-    };
-    let mut groups: [BTreeMap<u16, Vec<usize>>; 2] = Default::default();
-    let mut host = Vec::new();
-    for (place, party) in parties.iter().enumerate() {
-        for (group, index) in groups.iter_mut().zip([party.0, party.1]) {
-            group.entry(index).or_default().push(place);
+/// Pairs between which more than cells counts under one of the policies: members of one segment, `host` and `world`.
+fn special(tables: [&CompiledTables; 2], parties: &[Party]) -> BTreeSet<(usize, usize)> {
+    let mut special = BTreeSet::new();
+    for (side, tables) in tables.into_iter().enumerate() {
+        let mut groups: BTreeMap<SegmentIndex, Vec<usize>> = BTreeMap::new();
+        for (place, party) in parties.iter().enumerate() {
+            let index = if side == 0 { party.0 } else { party.1 };
+            groups.entry(index).or_default().push(place);
         }
-        host.extend(of_the_host(party).then_some(place));
+        let of = |index| groups.get(&index).map_or(&[][..], Vec::as_slice);
+        let mut add = |from: &[usize], to: &[usize]| {
+            special.extend(from.iter().flat_map(|from| to.iter().map(|to| (*from, *to))));
+        };
+        for (index, group) in &groups {
+            if tables.base(*index, *index) == Base::Intra {
+                add(group, group);
+            }
+        }
+        for (from, to) in [(HOST, HOST), (HOST, WORLD), (WORLD, HOST)] {
+            if tables.base(from, to) == Base::Host {
+                add(of(from), of(to));
+            }
+        }
     }
-    let groups = groups.iter().flat_map(BTreeMap::values).chain([&host]);
-    groups
-        .flat_map(|group| {
-            group
-                .iter()
-                .flat_map(|one| group.iter().map(|other| (*one, *other)))
-        })
-        .collect()
+    special
 }
 
 /// A party's segment under both policies, as the tables have it.
@@ -148,6 +155,32 @@ fn key(segment: Segment) -> Key {
     )
 }
 
+/// What counts of who initiates where he has no cell with the other.
+fn far_from(side: Segment) -> Segment {
+    Segment {
+        flags: side.flags & (SEGMENT_AUDIT | SEGMENT_ROW | SEGMENT_VALID),
+        row: if side.flags & SEGMENT_ROW != 0 {
+            side.row
+        } else {
+            0
+        },
+        column: 0,
+    }
+}
+
+/// What counts of the other.
+fn far_to(side: Segment) -> Segment {
+    Segment {
+        flags: side.flags & (SEGMENT_AUDIT | SEGMENT_COLUMN | SEGMENT_VALID),
+        row: 0,
+        column: if side.flags & SEGMENT_COLUMN != 0 {
+            side.column
+        } else {
+            0
+        },
+    }
+}
+
 impl Kinds {
     fn of(tables: [&CompiledTables; 2], parties: &[Party]) -> Kinds {
         let mut by_key: BTreeMap<[Key; 2], Kind> = BTreeMap::new();
@@ -166,16 +199,7 @@ impl Kinds {
             for (columns, side) in in_column.iter_mut().zip(kind.sides) {
                 columns.entry(side.column).or_default().push(number);
             }
-            let stand_in = kind.sides.map(|side| Segment {
-                flags: side.flags & (SEGMENT_AUDIT | SEGMENT_COLUMN | SEGMENT_VALID),
-                row: 0,
-                // Else it tells nothing to whoever has no cell with it.
-                column: if side.flags & SEGMENT_COLUMN != 0 {
-                    side.column
-                } else {
-                    0
-                },
-            });
+            let stand_in = kind.sides.map(far_to);
             let known = far
                 .entry(stand_in.map(key))
                 .or_insert_with(|| (stand_in, Vec::new()));
