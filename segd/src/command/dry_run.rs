@@ -13,7 +13,7 @@ use crate::{
         client::{Client, ClientError},
         dry_run::DryRun,
         protocol::{Request, Response},
-        types::{Candidate, Text},
+        types::Candidate,
     },
     daemon::style,
     output::{diff::Answer as Changes, dry_run::Answer, fail},
@@ -36,14 +36,7 @@ pub fn run(
         Err(error) => return no_answer(&error),
     };
     let texts = std::mem::take(&mut told.texts).into_iter();
-    let sources = Sources::of(
-        texts
-            .map(|Text { name, text }| Source {
-                name,
-                text: text.into(),
-            })
-            .collect(),
-    );
+    let sources = Sources::of(texts.map(Source::from).collect());
     let old = match resolve_read(sources, true) {
         Ok(loaded) => loaded.policy,
         Err(error) => {

@@ -4,6 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::model::Source;
+
 mod foreign;
 mod proof;
 
@@ -305,6 +307,22 @@ pub struct Text {
     pub name: String,
     /// What the file says.
     pub text: String,
+}
+
+impl From<Text> for Source {
+    fn from(Text { name, text }: Text) -> Source {
+        let text = text.into();
+        Source { name, text }
+    }
+}
+
+impl From<&Source> for Text {
+    fn from(source: &Source) -> Text {
+        Text {
+            name: source.name.clone(),
+            text: source.text.to_string(),
+        }
+    }
 }
 
 /// What `segd apply` sends.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
-        types::{Applied, Candidate, SealText, Text, Trial},
+        types::{Applied, Candidate, SealText, Trial},
     },
     policy::model::Source,
     report::chain,
@@ -54,14 +54,7 @@ impl Shared {
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
         let texts = candidate.texts.into_iter();
-        let mut sources = Sources::of(
-            texts
-                .map(|Text { name, text }| Source {
-                    name,
-                    text: text.into(),
-                })
-                .collect(),
-        );
+        let mut sources = Sources::of(texts.map(Source::from).collect());
         if let Some(gate) = self.options.gate.clone() {
             let (seal, trust) = (candidate.seal, self.options.trust.clone());
             let signed = tokio::task::spawn_blocking(move || signed(sources, seal, &gate, &trust)).await;

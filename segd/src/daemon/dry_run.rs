@@ -62,14 +62,7 @@ impl Shared {
             return Err(conflict(format!("revision {revision} is on trial")).help(DECIDE));
         }
         let texts = candidate.texts.into_iter();
-        let sources = Sources::of(
-            texts
-                .map(|Text { name, text }| Source {
-                    name,
-                    text: text.into(),
-                })
-                .collect(),
-        );
+        let sources = Sources::of(texts.map(Source::from).collect());
         let loaded = resolve_read(sources, candidate.allow_empty)
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;

@@ -83,10 +83,6 @@ impl Engine {
         loaded: &Loaded,
         origin: Origin,
     ) -> Result<(), ApplyError> {
-        let text = |source: &Source| Text {
-            name: source.name.clone(),
-            text: source.text.to_string(),
-        };
         let kept = Kept {
             revision: next.revision(),
             applied: origin != Origin::Files,
@@ -94,7 +90,7 @@ impl Engine {
                 Origin::Files => loaded.hash.to_string(),
                 Origin::Applied { files } => files.to_string(),
             },
-            texts: loaded.sources.iter().map(text).collect(),
+            texts: loaded.sources.iter().map(Text::from).collect(),
             commit: loaded.claimed.clone().map(Commit::from),
             signature: loaded.signed.clone().map(Signature::from),
         };
@@ -328,12 +324,7 @@ impl Engine {
 pub(super) fn kept(bytes: &[u8]) -> Option<(Kept, Sources)> {
     let mut kept: Kept = serde_json::from_slice(bytes).ok()?;
     let texts = std::mem::take(&mut kept.texts).into_iter();
-    let sources = texts
-        .map(|Text { name, text }| Source {
-            name,
-            text: text.into(),
-        })
-        .collect();
+    let sources = texts.map(Source::from).collect();
     let mut sources = Sources::of(sources);
     sources.claimed = kept.commit.take().map(Provenance::from);
     sources.signed = kept.signature.take().map(Signed::from);

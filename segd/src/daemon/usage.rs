@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     control::types::RuleRow,
+    policy::model::Rule,
     telemetry::{
         clock::{self, rfc3339, timestamp},
         hits::RuleHits,
@@ -46,13 +47,6 @@ fn named(policy: &InForce, now: Timestamp) -> Vec<usize> {
         .collect()
 }
 
-fn keys(policy: &InForce, named: &[usize]) -> Vec<String> {
-    let rules = named.iter().filter_map(|place| policy.policy.rules.get(*place));
-    rules
-        .map(|rule| key(&rule.label.to_string(), &rule.text.to_string()))
-        .collect()
-}
-
 impl Engine {
     /// Adds the kernel's rule hits to the totals, and dates them.
     pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
@@ -63,11 +57,16 @@ impl Engine {
             let (slot, revision) = (policy.active.slot(), policy.active.revision());
             let hits = self.tables.hits(slot, &policy.tables)?;
             let named = named(policy, timestamp(now));
-            let rules = named.iter().filter_map(|place| policy.tables.rules.get(*place));
-            let labels: Vec<String> = rules.map(|rule| rule.label.to_string()).collect();
+            let rules: Vec<&Rule> = (named.iter())
+                .filter_map(|place| policy.policy.rules.get(*place))
+                .collect();
+            let labels: Vec<String> = rules.iter().map(|rule| rule.label.to_string()).collect();
+            let keys = rules.iter().zip(&labels);
+            let keys: Vec<String> = keys
+                .map(|(rule, label)| key(label, &rule.text.to_string()))
+                .collect();
             let labels = labels.iter().map(String::as_str);
             self.hits.totals.absorb(slot, revision, labels, hits.as_slice());
-            let keys = keys(policy, &named);
             self.hits
                 .usage
                 .absorb(slot, revision, &keys, hits.as_slice(), now);

@@ -251,8 +251,7 @@ impl Tables {
     ) -> Result<bool, Error> {
         let mut wanted = zeroed_tables();
         // When a rule ends is known to the nanosecond to whoever wrote it, and written again by whoever adopts it.
-        let mut table = vec![Line::default(); tables.lines.len()];
-        tables.fill(revision, Moment::FIRST, &mut wanted, &mut table);
+        tables.fill(revision, Moment::FIRST, &mut wanted, &mut []);
         let same = self.policy.lend(slot, |held| {
             // SAFETY: both are whole values of the type, which has no padding, and nobody writes a slot in use.
             unsafe { are_same(held, &raw const *wanted, size_of::<PolicyTables>()) }
@@ -260,7 +259,7 @@ impl Tables {
         let lines = self.lines.lend(slot, |lines, len| {
             // SAFETY: there are so many on both sides; and of what the kernel counts beside, nothing is looked at.
             len >= tables.kernel_lines()
-                && unsafe { are_same(lines, table.as_ptr(), size_of_val(table.as_slice())) }
+                && unsafe { are_same(lines, tables.lines.as_ptr(), size_of_val(tables.lines.as_slice())) }
         })?;
         let same = same && lines == Some(true);
         let prefixes = self.prefixes.keys()?.into_iter();

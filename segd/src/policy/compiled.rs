@@ -127,9 +127,7 @@ impl CompiledTables {
                 .and_then(|index| index.try_into().ok()),
         }
     }
-}
 
-impl CompiledTables {
     /// What [`CompiledTables::index`] says of every name, for those who ask for many.
     #[must_use]
     pub fn indexes(&self) -> BTreeMap<&str, SegmentIndex> {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
-    segment::{self, SegmentIndex},
+    segment::SegmentIndex,
     tables::{Cell, PortRange, RULE_DENY, Tables as _},
 };
 
@@ -62,18 +62,9 @@ pub fn picture(policy: &Policy, tables: &CompiledTables, by: Option<&str>) -> Pi
         name: name.to_owned(),
         audit: false,
     }));
-    let places: Vec<SegmentIndex> = {
-        let indexes = tables.indexes();
-        let index = |name: &str| match name {
-            "host" => Some(segment::HOST),
-            "world" => Some(segment::WORLD),
-            _ => indexes.get(name).copied(),
-        };
-        peers
-            .iter()
-            .map(|peer| index(&peer.name).unwrap_or_default())
-            .collect()
-    };
+    let indexes = tables.indexes();
+    let places = peers.iter().map(|peer| indexes.get(peer.name.as_str()).copied());
+    let places: Vec<SegmentIndex> = places.map(Option::unwrap_or_default).collect();
     let (mut arrows, mut left_alone) = (BTreeMap::new(), Vec::new());
     for (from, to) in pairs(tables, &places) {
         let (Some(one), Some(other)) = (places.get(from), places.get(to)) else {

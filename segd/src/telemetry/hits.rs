@@ -71,9 +71,7 @@ impl RuleHits {
             .map(|(label, total)| (label.clone(), *total))
             .collect()
     }
-}
 
-impl RuleHits {
     /// [`RuleHits::totals`]; of more than a scrape tells apart, without the rules that were never hit.
     #[must_use]
     pub fn series(&self) -> Vec<(String, u64)> {

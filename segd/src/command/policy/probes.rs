@@ -106,12 +106,8 @@ pub fn probe(policy: &Policy, sources: &[Source], control: &Path) -> Result<Live
 
 /// The revision in force, if it is this policy, and `--mode` of the daemon.
 fn in_force(sources: &[Source], control: &Path) -> Result<(u32, Option<Mode>), ProbeError> {
-    let text = |source: &Source| Text {
-        name: source.name.clone(),
-        text: source.text.to_string(),
-    };
     let candidate = Candidate {
-        texts: sources.iter().map(text).collect(),
+        texts: sources.iter().map(Text::from).collect(),
         ..Candidate::default()
     };
     let mut client = client::Client::ask(control, &Request::DryRun(candidate))?;

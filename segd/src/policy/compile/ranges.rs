@@ -12,7 +12,7 @@ use super::{
     CompileError,
     turns::{Ending, Turns},
 };
-use crate::policy::model::Action;
+use crate::policy::model::{Action, Rule};
 
 /// The ranges that rules make together, sorted and disjoint; neighbours that one rule decides are one range.
 ///
@@ -26,14 +26,8 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize]) -> Result<Vec<PortRange>, C
     // Where something begins or ends, and what: guardrails sort before what opens, the first of each kind first.
     let mut edges: Vec<(Service, bool, (Layer, RuleIndex))> = Vec::new();
     for index in covering {
-        let Some(rule) = turns.rules.get(*index) else {
+        let Some((rule, key)) = layer(turns, *index) else {
             continue;
-        };
-        let number = RuleIndex::try_from(*index).unwrap_or(RuleIndex::MAX);
-        let key = match (rule.action, turns.ending(*index)) {
-            (Action::Deny, _) => (Layer::Deny, number),
-            (Action::Allow, None) => (Layer::Allow, number),
-            (Action::Allow, Some(ending)) => (Layer::Ends(ending), number),
         };
         for (low, high) in rule.services.iter() {
             edges.push((*low, true, key));
@@ -75,16 +69,27 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize]) -> Result<Vec<PortRange>, C
     Ok(ranges)
 }
 
+/// A rule, and where it stands in the order of precedence.
+fn layer<'p>(turns: &Turns<'p>, index: usize) -> Option<(&'p Rule, (Layer, RuleIndex))> {
+    let rule = turns.rules.get(index)?;
+    let number = RuleIndex::try_from(index).unwrap_or(RuleIndex::MAX);
+    let layer = match (rule.action, turns.ending(index)) {
+        (Action::Deny, _) => Layer::Deny,
+        (Action::Allow, None) => Layer::Allow,
+        (Action::Allow, Some(ending)) => Layer::Ends(ending),
+    };
+    Some((rule, (layer, number)))
+}
+
 /// The ranges of one rule.
 fn alone(turns: &Turns<'_>, index: usize) -> Vec<PortRange> {
-    let Some(rule) = turns.rules.get(index) else {
+    let Some((rule, (layer, number))) = layer(turns, index) else {
         return Vec::new();
     };
-    let number = RuleIndex::try_from(index).unwrap_or(RuleIndex::MAX);
-    let flag = match (rule.action, turns.ending(index)) {
-        (Action::Deny, _) => RULE_DENY,
-        (Action::Allow, None) => 0,
-        (Action::Allow, Some(_)) => RULE_UNTIL,
+    let flag = match layer {
+        Layer::Deny => RULE_DENY,
+        Layer::Allow => 0,
+        Layer::Ends(_) => RULE_UNTIL,
     };
     let ranges = rule.services.iter().map(|(low, high)| PortRange {
         low: *low,

@@ -79,7 +79,11 @@ impl Changes {
         for (from, to) in &special {
             if let (Some(one), Some(other)) = (parties.get(*from), parties.get(*to)) {
                 let bases = [old.base(one.0, other.0), new.base(one.1, other.1)];
-                note(ways.of(ways.sides(one), ways.sides(other), bases), *from, *to);
+                note(
+                    ways.of(sides([old, new], one), sides([old, new], other), bases),
+                    *from,
+                    *to,
+                );
             }
         }
         pairs.resize_with(ways.by_stretches.len(), Vec::new);
@@ -259,10 +263,6 @@ struct Ways<'t> {
 }
 
 impl Ways<'_> {
-    fn sides(&self, party: &Party) -> Sides {
-        sides(self.tables, party)
-    }
-
     /// The way in which a pair changes, if it does.
     fn of(&mut self, from: Sides, to: Sides, bases: [Base; 2]) -> Option<usize> {
         let [old, new] = self.tables;
