@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: a client costs at most one task, [`MAX_REQUEST_BYTES`] of memory for its request, and a few
 //! seconds; one beyond [`MAX_CLIENTS`] takes the place of the one that has been there longest, so no number of silent
-//! clients keeps anybody out. Deliberately absent: what is answered; that is the [`Handler`]'s.
+//! clients keeps anybody out; of answers that grow with the policy there is one at a time for root, and one for the group. Deliberately absent: what is answered; that is the [`Handler`]'s.
 
 mod request;
 
@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::broadcast,
+    sync::{Semaphore, broadcast},
     time::timeout,
 };
 
@@ -167,6 +167,8 @@ impl Server {
     pub async fn run<H: Handler>(self, handler: Arc<H>) {
         let mut own = Crowd::new(MAX_CLIENTS);
         let mut group = Crowd::new(MAX_GROUP_CLIENTS);
+        // Whoever may only read cannot keep root waiting.
+        let [large, group_large] = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -178,7 +180,7 @@ impl Server {
                 }
             };
             let right = self.access.of(&stream);
-            let crowd = match right {
+            let (crowd, large) = match right {
                 Right::None => {
                     refuse(
                         &stream,
@@ -187,11 +189,11 @@ impl Server {
                     );
                     continue;
                 }
-                Right::Read => &mut group,
-                Right::Write => &mut own,
+                Right::Read => (&mut group, &group_large),
+                Right::Write => (&mut own, &large),
             };
-            let handler = Arc::clone(&handler);
-            crowd.admit(async move { serve(stream, right, handler.as_ref()).await });
+            let (handler, large) = (Arc::clone(&handler), Arc::clone(large));
+            crowd.admit(async move { serve(stream, right, handler.as_ref(), &large).await });
         }
     }
 }
@@ -244,8 +246,9 @@ fn line(response: &Response) -> Vec<u8> {
     line
 }
 
-/// Reads one request, answers it, closes. A client that goes away is not an error.
-async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
+/// Reads one request, answers it, closes. A client that goes away is not an error. `large`: answers that grow with the policy are
+/// made and sent one at a time, a quarter of a gigabyte with a million rules.
+async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H, large: &Semaphore) {
     let (read, mut write) = stream.into_split();
     let mut reader = BufReader::with_capacity(4096, read.take(MAX_REQUEST_BYTES as u64));
     let request = match timeout(REQUEST_DEADLINE, receive(&mut reader, right)).await {
@@ -266,6 +269,10 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H) {
         let _ = send(&mut write, &Response::Refused(refusal)).await;
         return;
     }
+    let _one = match request {
+        Request::Rules | Request::Segments | Request::Workloads => large.acquire().await.ok(),
+        _ => None,
+    };
     let response = match request {
         Request::Status => Response::Status(Box::new(handler.status().await)),
         Request::Segments => Response::Segments(handler.segments().await),

@@ -12,6 +12,8 @@ use crate::control::client::{Client, ClientError, ask};
 struct Fixed {
     sender: broadcast::Sender<Arc<FlowRecord>>,
     stopped: std::sync::atomic::AtomicBool,
+    /// How often its large answer was made.
+    large: std::sync::atomic::AtomicUsize,
 }
 
 impl Handler for Fixed {
@@ -31,6 +33,7 @@ impl Handler for Fixed {
     }
 
     async fn workloads(&self) -> Vec<WorkloadRow> {
+        self.large.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         (0..50_000)
             .map(|id| WorkloadRow {
                 id,
@@ -132,6 +135,7 @@ async fn running() -> Running {
     let handler = Arc::new(Fixed {
         sender: broadcast::Sender::new(4),
         stopped: false.into(),
+        large: 0.into(),
     });
     let task = tokio::spawn(server.run(Arc::clone(&handler)));
     Running {
@@ -340,6 +344,45 @@ async fn a_crowd_that_says_nothing_keeps_nobody_out() {
     );
     drop(crowd);
     assert!(running.ask(Request::Status).await.is_ok());
+}
+
+#[tokio::test]
+async fn makes_one_large_answer_at_a_time_however_many_ask_and_do_not_read() {
+    let running = running().await;
+    let path = running.path.clone();
+    let request = serde_json::to_vec(&Envelope {
+        version: VERSION,
+        body: Request::Workloads,
+    });
+    let request = [request.expect("it is text"), vec![b'\n']].concat();
+    let crowd = spawn_blocking(move || {
+        let ask = || {
+            let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("it accepts");
+            stream.write_all(&request).expect("it takes the request");
+            stream
+        };
+        (0..20).map(|_| ask()).collect::<Vec<_>>()
+    });
+    let crowd = crowd.await.expect("they connect");
+    let made = || running.handler.large.load(std::sync::atomic::Ordering::Relaxed);
+    let begun = tokio::time::Instant::now();
+    while made() == 0 && begun.elapsed() < REQUEST_DEADLINE {
+        // SLEEP: whoever is served first is served when the daemon gets to it.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..20 {
+        assert!(
+            running.ask(Request::Status).await.is_ok(),
+            "who asks for little need not wait"
+        );
+    }
+    assert!(begun.elapsed() < WRITE_DEADLINE, "nobody was given up yet");
+    assert_eq!(made(), 1);
+    drop(crowd);
+    assert!(matches!(
+        running.ask(Request::Workloads).await,
+        Ok(Response::Workloads(rows)) if rows.len() == 50_000
+    ));
 }
 
 #[tokio::test]
