@@ -25,7 +25,7 @@ use super::{
 const REPEAT: u32 = 100_000;
 /// How many calls of one packet each a slice has.
 const CALLS: usize = 1000;
-/// How many different packets an arm has at most.
+/// How many different packets an arm has, if not one.
 const FRAMES: usize = 4096;
 
 /// The arm that is the unit.
@@ -64,11 +64,14 @@ fn work(
     let mut dice = Dice::new(seed);
     let mut chosen: Vec<usize> = (0..pairs.len()).collect();
     dice.shuffle(&mut chosen);
-    chosen.truncate(if matches!(pattern, Pattern::Hot | Pattern::First) {
+    let different = if matches!(pattern, Pattern::Hot | Pattern::First) {
         1
     } else {
         FRAMES
-    });
+    };
+    // A policy of few pairs has as many flows as one of many: what is compared are policies, and not how much their packets
+    // leave in caches.
+    let chosen = chosen.iter().cycle().take(different);
     let frame = |(number, chosen): (usize, &usize)| {
         let (Pair { peer, port }, source_port) = (pairs[*chosen], 20_000 + number as u16);
         match hook {
@@ -76,7 +79,7 @@ fn work(
             Hook::Ingress => datagram(peer, own, source_port, port),
         }
     };
-    let frames: Vec<Vec<u8>> = chosen.iter().enumerate().map(frame).collect();
+    let frames: Vec<Vec<u8>> = chosen.enumerate().map(frame).collect();
     let order = match pattern {
         Pattern::Zipf => dice.zipf(frames.len(), 1 << 16),
         _ => (0..1 << 16).map(|_| dice.below(frames.len())).collect(),

@@ -23,7 +23,7 @@ pub(super) fn tell(run: &mut Run, pattern: &str, arms: &[Arm<'_>], race: &Race) 
              What a call costs is in `empty`."
         }
         "zipf" => {
-            "The first datagram of a new socket, to or from one of up to 4096 pairs, drawn by Zipf's law."
+            "The first datagram of a new socket, one of 4096 different ones, about up to as many pairs, drawn by Zipf's law."
         }
         _ => "The same, each pair as often as any other.",
     };
