@@ -1,4 +1,4 @@
-//! Addresses: which segment an address on the network belongs to, and which addresses are this host's.
+//! Addresses, and which are this host's.
 //!
 //! An IPv4 address is kept v4-mapped (`::ffff:a.b.c.d`), in network order, so there is one kind.
 
@@ -9,7 +9,7 @@ pub type Address = [u8; 16];
 
 /// `::ffff:0:0/96`, as a prefix length.
 pub const V4_PREFIX_BITS: u32 = 96;
-/// How many prefixes a policy may name (both slots together hold twice as many).
+/// How many prefixes a policy may name.
 pub const MAX_PREFIXES: u32 = 1024 * 1024;
 /// How many addresses of this host and its namespaces are known.
 pub const MAX_LOCALS: u32 = 64 * 1024;
@@ -110,19 +110,6 @@ pub const fn is_multicast(address: &Address) -> bool {
     high >> 56 == 0xff || (high == 0 && (low >> 28 == 0x000f_fffe || low == 0xffff_ffff_ffff))
 }
 
-/// Key of the prefix table: the policy slot goes first, so both slots live in one trie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(C)]
-pub struct PrefixData {
-    /// The policy slot, in big-endian order.
-    pub slot: [u8; 4],
-    /// The address.
-    pub address: Address,
-}
-
-/// Bits of [`PrefixData::slot`].
-pub const SLOT_BITS: u32 = 32;
-
 /// An address of this host or of one of its network namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -188,7 +175,6 @@ pub const NAMESPACE_PLAIN: u16 = 1 << 1;
 /// Somebody lives in the namespace whom a segment claims, or may claim.
 pub const NAMESPACE_MANAGED: u16 = 1 << 2;
 
-const _: () = assert!(size_of::<PrefixData>() == 20);
 const _: () = assert!(size_of::<Link>() == 8);
 const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<Local>() == 16);

@@ -8,8 +8,8 @@ use crate::{
     segment::{self, SegmentIndex},
     service::{self, Service},
     tables::{
-        CELL_LIST, CELL_RANGE, Cell, MAX_STEPS, RULE_DENY, RULE_UNTIL, TABLES_AUDIT, TABLES_HOST_OPEN,
-        Tables, numbered, place, placed,
+        CELL_LIST, CELL_RANGE, Cell, LINE_CELLS, Line, MAX_LEVELS, RULE_DENY, RULE_UNTIL, TABLES_AUDIT,
+        TABLES_HOST_OPEN, Tables, below, lines_of_list, numbered, place, placed,
     },
     verdict::{Outcome, RuleIndex, Verdict},
     workload::{AMBIGUOUS, Identity, ORPHANED, PENDING},
@@ -91,14 +91,9 @@ pub const fn is_of_the_host(from: SegmentIndex, to: SegmentIndex) -> bool {
 // VERIFIER: a number, as `place`.
 #[inline(always)]
 pub fn rule_at<T: Tables>(tables: &T, place: u32, service: Service) -> RuleIndex {
-    let range = placed(tables, place).and_then(|cell| {
-        if cell.rule & CELL_LIST == 0 {
-            Some(cell)
-        } else if cell.high <= 1 << SHORT_STEPS {
-            last_not_above::<T, SHORT_STEPS>(tables, *cell, service)
-        } else {
-            last_not_above::<T, MAX_STEPS>(tables, *cell, service)
-        }
+    let range = placed(tables, place).and_then(|cell| match cell.rule & CELL_LIST {
+        0 => Some(cell),
+        _ => last_not_above(tables, *cell, service),
     });
     match range {
         Some(range) if range.rule & CELL_RANGE != 0 && service >= range.low && service <= range.high => {
@@ -108,31 +103,39 @@ pub fn rule_at<T: Tables>(tables: &T, place: u32, service: Service) -> RuleIndex
     }
 }
 
-/// Steps that are enough for most lists.
-const SHORT_STEPS: u32 = 3;
-
-/// The last range of a list that does not begin above the service, or the first one.
-// VERIFIER: a binary search without branches. With one per turn the verifier follows every path: 2^16 of them.
+/// The last range of a list that does not begin above the service, or the first of its root.
+// VERIFIER: without branches but for the end. With one per turn the verifier follows every path.
 #[inline(always)]
-fn last_not_above<T: Tables, const STEPS: u32>(tables: &T, list: Cell, service: Service) -> Option<&Cell> {
-    let (first, len) = (list.low, list.high);
-    let mut at = 0;
-    let mut step = 1 << STEPS;
-    for _ in 0..STEPS {
-        step >>= 1;
-        let next = at + step;
-        let inside = below(next, len);
-        let range = numbered(tables, first.wrapping_add(next * inside))?;
-        at += step * (inside * (1 - below(service, range.low)));
+fn last_not_above<T: Tables>(tables: &T, list: Cell, service: Service) -> Option<&Cell> {
+    let lines = lines_of_list(list.high);
+    let (mut line, mut found) = (0, list.low.wrapping_mul(LINE_CELLS as u32));
+    for _ in 0..MAX_LEVELS {
+        if line >= lines {
+            break;
+        }
+        let at = list.low.wrapping_add(line);
+        let Line { cells: [a, b, c, d] } = tables.line(at)?;
+        // They are sorted: so many do not begin above it.
+        let above = is_below(service, a.low)
+            + is_below(service, b.low)
+            + is_below(service, c.low)
+            + is_below(service, d.low);
+        let turn = LINE_CELLS as u32 - above;
+        let last = at
+            .wrapping_mul(LINE_CELLS as u32)
+            .wrapping_add(turn)
+            .wrapping_sub(1);
+        found = found.wrapping_add(last.wrapping_sub(found).wrapping_mul(is_below(0, turn)));
+        line = below(line, turn);
     }
-    numbered(tables, first.wrapping_add(at))
+    numbered(tables, found)
 }
 
 /// 1 if `a < b`, else 0, without a branch.
 // `black_box`, because the compiler would see that only two values are possible and branch on them after all. A
 // logical shift and a product, because the verifier follows both values of an arithmetic shift to the sign.
 #[inline(always)]
-fn below(a: u32, b: u32) -> u32 {
+fn is_below(a: u32, b: u32) -> u32 {
     (core::hint::black_box(u64::from(a).wrapping_sub(u64::from(b))) >> 63) as u32
 }
 

@@ -9,6 +9,7 @@ pub mod reason;
 pub mod verdict;
 pub mod service;
 pub mod tables;
+pub mod prefixes;
 pub mod decide;
 pub mod bytes;
 pub mod packet;
@@ -29,6 +30,6 @@ pub mod lsm;
 mod pod;
 
 /// The version of every layout in this crate. Pinned state of another version is not adopted.
-pub const ABI_VERSION: u32 = if OTHER_LAYOUT { 1005 } else { 5 };
+pub const ABI_VERSION: u32 = if OTHER_LAYOUT { 1006 } else { 6 };
 /// Whether this is the build with other layouts, from and to which a test upgrades.
 pub const OTHER_LAYOUT: bool = cfg!(feature = "other-layout");

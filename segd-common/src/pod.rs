@@ -12,7 +12,7 @@ macro_rules! pod {
 }
 
 pod! {
-    address::PrefixData, address::Local, address::Namespace, address::Link, address::Source,
+    address::Local, address::Namespace, address::Link, address::Source,
     config::Active, config::Trial,
     counter::CounterKey, counter::Counter, counter::Tally,
     event::FlowEvent,

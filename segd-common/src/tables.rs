@@ -4,9 +4,10 @@
 //! *column*. What holds between a row and a column is a [`Cell`], found in one of two lines of a hash table. A cell with
 //! one range is that range; longer lists lie behind the table, equal ones once.
 //!
-//! INVARIANT: zeroed memory allows nothing, wherever it stands.
+//! INVARIANT: zeroed memory allows nothing, wherever it stands; of prefixes it claims nothing, and an address in none is `world`.
 
 use crate::{
+    prefixes::{self, Length, Lengths, Prefixes},
     segment::{MAX_SEGMENTS, SEGMENT_COLUMN, SEGMENT_ROW, SEGMENT_VALID},
     service::Service,
     verdict::RuleIndex,
@@ -18,8 +19,10 @@ pub const MAX_RULES: usize = 1 << 20;
 pub const MAX_PAIRS: usize = 1 << 22;
 /// How many port ranges all lists may have together.
 pub const MAX_RANGES: usize = 1 << 22;
-/// The longest search in one list: a list has less than `2^MAX_STEPS` ranges.
-pub const MAX_STEPS: u32 = 16;
+/// How many ranges a list may have.
+pub const MAX_IN_LIST: usize = (1 << 16) - 1;
+/// How many lines a search in a list looks at, at most: one in each level of the tree.
+pub const MAX_LEVELS: u32 = 7;
 
 /// Set in [`Cell::rule`]: a guardrail, not an allow.
 pub const RULE_DENY: RuleIndex = 1 << 31;
@@ -31,7 +34,7 @@ pub const RULE_HOST: RuleIndex = (1 << 30) | 2;
 pub const RULE_UNTIL: RuleIndex = 1 << 29;
 /// Set in [`Cell::rule`]: the cell is a range. Without it, it allows nothing.
 pub const CELL_RANGE: u32 = 1 << 28;
-/// Set in [`Cell::rule`]: the cell is a list of `high` ranges, which are the cells from `low` on.
+/// Set in [`Cell::rule`]: the cell is a list of `high` ranges, in the lines from `low` on. Their cells are a tree: see [`below`].
 pub const CELL_LIST: u32 = 1 << 27;
 
 /// The whole policy only observes (`segd run --mode audit`, `spec.mode: audit`).
@@ -49,7 +52,7 @@ pub struct Cell {
     pub key: u32,
     /// The rule, with [`CELL_RANGE`] and perhaps [`RULE_DENY`] or [`RULE_UNTIL`]; or [`CELL_LIST`].
     pub rule: RuleIndex,
-    /// The first service; of a list, the number of its first cell.
+    /// The first service; of a list, the number of its first line.
     pub low: Service,
     /// The last service; of a list, how many ranges it has.
     pub high: Service,
@@ -91,7 +94,7 @@ pub struct Segment {
     pub column: u16,
 }
 
-/// Where in the lines what lies: the table from 0 on, lists behind it, then hits, then ends.
+/// Where in the lines what lies: the table from 0 on, lists behind it, prefixes, then hits, then ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Shape {
@@ -108,6 +111,10 @@ pub struct Shape {
     pub rules: u32,
     /// How many of them have ends.
     pub ending: u32,
+    /// The table of prefixes.
+    pub prefixes: Prefixes,
+    /// Explicit padding, zero.
+    pub reserved: u32,
 }
 
 /// One revision of the policy but for its lines, as it lies in the kernel: the value of one map slot.
@@ -121,14 +128,20 @@ pub struct PolicyTables {
     pub shape: Shape,
     /// What holds where no cell is: the rules from `any` to `any`.
     pub any: Cell,
+    /// The lengths of prefixes.
+    pub lengths: Lengths,
+    /// Explicit padding, zero.
+    pub reserved: u32,
     /// Segments by index.
     pub segments: [Segment; MAX_SEGMENTS],
 }
 
 const _: () = assert!(size_of::<Cell>() == 16 && size_of::<Line>() == 64);
 const _: () = assert!(size_of::<Line>() == LINE_WORDS as usize * size_of::<u64>());
-const _: () = assert!(size_of::<Segment>() == 8 && size_of::<Shape>() == 24);
-const _: () = assert!(size_of::<PolicyTables>() == 48 + 8 * MAX_SEGMENTS);
+// Full trees of as many levels.
+const _: () = assert!(MAX_IN_LIST < 5_usize.pow(MAX_LEVELS) && MAX_IN_LIST >= 5_usize.pow(MAX_LEVELS - 1));
+const _: () = assert!(size_of::<Segment>() == 8 && size_of::<Shape>() == 40);
+const _: () = assert!(size_of::<PolicyTables>() == 64 + size_of::<Lengths>() + 4 + 8 * MAX_SEGMENTS);
 
 /// Read access to one revision of the policy.
 pub trait Tables {
@@ -142,6 +155,21 @@ pub trait Tables {
     fn any(&self) -> &Cell;
     /// The line at an index; `None` out of range.
     fn line(&self, index: u32) -> Option<&Line>;
+    /// Where the table of prefixes is.
+    fn prefixes(&self) -> Prefixes;
+    /// The number of the length to look at first: of IPv4 (0) or IPv6 (1).
+    fn first_length(&self, six: usize) -> u8;
+    /// A length by its number.
+    fn length(&self, number: u8) -> Length;
+    /// The entry of the first bits of an address: what [`prefixes::find`] says.
+    // VERIFIER: kernel programs look in a function of its own, or each look would be another path through all that follow.
+    #[inline(always)]
+    fn prefix(&self, high: u64, low: u64, bits: u8, second: bool) -> u32
+    where
+        Self: Sized,
+    {
+        prefixes::find(self, high, low, bits, second)
+    }
     /// Whether the time of a rule with [`RULE_UNTIL`] is over. Asked of no other; what is not known is over.
     fn is_over(&self, rule: RuleIndex) -> bool;
 }
@@ -184,11 +212,22 @@ impl Cell {
 #[must_use]
 #[inline(always)]
 pub const fn places(key: u32, seed: u32, buckets: u32) -> [u32; 2] {
-    // murmur3's mixer; each half of it chooses a line.
-    let mut hash = (seed as u64) << 32 | key as u64;
+    lines_of_hash(mixed((seed as u64) << 32 | key as u64), buckets)
+}
+
+/// murmur3's mixer.
+#[must_use]
+#[inline(always)]
+pub const fn mixed(mut hash: u64) -> u64 {
     hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^= hash >> 33;
+    hash ^ hash >> 33
+}
+
+/// Each half of a hash chooses a line.
+#[must_use]
+#[inline(always)]
+pub const fn lines_of_hash(hash: u64, buckets: u32) -> [u32; 2] {
     let buckets = buckets as u64;
     [
         (((hash & 0xffff_ffff) * buckets) >> 32) as u32,
@@ -276,4 +315,20 @@ pub fn numbered<T: Tables>(tables: &T, number: u32) -> Option<&Cell> {
     // VERIFIER: `black_box`, or the compiler adds to the pointer before it looks whether there is one.
     line.cells
         .get(core::hint::black_box(number as usize % LINE_CELLS))
+}
+
+/// The line of a list's tree that is below another one: line 0 is the root, and the ranges of the line below `turn` 0 stand before
+/// the first cell of the line, those of 1 behind it and before the second, and so on. What is left of the last lines are
+/// cells of no range, which begin above every service.
+#[must_use]
+#[inline(always)]
+pub const fn below(line: u32, turn: u32) -> u32 {
+    line * (LINE_CELLS as u32 + 1) + turn + 1
+}
+
+/// How many lines a list takes.
+#[must_use]
+#[inline(always)]
+pub const fn lines_of_list(ranges: u32) -> u32 {
+    ranges.div_ceil(LINE_CELLS as u32)
 }

@@ -7,13 +7,10 @@ use aya_ebpf::{
     btf_maps::{ArrayOfMaps, SkStorage},
     helpers::bpf_map_lookup_elem,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use segd_common::{
-    address::{
-        Link, Local, MAX_LINKS, MAX_LOCALS, MAX_NAMESPACES, MAX_PREFIXES, MAX_SOURCES, Namespace, PrefixData,
-        Source,
-    },
+    address::{Link, Local, MAX_LINKS, MAX_LOCALS, MAX_NAMESPACES, MAX_SOURCES, Namespace, Source},
     config::{Active, Trial},
     counter::{Counter, CounterKey, MAX_COUNTERS, MAX_TALLIES, Tally, stat},
     event::RING_BYTES,
@@ -65,11 +62,6 @@ pub fn line(slot: u32, index: u32) -> Option<*mut Line> {
     let line = unsafe { bpf_map_lookup_elem(array.cast(), (&raw const index).cast()) };
     if line.is_null() { None } else { Some(line.cast()) }
 }
-
-/// Segments by address, both slots in one trie.
-#[map]
-pub static PREFIXES: LpmTrie<PrefixData, u32> =
-    LpmTrie::with_max_entries(2 * MAX_PREFIXES, BPF_F_NO_PREALLOC);
 
 /// Workloads by cgroup id.
 #[map]

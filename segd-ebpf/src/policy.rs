@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use segd_common::{
     config::Active,
+    prefixes::{self, Length, Prefixes},
     tables::{Cell, LINE_WORDS, Line, PolicyTables, Segment, Shape, TABLES_VALID, Tables},
     verdict::RuleIndex,
 };
@@ -147,6 +148,16 @@ extern "C" fn segd_tried(word: u64) -> u64 {
     }
 }
 
+/// [`prefixes::find`].
+// VERIFIER: a global function of scalars, see `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_prefix(slot: u32, high: u64, low: u64, bits: u32, second: u32) -> u32 {
+    Policy::in_slot(slot).map_or(0, |policy| {
+        prefixes::find(&policy, high, low, bits as u8, second != 0)
+    })
+}
+
 impl Tables for Policy {
     #[inline(always)]
     fn flags(&self) -> u32 {
@@ -173,6 +184,27 @@ impl Tables for Policy {
     fn line(&self, index: u32) -> Option<&Line> {
         // SAFETY: a line of the array; nobody writes cells of a slot that packets come to.
         line(self.slot, index).map(|line| unsafe { &*line })
+    }
+
+    #[inline(always)]
+    fn prefixes(&self) -> Prefixes {
+        self.tables.shape.prefixes
+    }
+
+    #[inline(always)]
+    fn first_length(&self, six: usize) -> u8 {
+        self.tables.lengths.first[six & 1]
+    }
+
+    #[inline(always)]
+    fn length(&self, number: u8) -> Length {
+        // SAFETY: there are as many as numbers.
+        unsafe { *self.tables.lengths.all.as_ptr().add(usize::from(number)) }
+    }
+
+    #[inline(always)]
+    fn prefix(&self, high: u64, low: u64, bits: u8, second: bool) -> u32 {
+        segd_prefix(self.slot, high, low, u32::from(bits), u32::from(second))
     }
 
     #[inline(always)]

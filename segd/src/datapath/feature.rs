@@ -72,7 +72,7 @@ const MAPS: &[(&str, MapType)] = &[
     ("per-CPU array", MapType::PerCpuArray),
     ("per-CPU hash", MapType::PerCpuHash),
     ("LRU hash", MapType::LruHash),
-    ("longest-prefix trie", MapType::LpmTrie),
+    ("array of maps", MapType::ArrayOfMaps),
     ("ring buffer", MapType::RingBuf),
 ];
 

@@ -91,7 +91,6 @@ pub(super) fn taken(ebpf: &aya::Ebpf) -> Result<Loaded, Error> {
     for (name, map) in ebpf.maps().filter(|(name, _)| !PINNED.contains(name)) {
         let (aya::maps::Map::Array(data)
         | aya::maps::Map::HashMap(data)
-        | aya::maps::Map::LpmTrie(data)
         | aya::maps::Map::LruHashMap(data)
         | aya::maps::Map::PerCpuArray(data)
         | aya::maps::Map::PerCpuHashMap(data)

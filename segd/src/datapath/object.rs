@@ -52,7 +52,6 @@ pub const PINNED: &[&str] = &[
     "TRIAL",
     "POLICY",
     "LINES",
-    "PREFIXES",
     "CGROUPS",
     "CGROUPS_FULL",
     "EDGES",

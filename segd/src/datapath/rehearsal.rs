@@ -306,7 +306,6 @@ impl Maps for Ebpf {
         let (Loaded::Array(data)
         | Loaded::ArrayOfMaps(data)
         | Loaded::HashMap(data)
-        | Loaded::LpmTrie(data)
         | Loaded::LruHashMap(data)
         | Loaded::PerCpuArray(data)
         | Loaded::PerCpuHashMap(data)) = self.map(name).ok_or_else(missing)?

@@ -6,7 +6,6 @@
 use std::{os::fd::BorrowedFd, thread::JoinHandle};
 
 use segd_common::{
-    address::{Address, PrefixData, SLOT_BITS},
     config::{Active, Trial},
     tables::{Line, PolicyTables, Shape},
     workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, UnitPattern, UnitPatterns},
@@ -23,29 +22,6 @@ use crate::{
     workload::selector::SelectorTables,
 };
 
-/// A key of the prefix trie, as the kernel has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-struct PrefixKey {
-    bits: u32,
-    data: PrefixData,
-}
-
-const _: () = assert!(size_of::<PrefixKey>() == 24);
-
-// SAFETY: `repr(C)`, integers only, no padding (asserted above).
-unsafe impl aya::Pod for PrefixKey {}
-
-impl PrefixKey {
-    fn new(slot: u32, address: Address, bits: u32) -> PrefixKey {
-        let slot = slot.to_be_bytes();
-        PrefixKey {
-            bits: SLOT_BITS + bits,
-            data: PrefixData { slot, address },
-        }
-    }
-}
-
 /// The name of a segment index, zero-padded.
 type NameBytes = [u8; 64];
 
@@ -55,7 +31,6 @@ pub struct Tables {
     trial: Map<u32, Trial>,
     policy: Map<u32, PolicyTables>,
     lines: Lines,
-    prefixes: Map<PrefixKey, u32>,
     edges: Map<EdgeKey, Edge>,
     patterns: Map<u32, UnitPatterns>,
     names: Map<u32, NameBytes>,
@@ -74,7 +49,6 @@ impl Tables {
             trial: Map::open(maps, "TRIAL")?,
             policy: Map::open(maps, "POLICY")?,
             lines: Lines::open(maps)?,
-            prefixes: Map::open(maps, "PREFIXES")?,
             edges: Map::open(maps, "EDGES")?,
             patterns: Map::open(maps, "UNIT_PATTERNS")?,
             names: Map::open(maps, "NAMES")?,
@@ -153,7 +127,6 @@ impl Tables {
                 message: "no room was made for them".to_owned(),
             });
         }
-        self.write_prefixes(slot, tables)?;
         self.write_selectors(slot, selectors)
     }
 
@@ -195,17 +168,6 @@ impl Tables {
     #[must_use]
     pub fn array(&self, slot: u32) -> Option<BorrowedFd<'_>> {
         self.lines.array(slot)
-    }
-
-    fn write_prefixes(&self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
-        let wanted = tables
-            .prefixes
-            .iter()
-            .map(|(address, bits, segment)| (PrefixKey::new(slot, *address, *bits), u32::from(*segment)));
-        let wanted = wanted.collect();
-        self.prefixes
-            .bring_to(&wanted, &|key: &PrefixKey| key.data.slot == slot.to_be_bytes())
-            .map(drop)
     }
 
     fn write_selectors(&self, slot: u32, selectors: &SelectorTables) -> Result<(), Error> {
@@ -261,16 +223,8 @@ impl Tables {
             len >= tables.kernel_lines()
                 && unsafe { are_same(lines, tables.lines.as_ptr(), size_of_val(tables.lines.as_slice())) }
         })?;
-        let same = same && lines == Some(true);
-        let prefixes = self.prefixes.keys()?.into_iter();
-        let prefixes = prefixes.filter(|key| key.data.slot == slot.to_be_bytes()).count();
-        if !same || prefixes != tables.prefixes.len() {
+        if !same || lines != Some(true) {
             return Ok(false);
-        }
-        for (address, bits, segment) in &tables.prefixes {
-            if self.prefixes.read(&PrefixKey::new(slot, *address, *bits))? != Some(u32::from(*segment)) {
-                return Ok(false);
-            }
         }
         let edges = self.edges.keys()?.into_iter();
         if edges.filter(|key| key.slot == slot).count() != selectors.edges.len() {

@@ -9,9 +9,12 @@
 //! windows that meet decide together. Deliberately absent: any choice that depends on the order of rules beyond naming one of them.
 
 mod cells;
+mod cuckoo;
 mod flags;
 mod groups;
 mod indexes;
+mod lists;
+mod prefix_table;
 mod ranges;
 mod table;
 mod turns;
@@ -20,7 +23,7 @@ use ipnet::IpNet;
 use segd_common::{
     address::MAX_PREFIXES,
     segment::{self, SegmentIndex},
-    tables::{MAX_RULES, MAX_STEPS, Segment, TABLES_AUDIT, TABLES_HOST_OPEN, TABLES_VALID},
+    tables::{MAX_RULES, Segment, TABLES_AUDIT, TABLES_HOST_OPEN, TABLES_VALID},
 };
 
 use super::{
@@ -28,9 +31,6 @@ use super::{
     model::{Mode, Policy, SelectorKind},
     prefixes,
 };
-
-/// The longest list that the kernel's search reaches the end of.
-const MAX_IN_LIST: usize = (1 << MAX_STEPS) - 1;
 
 /// Why a policy that is right cannot be put into the tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,14 @@ pub enum CompileError {
         needed: usize,
         /// How many there can be.
         available: usize,
+    },
+    /// A hash table found no place for all that belongs into it, by any seed.
+    #[error(
+        "the {entries} entries of a table of the policy find no place in it: this is a fault of segd, or the policy was made to cause it"
+    )]
+    NoPlace {
+        /// How many there are.
+        entries: usize,
     },
     /// [`SegmentIndexes::allocate`] was not called for this policy.
     #[error("segment `{name}` has no index")]
@@ -181,7 +189,8 @@ fn prefixes_and_selectors(
         let owner = owner.map_or(Ok(segment::WORLD), |name| index_of(indexes, name))?;
         tables.prefixes.push((address, bits, owner));
     }
-    fits("address prefixes", tables.prefixes.len(), MAX_PREFIXES as usize)
+    fits("address prefixes", tables.prefixes.len(), MAX_PREFIXES as usize)?;
+    prefix_table::lay_out(tables)
 }
 
 #[cfg(test)]

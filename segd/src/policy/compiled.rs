@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use segd_common::{
     address::Address,
     decide::is_of_the_host,
+    prefixes::{self, Length, Lengths, Prefixes},
     segment::{self, SegmentIndex},
     service::{self, Service},
     tables::{
         CELL_LIST, Cell, LINE_WORDS, Line, PolicyTables, PortRange, RULE_HOST, RULE_INTRA, RULE_UNTIL,
-        Segment, Shape, TABLES_HOST_OPEN, Tables, between, numbered,
+        Segment, Shape, TABLES_HOST_OPEN, Tables, between, lines_of_list,
     },
     verdict::RuleIndex,
 };
@@ -39,8 +40,12 @@ pub struct CompiledTables {
     pub seed: u32,
     /// How many lines the table has; lists are in those behind it.
     pub buckets: u32,
-    /// The table, and the lists behind it.
+    /// The table, the lists behind it, and the table of prefixes behind those.
     pub lines: Vec<Line>,
+    /// The lengths that prefixes have.
+    pub lengths: Lengths,
+    /// Where the table of prefixes is.
+    pub prefix_table: Prefixes,
     /// What holds where no cell is.
     pub any: Cell,
     /// How many cells there are.
@@ -142,17 +147,7 @@ impl CompiledTables {
     /// The segment that claims an address on the network, or `WORLD`.
     #[must_use]
     pub fn claimed_by(&self, address: &Address) -> SegmentIndex {
-        let inside = |prefix: &Address, bits: u32| {
-            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-            (u128::from_be_bytes(*prefix) ^ u128::from_be_bytes(*address)) & mask == 0
-        };
-        let covering = self
-            .prefixes
-            .iter()
-            .filter(|(prefix, bits, _)| inside(prefix, *bits));
-        covering
-            .max_by_key(|(_, bits, _)| *bits)
-            .map_or(segment::WORLD, |(_, _, index)| *index)
+        prefixes::owner(self, address)
     }
 
     /// When each rule ends, as the kernel programs read it: on their clock, 0 = never; of one in windows, the end of the one
@@ -227,11 +222,14 @@ impl CompiledTables {
 
     /// The ranges of a cell, sorted and disjoint.
     pub fn ranges(&self, cell: Cell) -> impl Iterator<Item = PortRange> {
-        let numbers = match cell.rule & CELL_LIST {
+        let lines = match cell.rule & CELL_LIST {
             0 => 0..0,
-            _ => cell.low..cell.low + cell.high,
+            _ => cell.low..cell.low + lines_of_list(cell.high),
         };
-        let listed = numbers.filter_map(|number| numbered(self, number)?.range());
+        let held = lines.filter_map(|line| self.line(line));
+        let held = held.flat_map(|line| line.cells).filter_map(Cell::range);
+        let mut listed: Vec<PortRange> = held.collect();
+        listed.sort_unstable();
         cell.range().into_iter().chain(listed)
     }
 
@@ -312,6 +310,7 @@ impl CompiledTables {
         out.flags = self.flags;
         out.shape = shape;
         out.any = self.any;
+        out.lengths = self.lengths;
         copy(&mut out.segments, &self.segments);
         copy(lines, &self.lines);
         let mut ends = self.ends(now);
@@ -379,6 +378,7 @@ impl Tables for CompiledTables {
         Shape {
             seed: self.seed,
             buckets: self.buckets,
+            prefixes: self.prefix_table,
             ..Shape::default()
         }
     }
@@ -389,6 +389,22 @@ impl Tables for CompiledTables {
 
     fn line(&self, index: u32) -> Option<&Line> {
         self.lines.get(index as usize)
+    }
+
+    fn prefixes(&self) -> Prefixes {
+        self.prefix_table
+    }
+
+    fn first_length(&self, six: usize) -> u8 {
+        self.lengths.first.get(six).copied().unwrap_or_default()
+    }
+
+    fn length(&self, number: u8) -> Length {
+        self.lengths
+            .all
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
     }
 
     // What is over at the time that is asked about was not compiled: `Policy::at`.

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segd_common::{
     segment,
-    tables::{CELL_LIST, Cell, LINE_CELLS, Line, MAX_PAIRS, MAX_RANGES, MAX_RULES, PortRange},
+    tables::{CELL_LIST, Cell, Line, MAX_IN_LIST, MAX_PAIRS, MAX_RANGES, MAX_RULES, PortRange},
 };
 
 use super::{
-    CompileError, MAX_IN_LIST, fits,
+    CompileError, fits,
     groups::{Bundle, Groups},
-    ranges,
-    table::Table,
+    lists, ranges, table,
     turns::Turns,
 };
 use crate::policy::{
@@ -78,7 +77,7 @@ pub fn lay_out(
             segment.flags |= flag;
         }
     }
-    fits("port ranges", interned.lists.len(), MAX_RANGES)?;
+    fits("port ranges", interned.ranges, MAX_RANGES)?;
     let lists = std::mem::take(&mut interned.lists);
     tables.together = interned.turns.finish();
     fits(
@@ -86,27 +85,21 @@ pub fn lay_out(
         tables.rules.len() + tables.together.len(),
         MAX_RULES,
     )?;
-    let mut table = Table::of(&cells);
+    let (seed, mut lines) = table::lay_out(&cells)?;
     tables.cells = cells.len();
-    tables.ranges = lists.len();
-    tables.seed = table.seed;
-    tables.buckets = table.lines.len() as u32;
-    let behind = table.lines.len() as u32 * LINE_CELLS as u32;
-    let used = table.lines.iter_mut().flat_map(|line| &mut line.cells);
+    tables.ranges = interned.ranges;
+    tables.seed = seed;
+    tables.buckets = lines.len() as u32;
+    let behind = lines.len() as u32;
+    let used = lines.iter_mut().flat_map(|line| &mut line.cells);
     for cell in used
         .chain([&mut tables.any])
         .filter(|cell| cell.rule & CELL_LIST != 0)
     {
         cell.low += behind;
     }
-    for ranges in lists.chunks(LINE_CELLS) {
-        let mut line = Line::default();
-        for (cell, range) in line.cells.iter_mut().zip(ranges) {
-            *cell = *range;
-        }
-        table.lines.push(line);
-    }
-    tables.lines = table.lines;
+    lines.extend(lists);
+    tables.lines = lines;
     Ok(())
 }
 
@@ -118,10 +111,12 @@ struct Interned<'p> {
     by_bundles: BTreeMap<Vec<Bundle>, Cell>,
     /// How many bundles those are, each time they are.
     met: usize,
-    /// Where each list begins in `lists`.
+    /// With which line each list begins in `lists`.
     by_ranges: BTreeMap<Vec<PortRange>, u32>,
     /// All lists.
-    lists: Vec<Cell>,
+    lists: Vec<Line>,
+    /// How many ranges they have.
+    ranges: usize,
     /// Rules that decide together.
     turns: Turns<'p>,
 }
@@ -134,6 +129,7 @@ impl<'p> Interned<'p> {
             met: 0,
             by_ranges: BTreeMap::new(),
             lists: Vec::new(),
+            ranges: 0,
             turns: Turns::of(rules),
         }
     }
@@ -178,9 +174,10 @@ impl<'p> Interned<'p> {
             Some(first) => *first,
             None => {
                 let first = self.lists.len() as u32;
-                self.lists.extend(ranges.iter().map(|range| Cell::of(*range)));
+                self.lists.extend(lists::tree(&ranges));
+                self.ranges += ranges.len();
                 // As above.
-                at_most_twice("port ranges", self.lists.len(), MAX_RANGES)?;
+                at_most_twice("port ranges", self.ranges, MAX_RANGES)?;
                 self.by_ranges.insert(ranges, first);
                 first
             }

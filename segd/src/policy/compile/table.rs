@@ -1,62 +1,31 @@
-//! The hash table of cells: each stands in one of the two lines that its key names, so that a look at two lines finds it or
-//! shows that there is none.
+//! The hash table of cells.
 
 use segd_common::tables::{Cell, LINE_CELLS, Line, places};
 
-/// How many percent of its cells a table has in use. Cells that push each other about find a place up to some 98 percent.
-const FILLED: usize = 85;
-/// How many cells may be pushed from their place to find one for another.
-const PUSHES: u32 = 500;
+use super::{
+    CompileError,
+    cuckoo::{Entry, Table},
+};
 
-/// A table.
-pub struct Table {
-    /// What it is hashed with.
-    pub seed: u32,
-    /// Its lines, at least one.
-    pub lines: Vec<Line>,
-}
+impl Entry for Cell {
+    fn is_free(&self) -> bool {
+        self.key == 0
+    }
 
-impl Table {
-    /// Lays cells with different keys out, the same cells always in the same way.
-    #[must_use]
-    pub fn of(cells: &[Cell]) -> Table {
-        let mut lines = (cells.len() * 100).div_ceil(FILLED * LINE_CELLS).max(1);
-        let mut seed = 0;
-        loop {
-            if let Some(lines) = place_all(cells, seed, lines) {
-                return Table { seed, lines };
-            }
-            // It never was seen to; and with ever more room, it must succeed.
-            seed += 1;
-            lines += lines / 8 + 1;
-        }
+    fn places(&self, seed: u32, lines: u32) -> [u32; 2] {
+        places(self.key, seed, lines)
     }
 }
 
-fn place_all(cells: &[Cell], seed: u32, lines: usize) -> Option<Vec<Line>> {
-    let buckets = u32::try_from(lines).ok()?;
-    let mut lines = vec![Line::default(); lines];
-    let mut turn = 0_usize;
-    'cells: for cell in cells {
-        let mut carried = *cell;
-        for _ in 0..PUSHES {
-            let places = places(carried.key, seed, buckets);
-            for place in places {
-                let mut room = lines.get_mut(place as usize)?.cells.iter_mut();
-                if let Some(free) = room.find(|cell| cell.key == 0) {
-                    *free = carried;
-                    continue 'cells;
-                }
-            }
-            // Whom to push: not always the same one, or two would push each other for ever.
-            turn = turn.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
-            let place = places.get(turn >> 20 & 1).copied()?;
-            let line = lines.get_mut(place as usize)?;
-            std::mem::swap(line.cells.get_mut((turn >> 21) % LINE_CELLS)?, &mut carried);
-        }
-        return None;
-    }
-    Some(lines)
+/// Lays cells with different keys out: what the table is hashed with, and its lines.
+///
+/// # Errors
+///
+/// They find no place.
+pub fn lay_out(cells: &[Cell]) -> Result<(u32, Vec<Line>), CompileError> {
+    let table: Table<Cell, LINE_CELLS> = Table::of(cells)?;
+    let lines = table.lines.into_iter().map(|cells| Line { cells });
+    Ok((table.seed, lines.collect()))
 }
 
 #[cfg(test)]
@@ -86,24 +55,22 @@ mod tests {
                     high: 0,
                 })
                 .collect();
-            let table = Table::of(&cells);
-            let buckets = table.lines.len() as u32;
+            let (seed, lines) = lay_out(&cells).expect("there is a place for each");
+            let buckets = lines.len() as u32;
             for cell in &cells {
-                let [a, b] =
-                    places(cell.key, table.seed, buckets).map(|place| table.lines[place as usize].cells);
+                let [a, b] = places(cell.key, seed, buckets).map(|place| lines[place as usize].cells);
                 assert!(a.contains(cell) || b.contains(cell), "{cell:?} of {count}");
             }
-            let held = table
-                .lines
+            let held = lines
                 .iter()
                 .flat_map(|line| line.cells)
                 .filter(|cell| cell.key != 0);
             assert_eq!(held.count(), cells.len(), "{count}");
             assert!(
-                table.lines.len() * LINE_CELLS * 4 <= cells.len() * 5 + 16,
+                lines.len() * LINE_CELLS * 4 <= cells.len() * 5 + 16,
                 "{count}: {buckets} lines"
             );
-            assert_eq!(table.seed, 0, "{count}: not at once");
+            assert_eq!(seed, 0, "{count}: not at once");
         }
     }
 }
