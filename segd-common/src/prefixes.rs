@@ -9,7 +9,7 @@
 //! of prefixes.
 
 use crate::{
-    address::{Address, V4_PREFIX_BITS, halves, is_v4, of_halves},
+    address::{Address, V4_PREFIX_BITS, halves, is_v4},
     segment::{self, SegmentIndex},
     tables::{Cell, Line, Tables, lines_of_hash, mixed},
 };
