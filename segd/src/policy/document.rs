@@ -4,12 +4,13 @@
 //! Deliberately absent: knowledge of other documents.
 
 pub mod allowance;
+pub mod cuts;
 mod decode;
 pub mod fields;
 pub mod rules;
 pub mod tree;
 
-pub use decode::documents;
+pub use decode::{documents, documents_of};
 pub use rules::Rules;
 
 use super::{

@@ -7,6 +7,7 @@ mod window;
 
 use super::{
     API_VERSION, Document, KIND, Matcher, MatcherKind, SegmentEntry, Text,
+    cuts::Cuts,
     fields::{DEFAULTS, DOCUMENT, MATCHER, METADATA, SEGMENT, SPEC},
     tree::{Node, Value},
 };
@@ -14,19 +15,32 @@ use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     model::{Action, Mode},
 };
+pub use shape::is_odd;
 use shape::{describe, is_text, shortened};
 
 /// Reads the documents of one file. A document of another kind is reported and left out.
 pub fn documents(text: &str, nodes: &[Node], out: &mut Vec<Diagnostic>) -> Vec<Document> {
-    nodes
-        .iter()
-        .filter_map(|node| Decoder { text, out }.document(node))
-        .collect()
+    documents_of(text, nodes, None, out)
+}
+
+/// As [`documents`], of a text out of which rules were taken.
+pub fn documents_of(
+    text: &str,
+    nodes: &[Node],
+    mut cuts: Option<&mut Cuts>,
+    out: &mut Vec<Diagnostic>,
+) -> Vec<Document> {
+    let mut document = |node| {
+        let cuts = cuts.as_deref_mut();
+        Decoder { text, cuts, out }.document(node)
+    };
+    nodes.iter().filter_map(&mut document).collect()
 }
 
 /// Collects what is wrong on the way.
 struct Decoder<'o> {
     text: &'o str,
+    cuts: Option<&'o mut Cuts>,
     out: &'o mut Vec<Diagnostic>,
 }
 
@@ -92,9 +106,21 @@ impl Decoder<'_> {
             if let Some(rules) = fields.value(action.word())
                 && let Some(rules) = self.list(rules, "a list of rules")
             {
-                for (index, rule) in rules.iter().enumerate() {
-                    if let Some(rule) = self.rule(rule, action, index) {
+                let mut index = 0;
+                let mut rules = rules.iter().peekable();
+                while let Some(node) = rules.next() {
+                    if let Some(rule) = self.rule(node, action, index) {
                         document.rules.push(rule, self.text);
+                    }
+                    index += 1;
+                    if let Some(cuts) = &mut self.cuts {
+                        let between = cuts.between(node, rules.peek().copied()).iter();
+                        let entered = between
+                            .zip(index..)
+                            .filter_map(|(rule, at)| rule.entered(action, at));
+                        let before = document.rules.plain.len();
+                        document.rules.plain.extend(entered);
+                        index += document.rules.plain.len() - before;
                     }
                 }
             }

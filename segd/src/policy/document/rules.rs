@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: an entry that comes out says what the one that was put in said.
 
-use super::{Peers, PeersKind, Ports, RuleEntry, Text};
+use super::{Peers, PeersKind, Ports, RuleEntry, Text, decode::is_odd};
 use crate::policy::{diagnostic::Span, model::Action};
 
 /// The rules of a document. Their places say in which order they stand.
@@ -83,6 +83,63 @@ impl PlainRule {
         })
     }
 
+    /// A rule that is all of a line, as an entry of a list in block style, and how far it is indented. `start`: where the line begins.
+    ///
+    /// Nothing but one spelling is known here, and no name that YAML could take for anything but a text.
+    #[must_use]
+    pub fn of_line(line: &str, start: usize) -> Option<(usize, PlainRule)> {
+        let said = line.strip_suffix('\n')?;
+        let entry = said.trim_start_matches(' ');
+        let indent = said.len() - entry.len();
+        let begins = indent + "- ".len();
+        let rest = entry.strip_prefix("- {from: ")?;
+        let at = |rest: &str| said.len() - rest.len() - begins;
+        let from_at = at(rest);
+        let (from, rest) = word(rest, is_of_name)?;
+        let rest = rest.strip_prefix(", to: ")?;
+        let to_at = at(rest);
+        let (to, rest) = word(rest, is_of_name)?;
+        let rest = rest.strip_prefix(", ports: [")?;
+        let port_at = at(rest);
+        let (port, rest) = word(rest, is_of_port)?;
+        // What has a slash is no number.
+        let (protocol, _) = port.split_once('/')?;
+        let plain =
+            is_plain(from) && is_plain(to) && protocol.starts_with(|first: char| first.is_ascii_lowercase());
+        if rest != "]}" || !plain {
+            return None;
+        }
+        let len = |text: &str| u8::try_from(text.len()).ok();
+        let extent = u16::try_from(said.len() - begins).ok()?;
+        let rule = PlainRule {
+            start: u32::try_from(start + begins).ok()?,
+            span: extent,
+            extent,
+            index: 0,
+            at: [from_at as u16, to_at as u16, port_at as u16],
+            len: [len(from)?, len(to)?, len(port)?],
+            action: Action::Allow,
+        };
+        Some((indent, rule))
+    }
+
+    /// Its place.
+    #[must_use]
+    pub const fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// The same in a list, at a place of it.
+    #[must_use]
+    pub fn entered(self, action: Action, index: usize) -> Option<PlainRule> {
+        let index = u32::try_from(index).ok()?;
+        Some(PlainRule {
+            index,
+            action,
+            ..self
+        })
+    }
+
     /// `from`, `to` and the port.
     #[must_use]
     pub fn texts<'t>(&self, text: &'t str) -> [&'t str; 3] {
@@ -142,6 +199,26 @@ impl PlainRule {
             ..self.frame(file)
         }
     }
+}
+
+/// What a text begins with, and the rest.
+fn word(text: &str, is_of: fn(u8) -> bool) -> Option<(&str, &str)> {
+    let len = text.bytes().take_while(|byte| is_of(*byte)).count();
+    text.split_at_checked(len)
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+}
+
+fn is_of_port(byte: u8) -> bool {
+    is_of_name(byte) || byte == b'/'
+}
+
+/// Whether a word is a text to every reader of YAML.
+fn is_plain(word: &str) -> bool {
+    let special = matches!(word, "null" | "true" | "false") || is_odd(word);
+    word.starts_with(|first: char| first.is_ascii_lowercase()) && !special
 }
 
 /// The only name of an end that is no list.

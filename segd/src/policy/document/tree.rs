@@ -9,6 +9,7 @@ mod build;
 
 use granit_parser::{ErrorKind, Parser, ScanError};
 
+use super::cuts::Cuts;
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     model::Source,
@@ -77,6 +78,15 @@ pub enum TextStyle {
 ///
 /// One diagnostic: a syntax error ends the file.
 pub fn parse(file: usize, source: &Source) -> Result<Vec<Node>, Box<Diagnostic>> {
+    parse_of(file, source, None)
+}
+
+/// As [`parse`], without the rules that were taken out of the text. What is wrong then is told by [`parse`].
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_of(file: usize, source: &Source, cuts: Option<&Cuts>) -> Result<Vec<Node>, Box<Diagnostic>> {
     let text = &*source.text;
     if text.len() > MAX_FILE_BYTES {
         let message = format!(
@@ -111,8 +121,9 @@ pub fn parse(file: usize, source: &Source) -> Result<Vec<Node>, Box<Diagnostic>>
             None => diagnostic,
         })
     };
-    let mut builder = build::Builder::new(file, text);
-    for event in Parser::new_from_str_with_options(text, options()) {
+    let mut builder = build::Builder::new(file, text, cuts);
+    let left = cuts.map_or(text, |cuts| &cuts.left);
+    for event in Parser::new_from_str_with_options(left, options()) {
         let (event, place) = event.map_err(|error| refuse(fault(file, text, &error)))?;
         builder.take(event, place).map_err(refuse)?;
     }

@@ -18,6 +18,7 @@ use crate::policy::{
     document::{
         self, Document,
         allowance::{self, Allowance},
+        cuts::Cuts,
     },
     model::Source,
 };
@@ -116,6 +117,27 @@ fn read_all(files: &[Reading<'_>]) {
 }
 
 fn read(place: usize, source: &Source) -> ReadFile {
+    read_lines(place, source).unwrap_or_else(|| read_whole(place, source))
+}
+
+/// A file most of whose rules are lines of their own; `None`: it is not, or there is something to be said about it.
+fn read_lines(place: usize, source: &Source) -> Option<ReadFile> {
+    let mut cuts = Cuts::of(&source.text)?;
+    let nodes = document::tree::parse_of(place, source, Some(&cuts)).ok()?;
+    let mut out = Vec::new();
+    let documents = document::documents_of(&source.text, &nodes, Some(&mut cuts), &mut out);
+    if !out.is_empty() || !cuts.all_found() {
+        return None;
+    }
+    Some(ReadFile {
+        complete: documents.len() == nodes.len(),
+        allowances: allowance::allowances(place, source, &nodes, &mut out),
+        documents,
+        out,
+    })
+}
+
+fn read_whole(place: usize, source: &Source) -> ReadFile {
     let mut file = ReadFile::default();
     match document::tree::parse(place, source) {
         Ok(nodes) => {
@@ -177,6 +199,96 @@ mod tests {
         as_fresh(&[b.clone(), a.clone()], &mut files);
         as_fresh(&[source("z.yaml", SEGMENTS), b], &mut files);
         as_fresh(&[a], &mut files);
+    }
+
+    /// Lines of all kinds, between which and within which runs of rules are drawn.
+    const OTHERS: [&str; 22] = [
+        "    - {from: [web, db], to: web, ports: [tcp/1, udp/2]}",
+        "    - {from: web, to: db, ports: [tcp/1], reason: x}",
+        "    - {from: web, to: db}",
+        "    - {from: yes, to: db, ports: [tcp/1]}",
+        "    - from: web\n      to: db\n      ports: [tcp/1]",
+        "    - from: web\n      to: db\n      ports: [tcp/1]\n      reason: |",
+        "    - from: web\n      to: db\n      ports: [tcp/1]\n      reason: >-\n        so",
+        "    - {from: web, to: db, ports: [tcp/1], reason: \"long",
+        "    so\"}",
+        "    # segd: allow(implied)",
+        "# nothing",
+        "",
+        "  deny:",
+        "  allow: &all",
+        "  deny: *all",
+        "  tests:",
+        "---",
+        "---\napiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: c}\nspec:\n  allow:",
+        "kind: Other",
+        "    - - {from: web, to: db, ports: [tcp/1]}",
+        "    - [",
+        "    ]",
+    ];
+
+    /// What is read of a file, as all of it is printed.
+    fn told(file: &ReadFile) -> String {
+        format!("{file:?}")
+    }
+
+    fn read_as_whole(text: String) {
+        let source = Source {
+            name: "t.yaml".to_owned(),
+            text: text.into(),
+        };
+        assert_eq!(
+            told(&read(3, &source)),
+            told(&read_whole(3, &source)),
+            "{}",
+            source.text
+        );
+    }
+
+    fn run(indent: usize, count: usize) -> String {
+        let line = |number| format!("{:indent$}- {{from: web, to: db, ports: [tcp/{number}]}}\n", "");
+        (1..=count).map(line).collect()
+    }
+
+    const HEAD: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: b}\nspec:\n  allow:\n";
+
+    #[test]
+    fn rules_that_are_lines_are_read_as_the_parser_reads_them() {
+        for count in [7, 8, 9] {
+            for indent in [2, 4, 6] {
+                read_as_whole(format!("{HEAD}{}", run(indent, count)));
+                for other in OTHERS {
+                    let (a, b) = (run(indent, count), run(4, 9));
+                    read_as_whole(format!("{HEAD}{a}{other}\n{b}"));
+                    read_as_whole(format!("{HEAD}{other}\n{a}{other}\n{b}  deny:\n{b}"));
+                    read_as_whole(format!("{HEAD}{a}{b}{other}"));
+                }
+            }
+        }
+        // As many nodes as a file may have, and more.
+        read_as_whole(format!("{HEAD}{}", run(4, 31_248)));
+        read_as_whole(format!("{HEAD}{}", run(4, 31_249)));
+        let source = Source {
+            name: "t.yaml".to_owned(),
+            text: format!("{HEAD}{}", run(4, 100)).into(),
+        };
+        assert!(read_lines(0, &source).is_some(), "all is read by the parser");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_stands_between_them_rules_are_read_as_the_parser_reads_them(
+            parts in proptest::collection::vec((0..60_usize, 0..9_usize, 5..14_usize), 0..12),
+        ) {
+            let mut text = HEAD.to_owned();
+            for (other, indent, count) in parts {
+                match OTHERS.get(other) {
+                    Some(other) => text += &format!("{other}\n"),
+                    None => text += &run(if indent < 7 { 4 } else { indent - 1 }, count),
+                }
+            }
+            read_as_whole(text);
+        }
     }
 
     #[test]

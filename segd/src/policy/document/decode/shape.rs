@@ -311,10 +311,9 @@ pub(super) fn is_text(node: &Node, expected: &str) -> bool {
 }
 
 /// Words that YAML 1.1 takes for a boolean or for nothing.
-fn is_odd(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
-    matches!(
-        lower.as_str(),
-        "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null" | "~" | ""
-    )
+pub fn is_odd(text: &str) -> bool {
+    const ODD: [&str; 11] = [
+        "", "~", "y", "n", "yes", "no", "on", "off", "true", "false", "null",
+    ];
+    text.len() <= 5 && ODD.iter().any(|odd| text.eq_ignore_ascii_case(odd))
 }

@@ -7,7 +7,7 @@ use granit_parser::{Event, ScalarStyle, Span as Place, StructureStyle, Tag};
 use super::{
     MAX_ALIASES, MAX_DEPTH, MAX_DOCUMENTS, MAX_EXPANDED, MAX_FILE_BYTES, MAX_NODES, Node, TextStyle, Value,
 };
-use crate::policy::diagnostic::Span;
+use crate::policy::{diagnostic::Span, document::cuts::Cuts};
 
 /// Why a file is refused that the parser itself would take.
 pub(super) struct Fault {
@@ -20,6 +20,8 @@ pub(super) struct Fault {
 pub(super) struct Builder<'a> {
     file: usize,
     text: &'a str,
+    /// What was taken out of it before it was parsed.
+    cuts: Option<&'a Cuts>,
     /// Lists and mappings that have not ended, the innermost last.
     open: Vec<Open>,
     documents: Vec<Node>,
@@ -57,17 +59,21 @@ struct Size {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(file: usize, text: &'a str) -> Builder<'a> {
+    pub(super) fn new(file: usize, text: &'a str, cuts: Option<&'a Cuts>) -> Builder<'a> {
         Builder {
             file,
             text,
+            cuts,
             open: Vec::new(),
             documents: Vec::new(),
             began: 0,
             anchors: BTreeMap::new(),
             aliases: 0,
             expanded: 0,
-            taken: Size::default(),
+            taken: Size {
+                nodes: cuts.map_or(0, Cuts::nodes),
+                ..Size::default()
+            },
         }
     }
 
@@ -268,7 +274,8 @@ impl<'a> Builder<'a> {
     }
 
     fn span(&self, place: Place) -> Span {
-        let bytes = |offset: Option<usize>| offset.unwrap_or(self.text.len()).min(self.text.len());
+        let origin = |at: usize| self.cuts.map_or(at, |cuts| cuts.origin(at));
+        let bytes = |offset: Option<usize>| offset.map_or(self.text.len(), origin).min(self.text.len());
         Span {
             file: self.file,
             start: bytes(place.start.byte_offset()),
