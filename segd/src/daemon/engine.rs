@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use segd_common::{
@@ -206,12 +206,14 @@ impl Engine {
         let began = Instant::now();
         let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
         let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
-        self.collect_hits()?;
+        // What is in force is counted on until it is left, and read out then.
+        self.follow_rules(SystemTime::now())?;
         let names = names(before);
         for step in sequence::MAKING {
             match step {
                 Step::Settle => self.tables.settle()?,
                 Step::Tables => {
+                    self.leave_slot(slot)?;
                     let now = clock::moment();
                     self.tables.make_room(slot, &tables)?;
                     self.pin_lines(slot)?;

@@ -1,12 +1,12 @@
 //! Rule hits: read out of the kernel, totalled and dated; and what they say of each rule in force.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use jiff::Timestamp;
 use segd_common::{
     decide::decide,
     segment::NONE,
@@ -14,17 +14,14 @@ use segd_common::{
     workload::Identity,
 };
 
-use super::{
-    engine::{Engine, InForce},
-    error::ApplyError,
-};
+use super::{engine::Engine, error::ApplyError};
 use crate::{
     control::types::RuleRow,
-    policy::model::Rule,
+    policy::compiled::CompiledTables,
     telemetry::{
         clock::{self, rfc3339, timestamp},
-        hits::RuleHits,
-        usage::{Usage, key},
+        hits::{Counts, RuleHits},
+        usage::{Key, Usage},
     },
 };
 
@@ -37,51 +34,112 @@ pub struct Hits {
     pub(super) totals: RuleHits,
     usage: Usage,
     read: Option<Instant>,
+    slots: [Option<Followed>; 2],
+    /// The revisions that were in force at the last look.
+    in_force: Vec<u32>,
 }
 
-/// Who is counted under each number: a rule, or of those that decide together the one that holds now.
-fn named(policy: &InForce, now: Timestamp) -> Vec<usize> {
-    let numbers = 0..policy.tables.rules.len() + policy.tables.together.len();
-    numbers
-        .filter_map(|number| policy.tables.decider(RuleIndex::try_from(number).ok()?, now))
-        .collect()
+/// A slot whose counts are read: its policy is in force, or was until it was left.
+#[derive(Debug)]
+struct Followed {
+    revision: u32,
+    tables: Arc<CompiledTables>,
+    counts: Counts,
 }
 
 impl Engine {
     /// Adds the kernel's rule hits to the totals, and dates them.
     pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
         let now = SystemTime::now();
-        let before = self.trial.as_ref().map(|trial| &trial.before);
-        let mut known = Vec::new();
-        for policy in self.in_force.iter().chain(before) {
-            let (slot, revision) = (policy.active.slot(), policy.active.revision());
-            let hits = self.tables.hits(slot, &policy.tables)?;
-            let named = named(policy, timestamp(now));
-            let rules: Vec<&Rule> = (named.iter())
-                .filter_map(|place| policy.policy.rules.get(*place))
-                .collect();
-            let labels: Vec<String> = rules.iter().map(|rule| rule.label.to_string()).collect();
-            let keys = rules.iter().zip(&labels);
-            let keys: Vec<String> = keys
-                .map(|(rule, label)| key(label, &rule.text.to_string()))
-                .collect();
-            let labels = labels.iter().map(String::as_str);
-            self.hits.totals.absorb(slot, revision, labels, hits.as_slice());
-            self.hits
-                .usage
-                .absorb(slot, revision, &keys, hits.as_slice(), now);
-            known.extend(keys);
+        self.follow_rules(now)?;
+        for slot in [0, 1] {
+            self.count(slot, now, Some(now))?;
         }
-        self.hits.usage.keep(&known.iter().collect::<BTreeSet<_>>());
         self.hits.read = Some(Instant::now());
         Ok(())
     }
 
-    /// Collects, unless that was done a moment ago: a hit is dated when it is seen.
+    /// Knows whose the counts of each slot are: from then on, none of them is lost.
+    pub(super) fn follow_rules(&mut self, now: SystemTime) -> Result<(), ApplyError> {
+        let first = self.hits.usage.is_empty();
+        let mut in_force = [false; 2];
+        let mut new = [None, None];
+        let mut revisions = Vec::new();
+        let before = self.trial.as_ref().map(|trial| &trial.before);
+        for policy in self.in_force.iter().chain(before) {
+            let (slot, revision) = ((policy.active.slot() & 1) as usize, policy.active.revision());
+            revisions.push(revision);
+            in_force[slot] = true;
+            let followed = &mut self.hits.slots[slot];
+            if followed
+                .as_ref()
+                .is_some_and(|followed| followed.revision == revision)
+            {
+                continue;
+            }
+            let rules = policy.policy.rules.iter();
+            new[slot] = Some(rules.map(|rule| Key::of(&rule.label, &rule.text)).collect());
+            self.hits
+                .totals
+                .know(policy.tables.rules.iter().map(|rule| &rule.label));
+            *followed = Some(Followed {
+                revision,
+                tables: Arc::clone(&policy.tables),
+                counts: Counts::default(),
+            });
+        }
+        if self.hits.in_force != revisions {
+            self.hits.usage.watch(new, in_force, now);
+            self.hits.in_force = revisions;
+        }
+        if first {
+            // What was counted before the first look of all is not dated.
+            self.count(0, now, None)?;
+            self.count(1, now, None)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a slot out.
+    fn count(&mut self, slot: u32, now: SystemTime, dated: Option<SystemTime>) -> Result<(), ApplyError> {
+        let Some(followed) = &mut self.hits.slots[(slot & 1) as usize] else {
+            return Ok(());
+        };
+        let read = self.tables.hits(slot, &followed.tables)?;
+        let at = timestamp(now);
+        for (number, hits) in followed.counts.since(read) {
+            // A rule, or of those that decide together the one that holds now.
+            let place = RuleIndex::try_from(number)
+                .ok()
+                .and_then(|number| followed.tables.decider(number, at));
+            let Some((place, rule)) = place.and_then(|at| Some((at, followed.tables.rules.get(at)?))) else {
+                continue;
+            };
+            self.hits.totals.add(&rule.label, hits);
+            if let Some(now) = dated {
+                self.hits.usage.hit(slot, place, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a slot out for the last time: nobody counts there any more, and it is about to be written.
+    pub(super) fn leave_slot(&mut self, slot: u32) -> Result<(), ApplyError> {
+        let now = SystemTime::now();
+        self.count(slot, now, Some(now))?;
+        self.hits.slots[(slot & 1) as usize] = None;
+        self.hits.usage.forget(slot);
+        Ok(())
+    }
+
+    /// Collects, unless that was done a moment ago: a hit is dated when it is seen. Of a policy that is new it is found out whose
+    /// hits are whose, so that the next one need not wait for it.
     pub(super) fn date_hits(&mut self) {
-        if self.hits.read.is_none_or(|read| read.elapsed() >= COUNTED)
-            && let Err(error) = self.collect_hits()
-        {
+        let done = match self.hits.read.is_none_or(|read| read.elapsed() >= COUNTED) {
+            true => self.collect_hits(),
+            false => self.follow_rules(SystemTime::now()),
+        };
+        if let Err(error) = done {
             tracing::warn!("reading rule hits: {}", crate::report::chain(&error));
         }
     }
@@ -94,18 +152,16 @@ impl Engine {
     pub(super) fn rule_rows(&mut self) -> Result<Vec<RuleRow>, ApplyError> {
         self.collect_hits()?;
         let sessions = self.sessions_by_rule().unwrap_or_default();
-        let totals: BTreeMap<String, u64> = self.hits.totals.totals().into_iter().collect();
         let Some(in_force) = &self.in_force else {
             return Ok(Vec::new());
         };
         let rows = in_force.policy.rules.iter().enumerate().map(|(index, rule)| {
-            let (label, text) = (rule.label.to_string(), rule.text.to_string());
-            let used = self.hits.usage.of(&key(&label, &text));
+            let used = self.hits.usage.of(Key::of(&rule.label, &rule.text));
             RuleRow {
                 location: rule.location.to_string(),
-                text,
-                hits: totals.get(&label).copied().unwrap_or(0),
-                rule: label,
+                text: rule.text.to_string(),
+                hits: self.hits.totals.total(&rule.label),
+                rule: rule.label.to_string(),
                 watched_since: used.map(|used| rfc3339(used.since)).unwrap_or_default(),
                 last_hit: used.and_then(|used| used.last).map(rfc3339),
                 sessions: sessions.get(&index).copied().unwrap_or(0),

@@ -1,21 +1,37 @@
 //! Since when each rule is watched, and when it was last hit: for whoever wants to take out what nobody uses.
 //!
 //! A rule is known by its document, its list and its text, so one that only moved is the same one. Rules that say the same there
-//! count as one.
+//! count as one; so would two of one hash be.
 //!
 //! INVARIANT: a rule that was hit is never said not to have been. What another daemon has counted was hit before this one
 //! watched; a hit is dated when it is seen, which is after it was made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::SystemTime,
 };
 
-/// What stays when a rule moves: `shop/allow {from: …}`.
-#[must_use]
-pub fn key(label: &str, text: &str) -> String {
-    let list = label.split_once('[').map_or(label, |(list, _)| list);
-    format!("{list} {text}")
+use crate::policy::model::{RuleLabel, Written};
+
+/// A hash of what stays when a rule moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(u64);
+
+impl Key {
+    /// Of a rule.
+    #[must_use]
+    pub fn of(label: &RuleLabel, text: &Written) -> Key {
+        let mut hasher = DefaultHasher::new();
+        label.document().hash(&mut hasher);
+        hasher.write_u8(label.list() as u8);
+        let mut add = |word: &str| word.hash(&mut hasher);
+        // What is told of a rule is all that others know it by.
+        match text.is_short() {
+            true => text.words().for_each(&mut add),
+            false => text.to_string().split_whitespace().for_each(&mut add),
+        }
+        Key(hasher.finish())
+    }
 }
 
 /// What is known of a rule's use.
@@ -30,42 +46,102 @@ pub struct Use {
 /// The use of the rules in force.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
-    rules: BTreeMap<String, Use>,
-    /// By slot: its revision, and what was read of it.
-    slots: [(u32, Vec<u64>); 2],
+    /// Ascending, each once.
+    keys: Vec<Key>,
+    /// By the place of the key.
+    uses: Vec<Use>,
+    /// By slot, the place of the key of each rule that it holds; `FORGOTTEN`: it is not in force any more.
+    places: [Vec<u32>; 2],
 }
 
+/// In the place of a place.
+const FORGOTTEN: u32 = u32::MAX;
+
 impl Usage {
-    /// Takes a slot's counts by rule index into account.
-    pub fn absorb(&mut self, slot: u32, revision: u32, keys: &[String], hits: &[u64], now: SystemTime) {
-        // What was counted before the first look of all is not dated.
-        let first = self.rules.is_empty();
-        let seen = &mut self.slots[(slot & 1) as usize];
-        if seen.0 != revision {
-            *seen = (revision, Vec::new());
-        }
-        for (index, key) in keys.iter().enumerate() {
-            let count = hits.get(index).copied().unwrap_or(0);
-            let known = self.rules.entry(key.clone()).or_insert(Use {
-                since: now,
-                last: None,
-            });
-            if !first && count != seen.1.get(index).copied().unwrap_or(0) {
-                known.last = Some(now);
-            }
-        }
-        seen.1 = hits.to_vec();
+    /// Nobody has been watched yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
-    /// Forgets the rules that are not in force any more.
-    pub fn keep(&mut self, keys: &BTreeSet<&String>) {
-        self.rules.retain(|key, _| keys.contains(key));
+    /// Watches the rules of slots. `new`: the rules of those that hold others than before. Rules that stand in none that is `in_force` are
+    /// forgotten; a slot that was left, and is not written yet, may still tell of the others.
+    pub fn watch(&mut self, new: [Option<Vec<Key>>; 2], in_force: [bool; 2], now: SystemTime) {
+        let key_of = |place: &u32| self.keys.get(*place as usize).copied();
+        // Of each slot the keys of its rules, ascending, with the rules.
+        let mut slots = [Vec::new(), Vec::new()];
+        let mut counts = [0, 0];
+        for (((slot, count), new), places) in slots.iter_mut().zip(&mut counts).zip(new).zip(&self.places) {
+            let keyed: Vec<(Key, u32)> = match new {
+                Some(keys) => {
+                    *count = keys.len();
+                    keys.into_iter().zip(0..).collect()
+                }
+                None => {
+                    *count = places.len();
+                    let keyed = places.iter().zip(0..);
+                    keyed
+                        .filter_map(|(place, rule)| Some((key_of(place)?, rule)))
+                        .collect()
+                }
+            };
+            *slot = keyed;
+            slot.sort_unstable();
+        }
+        let held = slots.iter().zip(in_force).filter(|(_, held)| *held);
+        let mut keys: Vec<Key> = held
+            .flat_map(|(slot, _)| slot.iter().map(|(key, _)| *key))
+            .collect();
+        // Runs that are sorted already are only merged.
+        keys.sort();
+        keys.dedup();
+        keys.shrink_to_fit();
+        let mut before = self.keys.iter().zip(&self.uses).peekable();
+        let uses = keys.iter().map(|key| {
+            while before.next_if(|(known, _)| *known < key).is_some() {}
+            let known = before.next_if(|(known, _)| *known == key);
+            known.map_or(
+                Use {
+                    since: now,
+                    last: None,
+                },
+                |(_, known)| *known,
+            )
+        });
+        let uses = uses.collect();
+        for ((slot, count), places) in slots.into_iter().zip(counts).zip(&mut self.places) {
+            let mut all = vec![FORGOTTEN; count];
+            let mut at = keys.iter().zip(0..).peekable();
+            for (key, rule) in slot {
+                while at.next_if(|(known, _)| **known < key).is_some() {}
+                if let (Some((known, place)), Some(of_rule)) = (at.peek(), all.get_mut(rule as usize))
+                    && **known == key
+                {
+                    *of_rule = *place;
+                }
+            }
+            *places = all;
+        }
+        (self.keys, self.uses) = (keys, uses);
+    }
+
+    /// A slot holds nobody's rules.
+    pub fn forget(&mut self, slot: u32) {
+        self.places[(slot & 1) as usize] = Vec::new();
+    }
+
+    /// A rule of a slot was seen to have been hit.
+    pub fn hit(&mut self, slot: u32, rule: usize, now: SystemTime) {
+        let place = self.places[(slot & 1) as usize].get(rule);
+        if let Some(known) = place.and_then(|place| self.uses.get_mut(*place as usize)) {
+            known.last = Some(now);
+        }
     }
 
     /// What is known of a rule.
     #[must_use]
-    pub fn of(&self, key: &str) -> Option<Use> {
-        self.rules.get(key).copied()
+    pub fn of(&self, key: Key) -> Option<Use> {
+        self.uses.get(self.keys.binary_search(&key).ok()?).copied()
     }
 }
 
@@ -74,72 +150,78 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::policy::model::Action;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn keys(rules: &[&str]) -> Vec<String> {
-        rules.iter().map(|rule| (*rule).to_owned()).collect()
+    fn key(list: Action, number: u32, text: &str) -> Key {
+        let label = RuleLabel::new("shop".into(), list, number);
+        Key::of(&label, &Written::new(text.into(), 0, text.len()))
     }
 
-    #[test]
-    fn dates_a_hit_when_it_is_seen_and_not_what_was_counted_before_the_first_look() {
-        let mut usage = Usage::default();
-        let rules = keys(&["a", "b"]);
-        usage.absorb(0, 7, &rules, &[100, 0], at(10));
-        assert_eq!(
-            usage.of("a"),
-            Some(Use {
-                since: at(10),
-                last: None
-            })
-        );
-        usage.absorb(0, 7, &rules, &[100, 3], at(20));
-        usage.absorb(0, 7, &rules, &[100, 3], at(30));
-        assert_eq!(usage.of("a").and_then(|a| a.last), None);
-        assert_eq!(usage.of("b").and_then(|b| b.last), Some(at(20)));
+    fn keys(rules: &[&str]) -> Option<Vec<Key>> {
+        Some(rules.iter().map(|rule| key(Action::Allow, 0, rule)).collect())
+    }
+
+    fn of(usage: &Usage, rule: &str) -> Option<Use> {
+        usage.of(key(Action::Allow, 0, rule))
+    }
+
+    fn used(since: u64, last: Option<u64>) -> Option<Use> {
+        Some(Use {
+            since: at(since),
+            last: last.map(at),
+        })
     }
 
     #[test]
     fn a_rule_that_moves_is_the_same_and_one_that_comes_back_is_new() {
         let mut usage = Usage::default();
-        usage.absorb(0, 1, &keys(&["a", "b"]), &[0, 0], at(1));
-        usage.absorb(0, 1, &keys(&["a", "b"]), &[5, 0], at(2));
-        let moved = keys(&["new", "a"]);
-        usage.absorb(1, 2, &moved, &[0, 0], at(3));
-        usage.keep(&moved.iter().collect());
+        usage.watch([keys(&["a", "b", "c"]), None], [true, false], at(1));
+        usage.hit(0, 0, at(2));
+        usage.watch([None, keys(&["new", "c", "a"])], [false, true], at(3));
+        assert_eq!(of(&usage, "a"), used(1, Some(2)));
+        assert_eq!((of(&usage, "b"), of(&usage, "new")), (None, used(3, None)));
+        // What is seen late of the slot that was left counts for who is still there.
+        usage.hit(0, 1, at(4));
+        usage.hit(0, 2, at(4));
+        assert_eq!((of(&usage, "b"), of(&usage, "c")), (None, used(1, Some(4))));
+        usage.hit(1, 2, at(5));
+        assert_eq!(of(&usage, "a"), used(1, Some(5)));
+        usage.forget(0);
+        usage.watch([keys(&["b"]), None], [true, false], at(6));
+        assert_eq!((of(&usage, "a"), of(&usage, "b")), (None, used(6, None)));
+    }
+
+    #[test]
+    fn both_halves_of_a_trial_are_watched_and_what_was_given_up_is_forgotten() {
+        let mut usage = Usage::default();
+        usage.watch([keys(&["a", "b"]), None], [true, false], at(1));
+        usage.watch([None, keys(&["b", "c", "c"])], [true, true], at(2));
+        usage.hit(1, 0, at(3));
+        usage.hit(0, 0, at(4));
+        usage.hit(1, 2, at(5));
+        assert_eq!(of(&usage, "a"), used(1, Some(4)));
+        assert_eq!(of(&usage, "b"), used(1, Some(3)));
         assert_eq!(
-            usage.of("a"),
-            Some(Use {
-                since: at(1),
-                last: Some(at(2))
-            })
+            of(&usage, "c"),
+            used(2, Some(5)),
+            "rules that say the same are one"
         );
-        assert_eq!(
-            (usage.of("b"), usage.of("new").map(|new| new.since)),
-            (None, Some(at(3)))
-        );
-        usage.absorb(0, 3, &keys(&["b"]), &[2], at(4));
-        assert_eq!(
-            usage.of("b"),
-            Some(Use {
-                since: at(4),
-                last: Some(at(4))
-            }),
-            "a slot that this daemon wrote was empty before"
-        );
+        usage.watch([None, None], [true, false], at(6));
+        assert_eq!((of(&usage, "b"), of(&usage, "c")), (used(1, Some(3)), None));
     }
 
     #[test]
     fn the_place_in_the_list_is_not_part_of_a_rule() {
-        assert_eq!(
-            key("shop/allow[3]", "{from: a}"),
-            key("shop/allow[0]", "{from: a}")
-        );
-        assert_ne!(
-            key("shop/allow[3]", "{from: a}"),
-            key("shop/deny[3]", "{from: a}")
-        );
+        let one = key(Action::Allow, 3, "{from: a,  to: b}");
+        assert_eq!(one, key(Action::Allow, 0, "{from: a,\n to: b}"));
+        assert_ne!(one, key(Action::Deny, 3, "{from: a, to: b}"));
+        assert_ne!(one, key(Action::Allow, 3, "{from: a, to: bb}"));
+        let long = |end: &str| key(Action::Allow, 3, &format!("{}{end}", "é ".repeat(100)));
+        assert_eq!(long("a"), long("b"), "both are cut before their ends");
+        assert_ne!(long(""), long("a"));
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     policy::diagnostic::{Code, Diagnostic},
     source::Loaded,
-    telemetry::{clock::rfc3339, usage::key},
+    telemetry::clock::rfc3339,
 };
 
 /// `--unused-for`: a number with `s`, `m`, `h` or `d`.
@@ -114,6 +114,12 @@ fn judge(loaded: &Loaded, unused: &Unused, rows: &[RuleRow], now: SystemTime) ->
         ));
     }
     found
+}
+
+/// What stays when a rule moves, as far as rows tell it: `shop/allow {from: …}`.
+fn key(label: &str, text: &str) -> String {
+    let list = label.split_once('[').map_or(label, |(list, _)| list);
+    format!("{list} {text}")
 }
 
 #[cfg(test)]

@@ -22,6 +22,30 @@ impl RuleLabel {
             number,
         }
     }
+
+    /// The name of the document.
+    #[must_use]
+    pub const fn document(&self) -> &Arc<str> {
+        &self.document
+    }
+
+    /// In which of its lists it stands.
+    #[must_use]
+    pub const fn list(&self) -> Action {
+        self.list
+    }
+
+    /// Its number there, from 0.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether both are of one list, as far as that is seen without reading the name.
+    #[must_use]
+    pub fn is_of_list_of(&self, other: &RuleLabel) -> bool {
+        Arc::ptr_eq(&self.document, &other.document) && self.list == other.list
+    }
 }
 
 impl fmt::Display for RuleLabel {
@@ -66,7 +90,14 @@ impl Written {
         }
     }
 
-    fn words(&self) -> impl Iterator<Item = &str> {
+    /// Whether it is so short that it is certainly not cut.
+    #[must_use]
+    pub const fn is_short(&self) -> bool {
+        (self.end as usize) < self.start as usize + Written::LONGEST
+    }
+
+    /// What is written, word by word, uncut.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
         let said = self.text.get(self.start as usize..self.end as usize);
         said.unwrap_or_default().split_whitespace()
     }
