@@ -12,6 +12,7 @@ pub mod window;
 pub mod term;
 pub mod model;
 pub mod pattern;
+pub mod numbers;
 pub mod resolve;
 pub mod lint;
 pub mod prefixes;

@@ -218,7 +218,7 @@ fn policy(text: &str) -> (Policy, CompiledTables) {
 /// Who a cgroup is, as docs/policy.md says: the longest path that it lies in.
 fn of_cgroup(policy: &Policy, cgroup: &str) -> Peer {
     let mut best: (usize, Peer) = (0, Peer::Host);
-    for (name, segment) in &policy.segments {
+    for (name, segment) in policy.segments.iter() {
         for selector in &segment.selectors {
             let SelectorKind::Cgroup(components) = &selector.kind else {
                 continue;

@@ -165,7 +165,7 @@ fn policy_with_windows() -> impl Strategy<Value = Policy> {
                 (name.clone(), segment(&name, intra, audit, Vec::new()))
             });
             Policy {
-                segments: segments.collect(),
+                segments: Arc::new(segments.collect()),
                 rules,
                 enforce_host,
                 ..Policy::default()
@@ -446,7 +446,7 @@ fn net_of(address: IpAddr, len: u8) -> IpNet {
 /// Claims of four segments; exceptions lie inside their prefix, as the resolver guarantees.
 fn claims() -> impl Strategy<Value = Policy> {
     vec((0..4_usize, net(), vec(net(), 0..4)), 0..8).prop_map(|claims| {
-        let mut policy = Policy::default();
+        let mut segments = BTreeMap::new();
         for (owner, prefix, except) in claims {
             let inside = except
                 .into_iter()
@@ -457,8 +457,7 @@ fn claims() -> impl Strategy<Value = Policy> {
                 except: inside,
             };
             let name = format!("s{owner}");
-            let entry = policy
-                .segments
+            let entry = segments
                 .entry(name.clone())
                 .or_insert_with(|| segment(&name, true, false, Vec::new()));
             entry.selectors.push(Selector {
@@ -466,7 +465,10 @@ fn claims() -> impl Strategy<Value = Policy> {
                 kind,
             });
         }
-        policy
+        Policy {
+            segments: Arc::new(segments),
+            ..Policy::default()
+        }
     })
 }
 
@@ -539,7 +541,7 @@ proptest! {
     fn a_tie_is_reported_only_where_some_address_has_two_owners(
         claims in vec((0..3_usize, (0..16_u8, 28..=32_u8), vec((0..16_u8, 29..=32_u8), 0..5)), 0..6)
     ) {
-        let mut policy = Policy::default();
+        let mut segments = BTreeMap::new();
         let space = |(host, len): (u8, u8)| net_of(Ipv4Addr::new(10, 0, 0, host).into(), len);
         for (owner, prefix, except) in claims {
             let prefix = space(prefix);
@@ -547,9 +549,10 @@ proptest! {
             let kind = SelectorKind::Cidr { prefix, except: except.collect() };
             let name = format!("s{owner}");
             let entry =
-                policy.segments.entry(name.clone()).or_insert_with(|| segment(&name, true, false, Vec::new()));
+                segments.entry(name.clone()).or_insert_with(|| segment(&name, true, false, Vec::new()));
             entry.selectors.push(Selector { location: location(), kind });
         }
+        let policy = Policy { segments: Arc::new(segments), ..Policy::default() };
         let claims = policy.segments.iter().flat_map(|(name, segment)| {
             segment.selectors.iter().filter_map(move |selector| match &selector.kind {
                 SelectorKind::Cidr { prefix, except } => Some(Claim::new(*prefix, except, name)),
@@ -576,6 +579,7 @@ fn a_default_route_of_one_family_claims_nothing_of_the_other() {
             kind,
         };
         let segments = BTreeMap::from([("s".to_owned(), segment("s", true, false, vec![selector]))]);
+        let segments = Arc::new(segments);
         compiled(
             &Policy {
                 segments,

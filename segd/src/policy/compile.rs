@@ -152,7 +152,7 @@ fn name_segments(
     for (name, index) in &indexes.by_name {
         set(*index, name, 0);
     }
-    for (name, segment) in &policy.segments {
+    for (name, segment) in policy.segments.iter() {
         let audit = mode.is_none() && segment.mode == Mode::Audit;
         let flags = segment::SEGMENT_VALID
             | if audit { segment::SEGMENT_AUDIT } else { 0 }
@@ -169,7 +169,7 @@ fn prefixes_and_selectors(
     indexes: &SegmentIndexes,
 ) -> Result<(), CompileError> {
     let mut claims: Vec<(IpNet, &[IpNet], &str)> = Vec::new();
-    for (name, segment) in &policy.segments {
+    for (name, segment) in policy.segments.iter() {
         let index = index_of(indexes, name)?;
         for selector in &segment.selectors {
             match &selector.kind {

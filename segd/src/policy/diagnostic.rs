@@ -10,7 +10,7 @@ pub use code::Code;
 pub use render::{Style, render};
 pub use suggest::nearest;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::model::{Location, Source};
 
@@ -50,30 +50,48 @@ pub struct Span {
 pub struct Places<'s> {
     sources: &'s [Source],
     names: Vec<Arc<str>>,
-    /// Where each line of each source starts.
-    lines: Vec<Vec<usize>>,
+    /// Where each line of each source starts, once it was asked for.
+    lines: Vec<OnceLock<Vec<usize>>>,
 }
 
 impl<'s> Places<'s> {
     /// Finds the lines.
     #[must_use]
     pub fn new(sources: &'s [Source]) -> Places<'s> {
-        let lines = |source: &Source| {
-            let breaks = source.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-            std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect()
-        };
         Places {
             sources,
             names: sources.iter().map(|source| source.name.as_str().into()).collect(),
-            lines: sources.iter().map(lines).collect(),
+            lines: vec![OnceLock::new(); sources.len()],
         }
+    }
+
+    fn lines(&self, file: usize) -> Option<&[usize]> {
+        let text = &self.sources.get(file)?.text;
+        let find = || {
+            let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+            std::iter::once(0).chain(breaks).collect()
+        };
+        Some(self.lines.get(file)?.get_or_init(find))
     }
 
     /// The line of a byte, from 1.
     #[must_use]
     pub fn line(&self, file: usize, at: usize) -> usize {
-        let lines = self.lines.get(file);
+        let lines = self.lines(file);
         lines.map_or(0, |lines| lines.partition_point(|start| *start <= at))
+    }
+
+    /// Where something stands whose line and column are known.
+    #[must_use]
+    pub fn known(&self, file: usize, line: u32, column: u32) -> Location {
+        let Some(name) = self.names.get(file) else {
+            return Location::default();
+        };
+        Location {
+            file: Arc::clone(name),
+            line,
+            column,
+        }
     }
 
     /// Where a span starts, for people.
@@ -82,7 +100,7 @@ impl<'s> Places<'s> {
         let (Some(source), Some(name)) = (self.sources.get(span.file), self.names.get(span.file)) else {
             return Location::default();
         };
-        let lines = self.lines.get(span.file).map_or(&[][..], Vec::as_slice);
+        let lines = self.lines(span.file).unwrap_or_default();
         let line = lines.partition_point(|start| *start <= span.start);
         let line_start = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
         let before = source.text.get(line_start..span.start).unwrap_or_default();

@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use self::{
-    bits::{Bits, End, Numbering},
+    bits::{Bits, End, Ends, FIRST, HOST},
     grid::{Grid, Related},
     implied::Implied,
 };
 use super::{
     diagnostic::{Code, Diagnostic, Span},
-    model::{Action, Peer, Policy, Rule, SelectorKind},
+    model::{Action, Policy, Rule, SelectorKind},
     port::Interval,
 };
 
@@ -30,33 +30,25 @@ pub struct Standing<'p> {
     pub segments: &'p BTreeMap<String, Span>,
     /// Rules, by their index.
     pub rules: &'p [Span],
-    /// Matchers, with their segment.
-    pub matchers: Vec<(&'p str, &'p SelectorKind, Span)>,
 }
 
 /// Adds warnings about a resolved policy.
 pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>) {
-    let mut peers = Numbering::new(policy);
-    let looked_at: Vec<Looked> = policy
-        .rules
-        .iter()
-        .zip(standing.rules)
-        .map(|(rule, span)| Looked {
+    let ends = Ends::of(policy);
+    let rules = policy.rules.iter().zip(standing.rules).zip(ends.of_rules());
+    let looked_at: Vec<Looked> = rules
+        .map(|((rule, span), [from, to])| Looked {
             rule,
             span: *span,
-            from: peers.end(&rule.from),
-            to: peers.end(&rule.to),
+            from,
+            to,
         })
         .collect();
-    let denies: Vec<&Looked> = looked_at
-        .iter()
-        .filter(|looked| looked.rule.action == Action::Deny)
-        .collect();
-    let of_kind = |action: Action| Grid::new(&looked_at, action, peers.ends(), peers.numbers.len());
+    let of_kind = |action: Action| Grid::new(&looked_at, action, &ends);
     let (allow, deny) = (of_kind(Action::Allow), of_kind(Action::Deny));
-    let implied = Implied::new(&looked_at, &allow, &deny);
-    let across = deny.across(&looked_at);
-    let everybody = peers.everybody();
+    let implied = Implied::new(&looked_at, &ends, &allow, &deny);
+    let across = deny.across(&ends);
+    let everybody = ends.everybody();
     let mut shadowed = Vec::with_capacity(looked_at.len());
     for (number, looked) in looked_at.iter().enumerate() {
         let weak = looked.nothing().or_else(|| looked.not_enforced(policy));
@@ -67,17 +59,24 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
         shadowed.push(found.as_ref().is_some_and(|found| found.code == Code::Shadowed));
         out.extend(found.or_else(|| implied.of(number, policy)));
     }
-    unused(policy, standing.segments, &peers, &looked_at, out);
-    let alive: Vec<&Looked> = looked_at
+    unused(policy, standing.segments, &ends, out);
+    let alive = looked_at
         .iter()
-        .zip(shadowed)
-        .filter(|(_, shadowed)| !shadowed)
-        .map(|(looked, _)| looked)
-        .collect();
-    unreachable::segments(policy, standing.segments, &alive, &denies, out);
-    broad::matchers(&standing.matchers, out);
-    overlap::addresses(&standing.matchers, out);
-    overlap::workloads(&standing.matchers, out);
+        .zip(&shadowed)
+        .filter(|(_, shadowed)| !**shadowed);
+    let alive = alive.map(|(looked, _)| looked);
+    unreachable::segments(policy, standing.segments, alive, (&deny, &across), out);
+}
+
+/// Adds warnings about what segments match.
+pub fn matchers(matchers: &[(String, SelectorKind, Span)], out: &mut Vec<Diagnostic>) {
+    let matchers = matchers
+        .iter()
+        .map(|(segment, kind, span)| (segment.as_str(), kind, *span));
+    let matchers: Vec<(&str, &SelectorKind, Span)> = matchers.collect();
+    broad::matchers(&matchers, out);
+    overlap::addresses(&matchers, out);
+    overlap::workloads(&matchers, out);
 }
 
 /// Warnings about rules that are over at a time. `spans`: where rules stand, by their index.
@@ -98,8 +97,8 @@ pub fn expired(policy: &Policy, spans: &[Span], time: Timestamp) -> Vec<Diagnost
 struct Looked<'p> {
     rule: &'p Rule,
     span: Span,
-    from: End,
-    to: End,
+    from: End<'p>,
+    to: End<'p>,
 }
 
 impl Looked<'_> {
@@ -119,9 +118,9 @@ impl Looked<'_> {
         if policy.enforce_host {
             return None;
         }
-        let built_in = |peer: &Peer| matches!(peer, Peer::Host | Peer::World);
-        let only_built_in = self.rule.from.iter().all(built_in) && self.rule.to.iter().all(built_in);
-        let one_is_host = self.rule.from.contains(&Peer::Host) || self.rule.to.contains(&Peer::Host);
+        let only_built_in = |end: &Bits| end.len() <= FIRST && end.numbers().all(|peer| peer < FIRST);
+        let only_built_in = only_built_in(&self.from) && only_built_in(&self.to);
+        let one_is_host = self.from.has(HOST) || self.to.has(HOST);
         if !only_built_in || !one_is_host {
             return None;
         }
@@ -138,7 +137,7 @@ impl Looked<'_> {
 
     /// What guardrails leave of an `allow` rule.
     fn forbidden(&self, rules: &[Looked<'_>], guardrails: &Grid<'_>, across: &Related) -> Option<Diagnostic> {
-        if self.rule.action == Action::Deny {
+        if self.rule.action == Action::Deny || guardrails.is_empty() {
             return None;
         }
         let mut meets: BTreeSet<usize> = BTreeSet::new();
@@ -178,40 +177,24 @@ impl Looked<'_> {
 }
 
 /// Segments nobody can enter, and segments nobody speaks of.
-fn unused(
-    policy: &Policy,
-    spans: &BTreeMap<String, Span>,
-    peers: &Numbering<'_>,
-    rules: &[Looked<'_>],
-    out: &mut Vec<Diagnostic>,
-) {
-    let mut named = vec![false; peers.numbers.len()];
-    let mut seen = vec![false; peers.ends()];
-    for end in rules.iter().flat_map(|looked| [&looked.from, &looked.to]) {
-        if seen
-            .get_mut(end.number)
-            .is_none_or(|seen| std::mem::replace(seen, true))
-        {
-            continue;
-        }
-        for peer in end.numbers() {
-            if let Some(named) = named.get_mut(peer) {
-                *named = true;
-            }
+fn unused(policy: &Policy, spans: &BTreeMap<String, Span>, ends: &Ends, out: &mut Vec<Diagnostic>) {
+    let mut named = vec![false; ends.peers];
+    for peer in ends.all().flat_map(|end| end.bits().numbers()) {
+        if let Some(named) = named.get_mut(peer) {
+            *named = true;
         }
     }
-    for (name, segment) in &policy.segments {
+    for ((name, segment), named) in policy.segments.iter().zip(named.into_iter().skip(FIRST)) {
+        if named && !segment.selectors.is_empty() {
+            continue;
+        }
         let Some(span) = spans.get(name) else { continue };
         if segment.selectors.is_empty() {
             let message = format!("segment `{name}` has no members: nothing matches");
             let diagnostic = Diagnostic::warning(Code::EmptySegment, *span, message);
             out.push(diagnostic.help("add a matcher under `match`"));
         }
-        if !peers
-            .numbers
-            .get(name.as_str())
-            .is_some_and(|number| named.get(*number).copied().unwrap_or(false))
-        {
+        if !named {
             let message = format!("no rule speaks of segment `{name}`");
             let help = "its members reach nobody and nobody reaches them; if that is meant, say so with a `deny` rule";
             out.push(Diagnostic::warning(Code::UnusedSegment, *span, message).help(help));
@@ -220,6 +203,7 @@ fn unused(
 }
 
 /// Whether two sorted lists of intervals have something in common.
+#[cfg(test)]
 fn meet(a: &[Interval], b: &[Interval]) -> bool {
     a.iter().any(|(low, high)| {
         let at = b.partition_point(|(_, other_high)| other_high < low);

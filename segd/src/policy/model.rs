@@ -60,8 +60,8 @@ pub enum Mode {
 pub struct Policy {
     /// The names of the documents, in source order.
     pub names: Vec<String>,
-    /// By name; the built-in peers are not in it.
-    pub segments: BTreeMap<String, Segment>,
+    /// By name; the built-in peers are not in it. Shared by policies that differ in their rules.
+    pub segments: Arc<BTreeMap<String, Segment>>,
     /// `allow` and `deny`, in source order.
     pub rules: Vec<Rule>,
     /// `spec.defaults.host: enforce`.

@@ -92,7 +92,7 @@ pub fn audits(policy: &Policy, from: &Peer, to: &Peer) -> bool {
 #[must_use]
 pub fn owners(policy: &Policy, address: IpAddr) -> Vec<&str> {
     let mut claims: Vec<(u8, &str)> = Vec::new();
-    for (name, segment) in &policy.segments {
+    for (name, segment) in policy.segments.iter() {
         for selector in &segment.selectors {
             if let SelectorKind::Cidr { prefix, except } = &selector.kind
                 && prefix.contains(&address)

@@ -6,6 +6,8 @@ pub mod name;
 pub mod prefix;
 pub mod selector;
 mod segment;
+mod defined;
+mod plain;
 mod rule;
 mod test;
 mod conflict;
@@ -17,8 +19,8 @@ use std::{
     sync::Arc,
 };
 
-use self::read::ReadFile;
 pub use self::read::ReadFiles;
+use self::{defined::Defined, read::Kept};
 use super::{
     diagnostic::{Code, Diagnostic, Places, Severity, Span},
     document::{
@@ -26,7 +28,7 @@ use super::{
         allowance::{self, Allowance},
     },
     lint::{self, Standing},
-    model::{Mode, Peer, Policy, Selector, SelectorKind, Source},
+    model::{Mode, Peer, Policy, SelectorKind, Source},
     port::Interval,
     term::Term,
 };
@@ -41,7 +43,7 @@ pub struct Resolved {
     /// What its author allows.
     pub allowances: Vec<Allowance>,
     /// Every matcher: its segment, what it says, where.
-    pub matchers: Vec<(String, SelectorKind, Span)>,
+    pub matchers: Arc<Vec<(String, SelectorKind, Span)>>,
     /// Where rules stand, by their index.
     pub rules: Vec<Span>,
     /// Where tests stand, by their index.
@@ -78,18 +80,18 @@ pub fn resolve_again(
 ) -> Result<Resolved, Vec<Diagnostic>> {
     let mut resolver = Resolver::new(sources);
     let read = resolver.read(files);
-    let documents: Vec<&Document> = read.iter().flat_map(|file| file.documents.iter()).collect();
+    let documents: Vec<&Document> = read.iter().flat_map(|kept| kept.file.documents.iter()).collect();
     if documents.is_empty() && resolver.complete && !allow_empty {
         let message = "the policy has no document: under it everything would be denied";
         let diagnostic = Diagnostic::general(Code::Empty, message);
         resolver.report(diagnostic.help("check the path; `--allow-empty` takes an empty policy"));
     }
     resolver.names(&documents);
-    resolver.segments(&documents);
-    resolver.rules(&documents);
+    resolver.define(&read, &mut files.defined);
+    resolver.rules(&read, files.words());
     resolver.tests(&documents);
     resolver.release(&documents);
-    resolver.conflicts();
+    resolver.out.extend(resolver.defined.conflicts.iter().cloned());
     resolver.capacity();
     resolver.finish()
 }
@@ -102,14 +104,12 @@ struct Resolver<'s> {
     /// Every source and document could be read: a name that is missing is missing.
     complete: bool,
     policy: Policy,
-    /// Where segments are defined.
-    segment_spans: BTreeMap<String, Span>,
+    /// What documents define.
+    defined: Arc<Defined>,
     /// Where rules stand, by their index.
     rule_spans: Vec<Span>,
     /// Where tests stand, by their index.
     test_spans: Vec<Span>,
-    /// Every selector with its segment.
-    claims: Vec<Claim>,
     /// Comments that allow warnings.
     allowances: Vec<Allowance>,
     /// Peers that were looked up before, by labels; `any` has none.
@@ -118,19 +118,10 @@ struct Resolver<'s> {
     alone: BTreeMap<u32, (String, Arc<BTreeSet<Peer>>)>,
     /// What was probably meant by names that nobody has.
     near: BTreeMap<String, Option<String>>,
-    /// What a single port stands for.
-    ports: BTreeMap<String, Arc<[Interval]>>,
     /// Services that a rule before is about.
     services: BTreeSet<Arc<[Interval]>>,
     /// Of rules that hold for good.
     lasting: Arc<Term>,
-}
-
-/// A selector and where it stands.
-struct Claim {
-    segment: String,
-    span: Span,
-    selector: Selector,
 }
 
 impl<'s> Resolver<'s> {
@@ -141,15 +132,13 @@ impl<'s> Resolver<'s> {
             out: Vec::new(),
             complete: true,
             policy: Policy::default(),
-            segment_spans: BTreeMap::new(),
+            defined: Arc::default(),
             rule_spans: Vec::new(),
             test_spans: Vec::new(),
-            claims: Vec::new(),
             allowances: Vec::new(),
             looked_up: BTreeMap::new(),
             alone: BTreeMap::new(),
             near: BTreeMap::new(),
-            ports: BTreeMap::new(),
             services: BTreeSet::new(),
             lasting: Arc::default(),
         }
@@ -160,14 +149,14 @@ impl<'s> Resolver<'s> {
     }
 
     /// All files, ordered by name. Their documents are in the order of their positions.
-    fn read(&mut self, files: &mut ReadFiles) -> Vec<Arc<ReadFile>> {
+    fn read(&mut self, files: &mut ReadFiles) -> Vec<Kept> {
         let mut order: Vec<usize> = (0..self.sources.len()).collect();
         order.sort_by_key(|file| self.sources.get(*file).map(|source| &source.name));
         let sources = order
             .into_iter()
             .filter_map(|file| Some((file, self.sources.get(file)?)));
         let read = files.read(sources);
-        for file in &read {
+        for Kept { file, .. } in &read {
             self.complete &= file.complete;
             self.out.extend(file.out.iter().cloned());
             self.allowances.extend(file.allowances.iter().cloned());
@@ -211,7 +200,7 @@ impl<'s> Resolver<'s> {
                 self.report(Diagnostic::error(Code::ReservedName, *span, message));
             } else if let Err((code, problem)) = name::segment(value) {
                 self.report(problem.at(code, *span));
-            } else if let Some(defined) = self.segment_spans.get(value) {
+            } else if let Some(defined) = self.defined.spans.get(value) {
                 let message = format!("`{value}` is released, but it is defined");
                 let diagnostic = Diagnostic::error(Code::InvalidValue, *span, message)
                     .related(*defined, "defined here")
@@ -231,27 +220,19 @@ impl<'s> Resolver<'s> {
             sort(self.sources, &mut self.out);
             return Err(self.out);
         }
-        let matchers = self
-            .claims
-            .iter()
-            .map(|claim| (claim.segment.as_str(), &claim.selector.kind, claim.span));
         let standing = Standing {
-            segments: &self.segment_spans,
+            segments: &self.defined.spans,
             rules: &self.rule_spans,
-            matchers: matchers.collect(),
         };
         lint::lint(&self.policy, &standing, &mut self.out);
+        self.out.extend(self.defined.warnings().iter().cloned());
         allowance::apply(&self.allowances, false, &mut self.out);
         sort(self.sources, &mut self.out);
-        let matchers = self
-            .claims
-            .into_iter()
-            .map(|claim| (claim.segment, claim.selector.kind, claim.span));
         Ok(Resolved {
             policy: self.policy,
             warnings: self.out,
             allowances: self.allowances,
-            matchers: matchers.collect(),
+            matchers: Arc::clone(&self.defined.matchers),
             rules: self.rule_spans,
             tests: self.test_spans,
         })

@@ -36,7 +36,7 @@ pub struct Loaded {
     /// Warnings that its author allows.
     pub allowances: Vec<Allowance>,
     /// Every matcher: its segment, what it says, where.
-    pub matchers: Vec<(String, SelectorKind, Span)>,
+    pub matchers: Arc<Vec<(String, SelectorKind, Span)>>,
     /// Where rules stand, by their index.
     pub rules: Vec<Span>,
     /// Where tests stand, by their index.
@@ -222,11 +222,12 @@ pub fn resolve_read_again(
     files: &mut ReadFiles,
 ) -> Result<Loaded, LoadError> {
     let Sources {
-        sources,
+        mut sources,
         hash,
         signed,
         claimed,
     } = read;
+    files.share(&mut sources);
     match resolve_again(&sources, allow_empty, files) {
         Ok(Resolved {
             policy,

@@ -163,6 +163,12 @@ impl<'p> Interned<'p> {
     }
 
     fn hold(&mut self, rules: &[usize]) -> Result<Cell, CompileError> {
+        // What most cells hold takes no list to find.
+        if let [only] = rules
+            && let Some(range) = ranges::single(&self.turns, *only)
+        {
+            return Ok(Cell::of(range));
+        }
         let ranges = ranges::of(&mut self.turns, rules)?;
         match ranges.as_slice() {
             [] => return Ok(Cell::default()),

@@ -14,6 +14,7 @@ use super::{CompileError, index_of};
 use crate::policy::{
     compiled::SegmentIndexes,
     model::{Peer, Policy},
+    numbers::{Numbers, hash},
 };
 
 /// The number of a set of peers.
@@ -28,6 +29,8 @@ pub type Placed = (SegmentIndex, u16, u16);
 pub struct Groups {
     /// The ends of each bundle and the place of its first rule, ascending by ends.
     bundles: Vec<(End, End, usize)>,
+    /// By end, where the bundles from it begin; and where the last ends.
+    starts: Vec<usize>,
     /// The rules of all bundles, one after another, ascending in each.
     rules: Vec<usize>,
     /// The end that is everybody, if a rule has it.
@@ -73,17 +76,25 @@ impl Groups {
             members.push(index_of(indexes, name)?);
         }
         let mut ends = Ends::default();
-        let mut by_ends: Vec<(End, End, usize)> = Vec::with_capacity(policy.rules.len());
-        for (rule, written) in policy.rules.iter().enumerate() {
-            by_ends.push((ends.number(&written.from), ends.number(&written.to), rule));
-        }
-        by_ends.sort_unstable();
+        let both: Vec<(End, End)> = policy
+            .rules
+            .iter()
+            .map(|rule| (ends.number(&rule.from), ends.number(&rule.to)))
+            .collect();
+        let (by_ends, first) = sorted(&both, ends.sets.len());
         let mut bundles: Vec<(End, End, usize)> = Vec::new();
-        for (place, (from, to, _)) in by_ends.iter().enumerate() {
-            if bundles.last().is_none_or(|last| (last.0, last.1) != (*from, *to)) {
-                bundles.push((*from, *to, place));
+        let mut starts = Vec::with_capacity(first.len());
+        for (from, row) in (0..).zip(first.iter().zip(first.iter().skip(1))) {
+            starts.push(bundles.len());
+            let mut last = None;
+            for (place, (to, _)) in (*row.0..*row.1).zip(by_ends.get(*row.0..*row.1).unwrap_or_default()) {
+                if last != Some(*to) {
+                    last = Some(*to);
+                    bundles.push((from, *to, place));
+                }
             }
         }
+        starts.push(bundles.len());
         let mut stood = vec![(false, false); ends.sets.len()];
         for (from, to, _) in &bundles {
             if let Some(end) = stood.get_mut(*from as usize) {
@@ -132,7 +143,8 @@ impl Groups {
             .collect();
         let groups = Groups {
             bundles,
-            rules: by_ends.into_iter().map(|(_, _, rule)| rule).collect(),
+            starts,
+            rules: by_ends.into_iter().map(|(_, rule)| rule as usize).collect(),
             any,
             rows,
             columns,
@@ -191,7 +203,7 @@ impl Groups {
             let admitted = admitted.get(usize::from(*column)).map_or(&[][..], Vec::as_slice);
             show(0, *column, [admitted, &everybody, &[], &[]])?;
         }
-        let (mut met, mut to_any) = (Vec::new(), Vec::new());
+        let (mut met, mut to_any, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for (row, ends) in (0..=u16::MAX).zip(&self.rows.ends) {
             met.clear();
             to_any.clear();
@@ -210,7 +222,8 @@ impl Groups {
             met.sort_unstable();
             for cell in met.chunk_by(|(one, _), (other, _)| one == other) {
                 let Some((column, _)) = cell.first() else { continue };
-                let own: Vec<Bundle> = cell.iter().filter_map(|(_, bundle)| *bundle).collect();
+                own.clear();
+                own.extend(cell.iter().filter_map(|(_, bundle)| *bundle));
                 let admitted = admitted.get(usize::from(*column)).map_or(&[][..], Vec::as_slice);
                 show(row, *column, [&own, &to_any, admitted, &everybody])?;
             }
@@ -220,11 +233,12 @@ impl Groups {
 
     /// The bundles from an end, with the other end of each.
     fn from(&self, end: End) -> impl Iterator<Item = (Bundle, End)> {
-        let first = self.bundles.partition_point(|(from, ..)| *from < end);
-        let bundles = self.bundles.iter().enumerate().skip(first);
-        bundles
-            .take_while(move |(_, (from, ..))| *from == end)
-            .map(|(bundle, (_, to, _))| (bundle as Bundle, *to))
+        let start = self.starts.get(end as usize).copied();
+        let end = self.starts.get(end as usize + 1).copied();
+        let of_end = start.zip(end).map_or(0..0, |(start, end)| start..end);
+        let bundles = self.bundles.get(of_end.clone()).unwrap_or_default();
+        let numbered = of_end.zip(bundles);
+        numbered.map(|(bundle, (_, to, _))| (bundle as Bundle, *to))
     }
 
     /// How many bundles there are.
@@ -274,13 +288,20 @@ impl Side {
 struct Ends<'p> {
     sets: Vec<&'p BTreeSet<Peer>>,
     by_content: BTreeMap<&'p BTreeSet<Peer>, End>,
-    /// Most rules share their sets: comparing addresses spares comparing names. Never iterated over.
-    by_address: BTreeMap<*const BTreeSet<Peer>, End>,
+    /// Most rules share their sets: comparing addresses spares comparing names.
+    by_address: Numbers,
+    addresses: Vec<(*const BTreeSet<Peer>, End)>,
 }
 
 impl<'p> Ends<'p> {
     fn number(&mut self, set: &'p Arc<BTreeSet<Peer>>) -> End {
-        if let Some(number) = self.by_address.get(&Arc::as_ptr(set)) {
+        let (address, new) = (Arc::as_ptr(set), self.addresses.len() as u32);
+        let addresses = &self.addresses;
+        let place = self.by_address.number(hash(&address), new, |place| {
+            let known = addresses.get(place as usize);
+            known.is_some_and(|(known, _)| *known == address)
+        });
+        if let Some((_, number)) = self.addresses.get(place as usize) {
             return *number;
         }
         let next = self.sets.len() as End;
@@ -288,7 +309,37 @@ impl<'p> Ends<'p> {
         if number == next {
             self.sets.push(set);
         }
-        self.by_address.insert(Arc::as_ptr(set), number);
+        self.addresses.push((address, number));
         number
     }
+}
+
+/// The other end and the number of each rule, sorted by both ends and the number; and by end, where those from it begin.
+fn sorted(both: &[(End, End)], ends: usize) -> (Vec<(End, u32)>, Vec<usize>) {
+    let mut first = vec![0; ends + 1];
+    for (from, _) in both {
+        if let Some(count) = first.get_mut(*from as usize + 1) {
+            *count += 1;
+        }
+    }
+    let mut total = 0;
+    for first in &mut first {
+        total += *first;
+        *first = total;
+    }
+    let mut by_ends = vec![(0, 0); both.len()];
+    let mut free = first.clone();
+    for ((from, to), rule) in both.iter().zip(0..) {
+        if let Some(free) = free.get_mut(*from as usize) {
+            if let Some(place) = by_ends.get_mut(*free) {
+                *place = (*to, rule);
+            }
+            *free += 1;
+        }
+    }
+    // Those from one end are few.
+    for (start, end) in first.iter().zip(first.iter().skip(1)) {
+        by_ends.get_mut(*start..*end).unwrap_or_default().sort_unstable();
+    }
+    (by_ends, first)
 }

@@ -54,6 +54,8 @@ impl SegmentIndexes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::policy::testing::policy_of;
 
@@ -93,9 +95,9 @@ mod tests {
         let mut indexes = SegmentIndexes::default();
         let many = |count: usize| {
             let mut policy = policy_of("{a: {}}", "[]", "[]");
-            let model = policy.segments.remove("a").expect("defined");
+            let model = Arc::make_mut(&mut policy.segments).remove("a").expect("defined");
             for number in 0..count {
-                policy.segments.insert(format!("s{number}"), model.clone());
+                Arc::make_mut(&mut policy.segments).insert(format!("s{number}"), model.clone());
             }
             policy
         };

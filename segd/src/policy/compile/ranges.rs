@@ -81,20 +81,28 @@ fn layer<'p>(turns: &Turns<'p>, index: usize) -> Option<(&'p Rule, (Layer, RuleI
     Some((rule, (layer, number)))
 }
 
+/// The range of a rule that has one.
+pub fn single(turns: &Turns<'_>, index: usize) -> Option<PortRange> {
+    let (rule, (layer, number)) = layer(turns, index)?;
+    match *rule.services {
+        [(low, high)] => Some(PortRange {
+            low,
+            high,
+            rule: number | layer.flag(),
+        }),
+        _ => None,
+    }
+}
+
 /// The ranges of one rule.
 fn alone(turns: &Turns<'_>, index: usize) -> Vec<PortRange> {
     let Some((rule, (layer, number))) = layer(turns, index) else {
         return Vec::new();
     };
-    let flag = match layer {
-        Layer::Deny => RULE_DENY,
-        Layer::Allow => 0,
-        Layer::Ends(_) => RULE_UNTIL,
-    };
     let ranges = rule.services.iter().map(|(low, high)| PortRange {
         low: *low,
         high: *high,
-        rule: number | flag,
+        rule: number | layer.flag(),
     });
     ranges.collect()
 }
@@ -121,4 +129,15 @@ enum Layer {
     Allow,
     /// What does not last decides only where nothing else allows: the one that ends last, first.
     Ends(Ending),
+}
+
+impl Layer {
+    /// How a rule alone says that it decides so.
+    const fn flag(self) -> u32 {
+        match self {
+            Layer::Deny => RULE_DENY,
+            Layer::Allow => 0,
+            Layer::Ends(_) => RULE_UNTIL,
+        }
+    }
 }

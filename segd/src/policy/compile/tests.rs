@@ -1,6 +1,7 @@
 //! Precedence, attribution, interning and capacity of the compiler.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use segd_common::{
     decide::decide,
@@ -67,7 +68,7 @@ fn rules_of_any_take_no_cell_for_each_segment() {
             let mut rule = policy.rules.first().cloned().expect("defined");
             rule.to = std::sync::Arc::new([Peer::Segment(name.clone())].into());
             policy.rules.push(rule);
-            policy.segments.insert(
+            Arc::make_mut(&mut policy.segments).insert(
                 name.clone(),
                 Segment {
                     name,
@@ -248,11 +249,11 @@ fn as_many_segments_as_there_are_indexes_compile() {
         "[{from: a, to: a, ports: [tcp/1]}]",
         "[]",
     );
-    let model = policy.segments.remove("a").expect("defined");
+    let model = Arc::make_mut(&mut policy.segments).remove("a").expect("defined");
     let rule = policy.rules.pop().expect("defined");
     let name = |number: usize| format!("s{:05}", number % MOST);
     for number in 0..MOST {
-        policy.segments.insert(
+        Arc::make_mut(&mut policy.segments).insert(
             name(number),
             Segment {
                 name: name(number),

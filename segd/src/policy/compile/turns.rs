@@ -26,7 +26,7 @@ pub enum Ending {
 pub struct Turns<'p> {
     /// The rules.
     pub rules: &'p [Rule],
-    /// By rule; the same number for the same term.
+    /// By rule; the same number for the same term. Nobody stands here if every rule holds for good.
     terms: Vec<Option<Ending>>,
     /// Sets of rules, sorted, with their numbers.
     sets: BTreeMap<Vec<RuleIndex>, RuleIndex>,
@@ -35,6 +35,12 @@ pub struct Turns<'p> {
 impl<'p> Turns<'p> {
     /// Those of a policy.
     pub fn of(rules: &'p [Rule]) -> Turns<'p> {
+        if rules.iter().all(|rule| rule.term.is_lasting()) {
+            return Turns {
+                rules,
+                ..Turns::default()
+            };
+        }
         let mut known: BTreeMap<&Term, usize> = BTreeMap::new();
         let terms = rules.iter().map(|rule| match (&rule.term.when, rule.term.until) {
             (None, until) => until.map(|end| Ending::Once(Reverse(end))),

@@ -6,81 +6,137 @@ use std::{
     sync::Arc,
 };
 
-use crate::policy::model::{Peer, Policy};
+use crate::policy::{
+    model::{Peer, Policy},
+    numbers::{Numbers, hash},
+};
 
-/// Peers by number, so that comparing ends is comparing words.
-pub struct Numbering<'p> {
-    /// By name.
-    pub numbers: BTreeMap<&'p str, usize>,
-    /// Most rules share their sets. Never iterated over.
-    by_address: BTreeMap<*const BTreeSet<Peer>, End>,
-    by_content: BTreeMap<Arc<Bits>, End>,
+/// The numbers of the peers that are built in; segments have those behind, in the order of their names.
+pub const HOST: usize = 0;
+pub const WORLD: usize = 1;
+pub const FIRST: usize = 2;
+
+/// The ends of a policy's rules.
+pub struct Ends {
+    /// How many peers there are.
+    pub peers: usize,
+    /// The different ones, as they were met.
+    bits: Vec<Arc<Bits>>,
+    /// In which of the two they stand: `from`, `to`.
+    pub stands: Vec<[bool; 2]>,
+    /// Those of each rule.
+    of_rules: Vec<[u32; 2]>,
 }
 
 /// One end of a rule. Ends with the same peers have the same number.
-#[derive(Clone)]
-pub struct End {
+#[derive(Clone, Copy)]
+pub struct End<'e> {
     /// As they were met.
     pub number: usize,
-    bits: Arc<Bits>,
+    bits: &'e Bits,
 }
 
-impl PartialEq for End {
-    fn eq(&self, other: &End) -> bool {
+impl PartialEq for End<'_> {
+    fn eq(&self, other: &Self) -> bool {
         self.number == other.number
     }
 }
 
-impl Deref for End {
+impl Deref for End<'_> {
     type Target = Bits;
 
     fn deref(&self) -> &Bits {
-        &self.bits
+        self.bits
     }
 }
 
-impl<'p> Numbering<'p> {
-    /// Numbers every peer of a policy.
-    pub fn new(policy: &'p Policy) -> Numbering<'p> {
-        let names = ["host", "world"]
-            .into_iter()
-            .chain(policy.segments.keys().map(String::as_str));
-        let numbers = names.enumerate().map(|(number, name)| (name, number)).collect();
-        Numbering {
-            numbers,
-            by_address: BTreeMap::new(),
-            by_content: BTreeMap::new(),
-        }
+impl<'e> End<'e> {
+    /// Its peers.
+    pub const fn bits(self) -> &'e Bits {
+        self.bits
     }
+}
 
-    /// The numbers of some peers.
-    pub fn end(&mut self, peers: &Arc<BTreeSet<Peer>>) -> End {
-        if let Some(end) = self.by_address.get(&Arc::as_ptr(peers)) {
-            return end.clone();
+impl Ends {
+    /// Those of a policy.
+    pub fn of(policy: &Policy) -> Ends {
+        let names = policy.segments.keys().map(String::as_str);
+        let peers: BTreeMap<&str, usize> = names.zip(FIRST..).collect();
+        let mut ends = Ends {
+            peers: FIRST + peers.len(),
+            bits: Vec::new(),
+            stands: Vec::new(),
+            of_rules: Vec::with_capacity(policy.rules.len()),
+        };
+        let mut by_content: BTreeMap<Arc<Bits>, u32> = BTreeMap::new();
+        // Most rules share their sets.
+        let mut by_address = Numbers::default();
+        let mut met: Vec<(*const BTreeSet<Peer>, u32)> = Vec::new();
+        let mut number = |set: &Arc<BTreeSet<Peer>>, ends: &mut Ends| {
+            let (address, new) = (Arc::as_ptr(set), met.len() as u32);
+            let place = by_address.number(hash(&address), new, |place| {
+                met.get(place as usize)
+                    .is_some_and(|(known, _)| *known == address)
+            });
+            if let Some((_, number)) = met.get(place as usize) {
+                return *number;
+            }
+            let known = set.iter().filter_map(|peer| match peer {
+                Peer::Host => Some(HOST),
+                Peer::World => Some(WORLD),
+                Peer::Segment(name) => peers.get(name.as_str()).copied(),
+            });
+            let bits = Arc::new(Bits::of(known, ends.peers));
+            let new = ends.bits.len() as u32;
+            let number = *by_content.entry(Arc::clone(&bits)).or_insert(new);
+            if number == new {
+                ends.bits.push(bits);
+                ends.stands.push([false; 2]);
+            }
+            met.push((address, number));
+            number
+        };
+        for rule in &policy.rules {
+            let both = [number(&rule.from, &mut ends), number(&rule.to, &mut ends)];
+            for (side, end) in both.iter().enumerate() {
+                if let Some(stands) = ends
+                    .stands
+                    .get_mut(*end as usize)
+                    .and_then(|both| both.get_mut(side))
+                {
+                    *stands = true;
+                }
+            }
+            ends.of_rules.push(both);
         }
-        let known = peers.iter().filter_map(|peer| {
-            self.numbers.get(match peer {
-                Peer::Host => "host",
-                Peer::World => "world",
-                Peer::Segment(name) => name.as_str(),
-            })
-        });
-        let bits = Arc::new(Bits::of(known.copied(), self.numbers.len()));
-        let number = self.by_content.len();
-        let end = self.by_content.entry(Arc::clone(&bits));
-        let end = end.or_insert(End { number, bits }).clone();
-        self.by_address.insert(Arc::as_ptr(peers), end.clone());
-        end
+        ends
     }
 
     /// How many different ends there are.
-    pub fn ends(&self) -> usize {
-        self.by_content.len()
+    pub fn len(&self) -> usize {
+        self.bits.len()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = End<'_>> {
+        let numbered = self.bits.iter().enumerate();
+        numbered.map(|(number, bits)| End { number, bits })
+    }
+
+    /// The two ends of each rule.
+    pub fn of_rules(&self) -> impl Iterator<Item = [End<'_>; 2]> {
+        let end = |number: u32| {
+            let number = number as usize;
+            let bits: &Bits = self.bits.get(number)?;
+            Some(End { number, bits })
+        };
+        let both = move |[from, to]: &[u32; 2]| Some([end(*from)?, end(*to)?]);
+        self.of_rules.iter().filter_map(both)
     }
 
     /// Every peer.
     pub fn everybody(&self) -> Bits {
-        Bits::of(0..self.numbers.len(), self.numbers.len())
+        Bits::of(0..self.peers, self.peers)
     }
 }
 
@@ -148,18 +204,14 @@ impl Bits {
         }
     }
 
+    /// How many are in it.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// Whether both have a number.
-    pub fn meets(&self, other: &Bits) -> bool {
-        match (&self.form, &other.form) {
-            (Form::Many(a), Form::Many(b)) => a.iter().zip(b).any(|(a, b)| a & b != 0),
-            _ if self.len > other.len => other.numbers().any(|number| self.has(number)),
-            _ => self.numbers().any(|number| other.has(number)),
-        }
     }
 
     /// Whether the other has all its numbers.

@@ -2,10 +2,10 @@
 
 use ipnet::IpNet;
 
-use super::{Bits, Looked};
+use super::{Bits, Looked, bits::WORLD};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
-    model::{Action, Peer, SelectorKind},
+    model::{Action, SelectorKind},
 };
 use segd_common::service;
 
@@ -15,8 +15,8 @@ impl Looked<'_> {
         if self.rule.action == Action::Deny {
             return None;
         }
-        let from = open(&self.rule.from, &self.from, everybody);
-        let to = open(&self.rule.to, &self.to, everybody);
+        let from = open(&self.from, everybody);
+        let to = open(&self.to, everybody);
         let ports = self.rule.services.first() == Some(&(0, service::MAX));
         let message = match (from, to, ports) {
             (Some(_), Some(_), true) => {
@@ -36,11 +36,11 @@ impl Looked<'_> {
 }
 
 /// What to call a side that is nearly everybody.
-fn open(peers: &std::collections::BTreeSet<Peer>, bits: &Bits, everybody: &Bits) -> Option<&'static str> {
+fn open(bits: &Bits, everybody: &Bits) -> Option<&'static str> {
     // With few segments, a list of all of them is a list, not `any`: it also has to hold `host` and `world`.
     if everybody.within(bits) {
         Some("everybody")
-    } else if peers.contains(&Peer::World) {
+    } else if bits.has(WORLD) {
         Some("the whole network")
     } else {
         None

@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use super::{Bits, End, Looked};
+use super::{Bits, End, Ends, Looked};
 use crate::policy::{model::Action, port::Interval};
 
 /// An interval of a rule, and the rule.
-pub type Stretch = (Interval, usize);
+pub type Stretch = (Interval, u32);
 
 /// The rules. Those with the same two ends are a bundle.
 pub struct Grid<'l> {
     from: Side<'l>,
     to: Side<'l>,
     /// The ends of each bundle, sorted.
-    bundles: Vec<(usize, usize)>,
+    bundles: Vec<(u32, u32)>,
     /// Where the bundles of each `from` begin, and where the last ends.
     rows: Vec<usize>,
     /// Where the stretches of each bundle begin, and where the last ends.
@@ -39,81 +39,110 @@ pub struct Related {
 }
 
 impl<'l> Grid<'l> {
-    /// The rules of a kind, of all that there are between so many ends and peers.
-    pub fn new(rules: &'l [Looked<'_>], action: Action, ends: usize, peers: usize) -> Grid<'l> {
-        let of_kind = || rules.iter().filter(|looked| looked.rule.action == action);
-        let mut cells: Vec<(usize, usize, Stretch)> = Vec::new();
-        for (number, looked) in rules.iter().enumerate() {
-            if looked.rule.action == action {
-                let services = looked.rule.services.iter();
-                let stretches = services.map(|interval| (*interval, number));
-                cells.extend(stretches.map(|stretch| (looked.from.number, looked.to.number, stretch)));
+    /// The rules of a kind, of all that there are.
+    pub fn new(rules: &'l [Looked<'_>], action: Action, ends: &'l Ends) -> Grid<'l> {
+        let of_kind = || {
+            (0..)
+                .zip(rules)
+                .filter(|(_, looked)| looked.rule.action == action)
+        };
+        // Where the intervals from each end begin: sorted by that, those of one are few.
+        let mut starts = vec![0; ends.len() + 1];
+        for (_, looked) in of_kind() {
+            if let Some(count) = starts.get_mut(looked.from.number + 1) {
+                *count += looked.rule.services.len();
             }
         }
-        cells.sort_unstable();
-        let (mut bundles, mut begins, mut farthest) =
-            (Vec::new(), Vec::new(), Vec::with_capacity(cells.len()));
-        let mut reach: Option<(usize, u32)> = None;
-        for (place, (from, to, ((_, high), _))) in cells.iter().enumerate() {
-            if bundles.last() != Some(&(*from, *to)) {
-                bundles.push((*from, *to));
-                begins.push(place);
-                reach = None;
-            }
-            let best = reach.filter(|(_, far)| far >= high).unwrap_or((place, *high));
-            reach = Some(best);
-            farthest.push(best.0);
+        let mut total = 0;
+        for start in &mut starts {
+            total += *start;
+            *start = total;
         }
-        begins.push(cells.len());
-        let mut row = 0;
-        let rows = (0..=ends).map(|from| {
-            row += bundles
-                .iter()
-                .skip(row)
-                .take_while(|(known, _)| *known < from)
-                .count();
-            row
-        });
+        let mut cells: Vec<(u32, Stretch)> = vec![(0, ((0, 0), 0)); total];
+        let mut free = starts.clone();
+        for (number, looked) in of_kind() {
+            let Some(free) = free.get_mut(looked.from.number) else {
+                continue;
+            };
+            for interval in looked.rule.services.iter() {
+                if let Some(cell) = cells.get_mut(*free) {
+                    *cell = (looked.to.number as u32, (*interval, number));
+                }
+                *free += 1;
+            }
+        }
+        let (mut bundles, mut begins, mut rows) = (Vec::new(), Vec::new(), vec![0]);
+        let mut farthest = Vec::with_capacity(total);
+        for (from, row) in starts.iter().zip(starts.iter().skip(1)).enumerate() {
+            let (start, end) = (*row.0, *row.1);
+            let row = cells.get_mut(start..end).unwrap_or_default();
+            row.sort_unstable();
+            let mut reach: Option<(usize, u32)> = None;
+            let mut last = None;
+            for (place, (to, ((_, high), _))) in (start..).zip(row.iter()) {
+                if last != Some(*to) {
+                    last = Some(*to);
+                    bundles.push((from as u32, *to));
+                    begins.push(place);
+                    reach = None;
+                }
+                let best = reach.filter(|(_, far)| far >= high).unwrap_or((place, *high));
+                reach = Some(best);
+                farthest.push(best.0);
+            }
+            rows.push(bundles.len());
+        }
+        begins.push(total);
+        let stands = |side: usize| {
+            let mut stands = vec![false; ends.len()];
+            for (_, looked) in of_kind() {
+                let end = [looked.from, looked.to].get(side).map_or(0, |end| end.number);
+                if let Some(stands) = stands.get_mut(end) {
+                    *stands = true;
+                }
+            }
+            stands
+        };
         Grid {
-            from: Side::new(of_kind().map(|looked| &looked.from), ends, peers),
-            to: Side::new(of_kind().map(|looked| &looked.to), ends, peers),
-            rows: rows.collect(),
+            from: Side::new(ends, &stands(0)),
+            to: Side::new(ends, &stands(1)),
+            rows,
             bundles,
             begins,
-            stretches: cells.into_iter().map(|(.., stretch)| stretch).collect(),
+            stretches: cells.into_iter().map(|(_, stretch)| stretch).collect(),
             farthest,
         }
     }
 
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.bundles.is_empty()
+    }
+
     /// Of every end of any rule, the ends here that have all of its peers.
-    pub fn around(&self, rules: &[Looked<'_>]) -> Related {
-        self.related(rules, Side::around)
+    pub fn around(&self, ends: &Ends) -> Related {
+        self.related(ends, Side::around)
     }
 
     /// Of every end of any rule, the ends here that have one of its peers.
-    pub fn across(&self, rules: &[Looked<'_>]) -> Related {
-        self.related(rules, Side::across)
+    pub fn across(&self, ends: &Ends) -> Related {
+        self.related(ends, Side::across)
     }
 
-    fn related(&self, rules: &[Looked<'_>], find: fn(&Side<'l>, &Bits) -> Vec<usize>) -> Related {
-        let count = self.from.ends.len();
+    fn related(&self, ends: &Ends, find: fn(&Side<'l>, &Bits) -> Vec<usize>) -> Related {
         let mut related = Related {
-            from: vec![Vec::new(); count],
-            to: vec![Vec::new(); count],
+            from: vec![Vec::new(); ends.len()],
+            to: vec![Vec::new(); ends.len()],
         };
-        let mut done = vec![(false, false); count];
-        for looked in rules {
-            let (from, to) = (&looked.from, &looked.to);
-            if let (Some((done, _)), Some(found)) =
-                (done.get_mut(from.number), related.from.get_mut(from.number))
-                && !std::mem::replace(done, true)
-            {
-                *found = find(&self.from, from);
+        if self.is_empty() {
+            return related;
+        }
+        for (end, [from, to]) in ends.all().zip(&ends.stands) {
+            if let Some(found) = related.from.get_mut(end.number).filter(|_| *from) {
+                *found = find(&self.from, &end);
             }
-            if let (Some((_, done)), Some(found)) = (done.get_mut(to.number), related.to.get_mut(to.number))
-                && !std::mem::replace(done, true)
-            {
-                *found = find(&self.to, to);
+            if let Some(found) = related.to.get_mut(end.number).filter(|_| *to) {
+                *found = find(&self.to, &end);
             }
         }
         related
@@ -135,10 +164,10 @@ impl<'l> Grid<'l> {
             let found = if row.len() <= tos.len() {
                 let mut inside = (start..)
                     .zip(row)
-                    .filter(|(_, (_, to))| tos.binary_search(to).is_ok());
+                    .filter(|(_, (_, to))| tos.binary_search(&(*to as usize)).is_ok());
                 inside.find_map(|(place, _)| visit(place))
             } else {
-                let place = |to: &usize| row.binary_search_by_key(to, |(_, to)| *to).ok();
+                let place = |to: &usize| row.binary_search_by_key(&(*to as u32), |(_, to)| *to).ok();
                 tos.iter().filter_map(place).find_map(|at| visit(start + at))
             };
             if found.is_some() {
@@ -148,12 +177,28 @@ impl<'l> Grid<'l> {
         None
     }
 
+    /// Whether a rule of this grid is the only one that lies around it, by its ends.
+    pub fn is_alone(&self, around: &Related, looked: &Looked<'_>) -> bool {
+        let (from, to) = (looked.from.number, looked.to.number);
+        let only = |ends: Option<&Vec<usize>>, end: usize| ends.is_some_and(|ends| *ends == [end]);
+        if !only(around.from.get(from), from) || !only(around.to.get(to), to) {
+            return false;
+        }
+        let own = || {
+            let (start, end) = (*self.rows.get(from)?, *self.rows.get(from + 1)?);
+            let row = self.bundles.get(start..end)?;
+            let place = row.binary_search_by_key(&(to as u32), |(_, to)| *to).ok()?;
+            self.bundle(start + place)
+        };
+        own().is_some_and(|own| own.stretches.len() == looked.rule.services.len())
+    }
+
     fn bundle(&self, place: usize) -> Option<Bundle<'_>> {
         let (from, to) = *self.bundles.get(place)?;
         let stretches: Range<usize> = *self.begins.get(place)?..*self.begins.get(place + 1)?;
         Some(Bundle {
-            from,
-            to,
+            from: from as usize,
+            to: to as usize,
             begin: stretches.start,
             stretches: self.stretches.get(stretches.clone())?,
             farthest: self.farthest.get(stretches)?,
@@ -162,16 +207,12 @@ impl<'l> Grid<'l> {
 }
 
 impl<'l> Side<'l> {
-    fn new(of_rules: impl Iterator<Item = &'l End>, ends: usize, peers: usize) -> Side<'l> {
+    fn new(ends: &'l Ends, stands: &[bool]) -> Side<'l> {
+        let held = |(end, stands): (End<'l>, &bool)| stands.then(|| end.bits());
         let mut side = Side {
-            ends: vec![None; ends],
-            by_peer: vec![Vec::new(); peers],
+            ends: ends.all().zip(stands).map(held).collect(),
+            by_peer: vec![Vec::new(); ends.peers],
         };
-        for end in of_rules {
-            if let Some(known) = side.ends.get_mut(end.number) {
-                *known = Some(&**end);
-            }
-        }
         for (number, end) in side.ends.iter().enumerate() {
             for peer in end.iter().flat_map(|end| end.numbers()) {
                 if let Some(known) = side.by_peer.get_mut(peer) {
@@ -224,7 +265,9 @@ impl Bundle<'_> {
     pub fn around(&self, (low, high): Interval) -> impl Iterator<Item = usize> {
         let starts = self.stretches.partition_point(|((start, _), _)| *start <= low);
         let best = starts.checked_sub(1).and_then(|last| self.best(last));
-        let best = best.filter(|((_, end), _)| *end >= high).map(|(_, rule)| rule);
+        let best = best
+            .filter(|((_, end), _)| *end >= high)
+            .map(|(_, rule)| rule as usize);
         best.into_iter().chain(self.reaching(high, starts))
     }
 
@@ -242,7 +285,7 @@ impl Bundle<'_> {
         let some = self.stretches.get(first..starts).unwrap_or_default();
         some.iter()
             .filter(move |((_, end), _)| *end >= far)
-            .map(|(_, rule)| *rule)
+            .map(|(_, rule)| *rule as usize)
     }
 
     /// Of the intervals up to a place the one that reaches farthest.

@@ -1,7 +1,7 @@
 //! Rules that another rule of the same kind makes superfluous: take them out and nothing changes.
 
 use super::{
-    Looked,
+    Ends, Looked,
     grid::{Grid, Related},
     within,
 };
@@ -19,11 +19,16 @@ pub struct Implied<'l, 'p> {
 
 impl<'l, 'p> Implied<'l, 'p> {
     /// Of rules, by their kinds.
-    pub fn new(rules: &'l [Looked<'p>], allows: &'l Grid<'l>, denies: &'l Grid<'l>) -> Implied<'l, 'p> {
+    pub fn new(
+        rules: &'l [Looked<'p>],
+        ends: &Ends,
+        allows: &'l Grid<'l>,
+        denies: &'l Grid<'l>,
+    ) -> Implied<'l, 'p> {
         Implied {
             rules,
-            allows: (allows, allows.around(rules)),
-            denies: (denies, denies.around(rules)),
+            allows: (allows, allows.around(ends)),
+            denies: (denies, denies.around(ends)),
         }
     }
 
@@ -53,6 +58,9 @@ impl<'l, 'p> Implied<'l, 'p> {
             Action::Allow => &self.allows,
             Action::Deny => &self.denies,
         };
+        if grid.is_alone(around, looked) {
+            return None;
+        }
         let rule = looked.rule;
         let first = *rule.services.first()?;
         grid.find(around, looked, |bundle| {
@@ -73,7 +81,7 @@ impl<'l, 'p> Implied<'l, 'p> {
 
 /// Members of one segment may talk to each other without a rule, unless it says otherwise.
 fn intra(looked: &Looked<'_>, policy: &Policy) -> Option<Diagnostic> {
-    if looked.rule.action != Action::Allow || looked.from != looked.to || looked.rule.from.len() != 1 {
+    if looked.rule.action != Action::Allow || looked.from != looked.to || looked.from.len() != 1 {
         return None;
     }
     let Some(Peer::Segment(name)) = looked.rule.from.first() else {

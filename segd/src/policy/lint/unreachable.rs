@@ -7,45 +7,57 @@ use segd_common::{
     tables::{Cell, RULE_DENY, Tables as _},
 };
 
-use super::{Looked, meet};
+use super::{
+    Looked,
+    bits::FIRST,
+    grid::{Grid, Related},
+};
 use crate::policy::{
     compile::compile,
     compiled::SegmentIndexes,
     diagnostic::{Code, Diagnostic, Span},
-    model::{Action, Mode, Peer, Policy},
+    model::{Action, Mode, Policy},
 };
 
 /// Warns of segments that some `allow` rule leads to and that nobody but their own members can reach.
 /// `rules`: without those that one guardrail forbids entirely, which are told by themselves.
-pub fn segments(
+pub fn segments<'l>(
     policy: &Policy,
     spans: &BTreeMap<String, Span>,
-    rules: &[&Looked<'_>],
-    denies: &[&Looked<'_>],
+    rules: impl Iterator<Item = &'l Looked<'l>>,
+    (guardrails, across): (&Grid<'_>, &Related),
     out: &mut Vec<Diagnostic>,
 ) {
     // A rule that no guardrail meets opens all its ends: only where there is none is it worth compiling.
-    let mut led_to: BTreeMap<&str, bool> = BTreeMap::new();
-    for looked in rules.iter().filter(|looked| looked.rule.action == Action::Allow) {
+    if guardrails.is_empty() {
+        return;
+    }
+    let mut led_to: Vec<Option<bool>> = vec![None; FIRST + policy.segments.len()];
+    for looked in rules.filter(|looked| looked.rule.action == Action::Allow) {
         let untouched = || {
-            !denies.iter().any(|deny| {
-                deny.from.meets(&looked.from)
-                    && deny.to.meets(&looked.to)
-                    && meet(&deny.rule.services, &looked.rule.services)
-            })
+            let met = guardrails.find(across, looked, |bundle| {
+                let mut services = looked.rule.services.iter();
+                services.find_map(|interval| bundle.across(*interval).next())
+            });
+            met.is_none()
         };
         let mut opens = None;
-        for peer in looked.rule.to.iter() {
-            let Peer::Segment(name) = peer else { continue };
-            let from_others = looked.rule.from.iter().any(|from| from != peer);
-            if !from_others {
-                continue;
+        for peer in looked.to.numbers().filter(|peer| *peer >= FIRST) {
+            let from_others = match looked.from.len() {
+                0 => false,
+                1 => !looked.from.has(peer),
+                _ => true,
+            };
+            if let Some(open) = led_to.get_mut(peer).filter(|_| from_others) {
+                *open = Some(open.unwrap_or(false) || *opens.get_or_insert_with(untouched));
             }
-            let open = led_to.entry(name).or_insert(false);
-            *open = *open || *opens.get_or_insert_with(untouched);
         }
     }
-    led_to.retain(|_, open| !*open);
+    let led_to = policy.segments.keys().zip(led_to.into_iter().skip(FIRST));
+    let led_to: Vec<&String> = led_to
+        .filter(|(_, open)| *open == Some(false))
+        .map(|(name, _)| name)
+        .collect();
     if led_to.is_empty() {
         return;
     }
@@ -82,7 +94,7 @@ pub fn segments(
         others.any(|from| *from != to)
             || wide && peers().any(|(from, _)| from != to && opens(tables.cell(from, to)))
     };
-    for name in led_to.into_keys() {
+    for name in led_to {
         let open = indexes.by_name.get(name).is_some_and(|index| reached(*index));
         let Some(span) = spans.get(name).filter(|_| !open) else {
             continue;

@@ -8,19 +8,29 @@ use segd_common::{
     workload::{MAX_EDGES, MAX_UNIT_PATTERNS},
 };
 
-use super::{Claim, Resolver};
+use super::{Resolver, defined::Claim};
 use crate::policy::{
-    diagnostic::{Code, Diagnostic},
+    diagnostic::{Code, Diagnostic, Span},
     model::SelectorKind,
 };
 
-impl Resolver<'_> {
-    pub(super) fn capacity(&mut self) {
+/// What the matchers of a policy need.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    /// Path components, units and users.
+    edges: usize,
+    /// Unit names with a `*`, and the first that is too many.
+    patterns: (usize, Option<Span>),
+}
+
+impl Needs {
+    /// Of all matchers.
+    pub(super) fn of(claims: &[Claim]) -> Needs {
         let mut steps: BTreeSet<&[String]> = BTreeSet::new();
         let mut units = 0;
-        let mut patterns: Vec<&Claim> = Vec::new();
-        for claim in &self.claims {
-            match &claim.selector.kind {
+        let mut patterns: Vec<Span> = Vec::new();
+        for (_, kind, span) in claims {
+            match kind {
                 SelectorKind::Cgroup(components) => {
                     steps.extend((1..=components.len()).filter_map(|len| components.get(..len)));
                 }
@@ -28,7 +38,7 @@ impl Resolver<'_> {
                     // The socket unit of a service takes a place of its own.
                     let names = if unit.ends_with(".service") { 2 } else { 1 };
                     if unit.contains('*') {
-                        patterns.extend(std::iter::repeat_n(claim, names));
+                        patterns.extend(std::iter::repeat_n(*span, names));
                     } else {
                         units += names;
                     }
@@ -37,9 +47,19 @@ impl Resolver<'_> {
                 SelectorKind::Cidr { .. } => {}
             }
         }
-        let edges = steps.len() + units;
-        let slow = patterns.get(MAX_UNIT_PATTERNS).map(|claim| claim.span);
-        let patterns = patterns.len();
+        Needs {
+            edges: steps.len() + units,
+            patterns: (patterns.len(), patterns.get(MAX_UNIT_PATTERNS).copied()),
+        }
+    }
+}
+
+impl Resolver<'_> {
+    pub(super) fn capacity(&mut self) {
+        let Needs {
+            edges,
+            patterns: (patterns, slow),
+        } = self.defined.needs;
         let segments = self.policy.segments.len();
         let rules = self.policy.rules.len();
         self.at_most("segments", segments, MAX_SEGMENTS - usize::from(FIRST_SEGMENT));

@@ -2,62 +2,57 @@
 
 use std::collections::BTreeMap;
 
-use super::{Claim, Resolver};
+use super::defined::Claim;
 use crate::policy::{
     diagnostic::{Code, Diagnostic},
     model::SelectorKind,
     prefixes,
 };
 
-impl Resolver<'_> {
-    pub(super) fn conflicts(&mut self) {
-        let mut out = Vec::new();
-        let mut first: BTreeMap<String, &Claim> = BTreeMap::new();
-        for claim in &self.claims {
-            for key in keys(&claim.selector.kind) {
-                match first.get(&key) {
-                    Some(other) if other.segment != claim.segment => {
-                        out.push(conflict(other, claim));
-                        break;
-                    }
-                    Some(_) => {}
-                    None => drop(first.insert(key, claim)),
+/// All of them.
+pub(super) fn conflicts(claims: &[Claim]) -> Vec<Diagnostic> {
+    let mut out = Vec::new();
+    let mut first: BTreeMap<String, &Claim> = BTreeMap::new();
+    for claim in claims {
+        let (segment, kind, _) = claim;
+        for key in keys(kind) {
+            match first.get(&key) {
+                Some((other, ..)) if other != segment => {
+                    out.extend(first.get(&key).map(|other| conflict(other, claim)));
+                    break;
                 }
+                Some(_) => {}
+                None => drop(first.insert(key, claim)),
             }
         }
-        let cidrs: Vec<&Claim> = self
-            .claims
-            .iter()
-            .filter(|claim| matches!(claim.selector.kind, SelectorKind::Cidr { .. }))
-            .collect();
-        let claims = cidrs.iter().filter_map(|claim| match &claim.selector.kind {
-            SelectorKind::Cidr { prefix, except } => {
-                Some(prefixes::Claim::new(*prefix, except, &claim.segment))
-            }
-            _ => None,
-        });
-        for (a, b) in prefixes::Walk::new(claims).ties() {
-            if let (Some(a), Some(b)) = (cidrs.get(a), cidrs.get(b)) {
-                out.push(conflict(a, b));
-            }
-        }
-        self.out.extend(out);
     }
+    let cidrs: Vec<&Claim> = claims
+        .iter()
+        .filter(|(_, kind, _)| matches!(kind, SelectorKind::Cidr { .. }))
+        .collect();
+    let claims = cidrs.iter().filter_map(|(segment, kind, _)| match kind {
+        SelectorKind::Cidr { prefix, except } => Some(prefixes::Claim::new(*prefix, except, segment)),
+        _ => None,
+    });
+    for (a, b) in prefixes::Walk::new(claims).ties() {
+        if let (Some(a), Some(b)) = (cidrs.get(a), cidrs.get(b)) {
+            out.push(conflict(a, b));
+        }
+    }
+    out
 }
 
 fn conflict(a: &Claim, b: &Claim) -> Diagnostic {
-    let (first, second) = if a.span <= b.span { (a, b) } else { (b, a) };
-    let message = format!(
-        "segments `{}` and `{}` both claim `{}`",
-        first.segment, second.segment, second.selector.kind
-    );
-    let help = match second.selector.kind {
+    let (first, second) = if a.2 <= b.2 { (a, b) } else { (b, a) };
+    let ((first, _, first_span), (second, kind, span)) = (first, second);
+    let message = format!("segments `{first}` and `{second}` both claim `{kind}`");
+    let help = match kind {
         SelectorKind::Cidr { .. } => "make one prefix longer, or take the overlap out of one with `except`",
         _ => "leave it to one of them",
     };
-    Diagnostic::error(Code::Conflict, second.span, message)
-        .label(format!("`{}`", second.segment))
-        .related(first.span, format!("`{}`", first.segment))
+    Diagnostic::error(Code::Conflict, *span, message)
+        .label(format!("`{second}`"))
+        .related(*first_span, format!("`{first}`"))
         .help(help)
 }
 

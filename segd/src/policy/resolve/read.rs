@@ -11,16 +11,17 @@ use std::{
     thread,
 };
 
-use sha2::{Digest as _, Sha256};
-
+use super::defined::Defined;
 use crate::policy::{
     diagnostic::Diagnostic,
     document::{
         self, Document,
         allowance::{self, Allowance},
         cuts::Cuts,
+        rules::PlainRule,
     },
     model::Source,
+    numbers::Words,
 };
 
 /// What stands in one file.
@@ -39,48 +40,135 @@ pub(super) struct ReadFile {
 /// The files of the last reading.
 #[derive(Debug, Default)]
 pub struct ReadFiles {
-    last: Vec<(Key, Arc<ReadFile>)>,
+    last: Vec<Kept>,
+    /// Names and ports of their rules, and of some before.
+    words: Words,
+    /// How many there were when they were gathered anew.
+    gathered: usize,
+    /// The segments.
+    pub(super) defined: Arc<Defined>,
 }
 
-/// A file's place among the others, which is part of every position in it, and a hash of its text.
-type Key = (usize, [u8; 32]);
+/// A file of the last reading.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    /// Its place among the others, which is part of every position in it.
+    pub place: usize,
+    text: Arc<str>,
+    /// What stands in it.
+    pub file: Arc<ReadFile>,
+    /// Of each document, its plain rules.
+    pub plain: Arc<[Vec<Found>]>,
+}
+
+/// A plain rule, looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// The numbers of its ends and its port, as words.
+    pub words: [u32; 3],
+    /// Where it stands.
+    pub line: u32,
+    /// Where it stands there.
+    pub column: u32,
+}
 
 impl ReadFiles {
+    /// Takes texts that are known already for those that were read, so that each is kept once.
+    pub fn share(&self, sources: &mut [Source]) {
+        for (place, source) in sources.iter_mut().enumerate() {
+            if let Some(kept) = self.known(place, &source.text) {
+                source.text = Arc::clone(&kept.text);
+            }
+        }
+    }
+
+    fn known(&self, place: usize, text: &Arc<str>) -> Option<&Kept> {
+        let at = self.last.binary_search_by_key(&place, |kept| kept.place).ok()?;
+        let same = |kept: &&Kept| Arc::ptr_eq(&kept.text, text) || kept.text == *text;
+        self.last.get(at).filter(same)
+    }
+
     /// Files in the order given, each with its place.
-    pub(super) fn read<'s>(
-        &mut self,
-        sources: impl Iterator<Item = (usize, &'s Source)>,
-    ) -> Vec<Arc<ReadFile>> {
-        let mut before = std::mem::take(&mut self.last);
-        before.sort_unstable_by_key(|(key, _)| *key);
-        let files: Vec<Reading<'_>> = sources
+    pub(super) fn read<'s>(&mut self, sources: impl Iterator<Item = (usize, &'s Source)>) -> Vec<Kept> {
+        let files: Vec<(Reading<'_>, Option<Kept>)> = sources
             .map(|(place, source)| {
-                let key = (place, Sha256::digest(source.text.as_bytes()).into());
-                let known = before.binary_search_by_key(&key, |(key, _)| *key).ok();
-                let known = known.and_then(|at| before.get(at));
-                let file = known.map_or_else(OnceLock::new, |(_, file)| OnceLock::from(Arc::clone(file)));
-                Reading { key, source, file }
+                let known = self.known(place, &source.text).cloned();
+                let file = known.as_ref().map(|kept| Arc::clone(&kept.file));
+                let file = file.map_or_else(OnceLock::new, OnceLock::from);
+                (Reading { place, source, file }, known)
             })
             .collect();
-        read_all(&files);
-        for reading in files {
-            let file = Arc::clone(reading.finish());
-            self.last.push((reading.key, file));
+        read_all(files.iter().map(|(reading, _)| reading));
+        // Words of files that are gone are not kept for ever.
+        let again = self.words.count() > 2 * self.gathered + MANY_WORDS;
+        if again {
+            self.words = Words::default();
         }
-        self.last.iter().map(|(_, file)| Arc::clone(file)).collect()
+        let mut kept = Vec::with_capacity(files.len());
+        for (reading, known) in &files {
+            kept.push(match known {
+                Some(known) if !again => known.clone(),
+                _ => self.look_up(reading),
+            });
+        }
+        if again {
+            self.gathered = self.words.count();
+        }
+        self.last.clone_from(&kept);
+        self.last.sort_unstable_by_key(|kept| kept.place);
+        kept
+    }
+
+    fn look_up(&mut self, reading: &Reading<'_>) -> Kept {
+        let file = Arc::clone(reading.finish());
+        let text = &reading.source.text;
+        let (mut line, mut line_start, mut seen) = (1, 0, 0);
+        let mut find = |plain: &PlainRule| {
+            let start = plain.start();
+            // One document after another; in it, `allow` and `deny` are in the order that their author likes.
+            if start < seen {
+                (line, line_start, seen) = (1, 0, 0);
+            }
+            for (at, _) in text.get(seen..start).unwrap_or_default().match_indices('\n') {
+                (line, line_start) = (line + 1, seen + at + 1);
+            }
+            seen = start;
+            let before = text.get(line_start..start).unwrap_or_default();
+            Found {
+                words: plain.texts(text).map(|word| self.words.number(word)),
+                line,
+                column: u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX),
+            }
+        };
+        let documents = file.documents.iter();
+        let plain = documents.map(|document| document.rules.plain.iter().map(&mut find).collect());
+        Kept {
+            place: reading.place,
+            text: Arc::clone(text),
+            plain: plain.collect(),
+            file: Arc::clone(&file),
+        }
+    }
+
+    /// The names and ports that plain rules say.
+    pub(super) const fn words(&self) -> &Words {
+        &self.words
     }
 }
 
+/// So many words more than the rules need are no matter.
+const MANY_WORDS: usize = 1 << 16;
+
 /// A file that is read, or was.
 struct Reading<'s> {
-    key: Key,
+    place: usize,
     source: &'s Source,
     file: OnceLock<Arc<ReadFile>>,
 }
 
 impl Reading<'_> {
     fn finish(&self) -> &Arc<ReadFile> {
-        self.file.get_or_init(|| Arc::new(read(self.key.0, self.source)))
+        self.file.get_or_init(|| Arc::new(read(self.place, self.source)))
     }
 }
 
@@ -90,11 +178,8 @@ const WORTH_A_THREAD: usize = 256 << 10;
 const MOST_THREADS: usize = 8;
 
 /// Reads what is not read yet: what stands in one file is no matter of another, so several are read at once.
-fn read_all(files: &[Reading<'_>]) {
-    let new: Vec<&Reading<'_>> = files
-        .iter()
-        .filter(|reading| reading.file.get().is_none())
-        .collect();
+fn read_all<'r>(files: impl Iterator<Item = &'r Reading<'r>>) {
+    let new: Vec<&Reading<'_>> = files.filter(|reading| reading.file.get().is_none()).collect();
     let bytes: usize = new.iter().map(|reading| reading.source.text.len()).sum();
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = processors
@@ -291,6 +376,57 @@ mod tests {
         }
     }
 
+    /// What files may say: segments, some of which contradict others, and rules.
+    fn texts() -> Vec<String> {
+        let head = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: NAME}\nspec:\n";
+        let lines = |port: &str| run(4, 12).replace("tcp/", port);
+        [
+            "  segments: {web: {match: [{cgroup: /web}]}, db: {match: [{cgroup: /db}]}}\n".to_owned(),
+            "  segments: {web: {match: [{cgroup: /web}], labels: {l: x}}, db: {intra: deny}}\n".to_owned(),
+            "  mode: audit\n  segments: {web: {match: [{cidr: 10.0.0.0/8}]}, db: {match: [{cidr: 10.1.0.0/16}]}}\n"
+                .to_owned(),
+            "  segments: {db: {match: [{cgroup: /web}, {cidr: 10.0.0.0/8}]}}\n".to_owned(),
+            "  segments: {other: {match: [{cidr: 10.0.0.0/8}, {cgroup: /w*}]}}\n".to_owned(),
+            format!("  allow:\n{}", lines("tcp/")),
+            format!("  allow:\n{}", lines("udp/")),
+            format!("  allow:\n{}  deny:\n{}", lines("udp/"), lines("udp/").replace("from: web", "from: any")),
+            format!("  deny:\n{}  allow:\n{}", lines("tcp/"), run(4, 3)),
+            format!("  allow:\n{}", lines("tcp/").replace("db", "other")),
+            format!("  allow:\n    # segd: allow(implied)\n{}{}", lines("tcp/"), lines("tcp/")),
+            format!("  allow:\n{}    - {{from: {{l: x}}, to: any, ports: [any]}}\n", lines("tcp/")),
+            "  release: [db]\n".to_owned(),
+            "  tests: [{from: web, to: db, port: tcp/1, expect: allow}]\n".to_owned(),
+            "  nonsense".to_owned(),
+        ]
+        .map(|text| format!("{head}{text}"))
+        .into()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_edited_the_answer_is_that_of_a_fresh_reading(
+            edits in proptest::collection::vec((0..4_usize, 0..15_usize, 0..8_usize), 1..24),
+        ) {
+            let (texts, mut files) = (texts(), ReadFiles::default());
+            let mut sources: Vec<Source> = Vec::new();
+            for (at, text, turn) in edits {
+                let text = texts[text].replace("NAME", &format!("n{at}"));
+                match sources.get_mut(at) {
+                    Some(source) => source.text = text.into(),
+                    None => sources.push(source(&format!("{}.yaml", sources.len()), &text)),
+                }
+                match turn {
+                    0 => sources.rotate_left(1),
+                    1 => sources[0].name = format!("{}x", sources[0].name),
+                    2 => drop(sources.pop()),
+                    3 => files.share(&mut sources),
+                    _ => {}
+                }
+                as_fresh(&sources, &mut files);
+            }
+        }
+    }
+
     #[test]
     fn a_file_that_is_as_it_was_is_not_read_again() {
         let mut files = ReadFiles::default();
@@ -298,7 +434,7 @@ mod tests {
         let read = |files: &mut ReadFiles, sources: [Source; 2]| files.read(sources.iter().enumerate());
         let first = read(&mut files, sources("tcp/1"));
         let second = read(&mut files, sources("tcp/2"));
-        assert!(Arc::ptr_eq(&first[0], &second[0]));
-        assert!(!Arc::ptr_eq(&first[1], &second[1]));
+        assert!(Arc::ptr_eq(&first[0].file, &second[0].file));
+        assert!(!Arc::ptr_eq(&first[1].file, &second[1].file));
     }
 }

@@ -10,8 +10,8 @@ use segd_common::{segment::segment_id, service};
 use super::{Resolver, name};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span, nearest},
-    document::{Document, Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry, rules::PlainRule},
-    model::{Peer, Rule, RuleLabel, Written},
+    document::{Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry},
+    model::{Location, Peer, Rule, RuleLabel, Written},
     port::{self, Interval},
     term::Term,
     time,
@@ -19,46 +19,7 @@ use crate::policy::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn rules(&mut self, documents: &[&Document]) {
-        let count = |document: &&Document| document.rules.plain.len() + document.rules.odd.len();
-        let count = documents.iter().map(count).sum();
-        self.policy.rules.reserve_exact(count);
-        self.rule_spans.reserve_exact(count);
-        for document in documents {
-            let (name, file): (Arc<str>, usize) = (document.name().into(), document.rules.file);
-            let mut rules = Vec::new();
-            for plain in &document.rules.plain {
-                rules.extend(self.plain(&name, plain, file));
-            }
-            for entry in &document.rules.odd {
-                rules.extend(self.rule(&name, entry).map(|rule| (entry.span, rule)));
-            }
-            // `allow` and `deny` are read one list after the other, but numbered as they stand.
-            rules.sort_by_key(|(span, _)| span.start);
-            for (span, rule) in rules {
-                self.rule_spans.push(span);
-                self.policy.rules.push(rule);
-            }
-        }
-    }
-
-    /// A rule whose ends and port have been met before, or any other.
-    fn plain(&mut self, document: &Arc<str>, plain: &PlainRule, file: usize) -> Option<(Span, Rule)> {
-        let text = &*self.sources.get(file)?.text;
-        let frame = plain.frame(file);
-        let [from, to, port] = plain.texts(text);
-        let (from, to) = (self.alone(from), self.alone(to));
-        let rule = match (from, to, self.ports.get(port)) {
-            (Some(from), Some(to), Some(services)) => {
-                let services = Arc::clone(services);
-                self.made(document, &frame, from, to, services)
-            }
-            _ => self.rule(document, &plain.entry(file, text))?,
-        };
-        Some((frame.span, rule))
-    }
-
-    fn rule(&mut self, document: &Arc<str>, entry: &RuleEntry) -> Option<Rule> {
+    pub(super) fn rule(&mut self, document: &Arc<str>, entry: &RuleEntry) -> Option<Rule> {
         let from = self.peers(entry.from.as_ref());
         let to = self.peers(entry.to.as_ref());
         let services = match &entry.ports {
@@ -90,21 +51,22 @@ impl Resolver<'_> {
             (None, None) => Arc::clone(&self.lasting),
             (until, when) => Arc::new(Term { until, when }),
         };
-        let rule = self.made(document, entry, from?, to?, services?);
+        let location = self.places.locate(entry.span);
+        let rule = self.made(document, entry, location, [from?, to?], services?);
         Some(Rule { term, ..rule })
     }
 
     /// The rule of an entry whose ends and ports are known, as if it held for good.
-    fn made(
+    pub(super) fn made(
         &self,
         document: &Arc<str>,
         entry: &RuleEntry,
-        from: Arc<BTreeSet<Peer>>,
-        to: Arc<BTreeSet<Peer>>,
+        location: Location,
+        [from, to]: [Arc<BTreeSet<Peer>>; 2],
         services: Arc<[Interval]>,
     ) -> Rule {
         Rule {
-            location: self.places.locate(entry.span),
+            location,
             label: RuleLabel::new(
                 Arc::clone(document),
                 entry.action,
@@ -190,15 +152,11 @@ impl Resolver<'_> {
     /// The services of a list of ports; `None` if one of them is none.
     fn listed(&mut self, ports: &[Text]) -> Option<Arc<[Interval]>> {
         let services = self.services(ports)?;
-        let services = self.shared(services);
-        if let [port] = ports {
-            self.ports.insert(port.value.clone(), Arc::clone(&services));
-        }
-        Some(services)
+        Some(self.shared(services))
     }
 
     /// The same services, kept once.
-    fn shared(&mut self, services: Vec<Interval>) -> Arc<[Interval]> {
+    pub(super) fn shared(&mut self, services: Vec<Interval>) -> Arc<[Interval]> {
         if let Some(known) = self.services.get(services.as_slice()) {
             return Arc::clone(known);
         }
@@ -251,7 +209,7 @@ impl Resolver<'_> {
     }
 
     /// One name, if it is known: what most rules say. They share whom it stands for.
-    fn alone(&mut self, name: &str) -> Option<Arc<BTreeSet<Peer>>> {
+    pub(super) fn alone(&mut self, name: &str) -> Option<Arc<BTreeSet<Peer>>> {
         let id = segment_id(name);
         if let Some((_, peers)) = self.alone.get(&id).filter(|(known, _)| known == name) {
             return Some(Arc::clone(peers));
@@ -260,7 +218,7 @@ impl Resolver<'_> {
             "any" => self.everyone(),
             "host" => Arc::new(BTreeSet::from([Peer::Host])),
             "world" => Arc::new(BTreeSet::from([Peer::World])),
-            _ if self.segment_spans.contains_key(name) => {
+            _ if self.defined.spans.contains_key(name) => {
                 Arc::new(BTreeSet::from([Peer::Segment(name.to_owned())]))
             }
             _ => return None,
@@ -283,7 +241,7 @@ impl Resolver<'_> {
                 "any" => any = true,
                 "host" => drop(found.insert(Peer::Host)),
                 "world" => drop(found.insert(Peer::World)),
-                known if self.segment_spans.contains_key(known) => {
+                known if self.defined.spans.contains_key(known) => {
                     found.insert(Peer::Segment(known.to_owned()));
                 }
                 _ => {
@@ -349,7 +307,7 @@ impl Resolver<'_> {
     fn near(&mut self, name: &str) -> Option<&str> {
         const MOST_LOOKED_UP: usize = 100;
         if !self.near.contains_key(name) && self.near.len() < MOST_LOOKED_UP {
-            let known = self.segment_spans.keys().map(String::as_str);
+            let known = self.defined.spans.keys().map(String::as_str);
             let found = nearest(name, known.chain(name::BUILT_IN)).map(str::to_owned);
             self.near.insert(name.to_owned(), found);
         }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use segd_common::segment::segment_id;
 
-use super::{Claim, Resolver, name, prefix, selector};
+use super::{defined::Defining, name, prefix, selector};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{Document, Matcher, MatcherKind, SegmentEntry, Text},
     model::{Mode, Segment, Selector, SelectorKind},
 };
 
-impl Resolver<'_> {
+impl Defining<'_> {
     pub(super) fn segments(&mut self, documents: &[&Document]) {
         let mut ids: BTreeMap<u32, (String, Option<Span>)> = BTreeMap::new();
         for built_in in ["host", "world"] {
@@ -23,7 +23,7 @@ impl Resolver<'_> {
             for entry in &document.segments {
                 if self.declare(entry, &mut ids) {
                     let segment = self.segment(entry, mode);
-                    self.policy.segments.insert(segment.name.clone(), segment);
+                    self.segments.insert(segment.name.clone(), segment);
                 }
             }
         }
@@ -36,7 +36,7 @@ impl Resolver<'_> {
             self.report(problem.at(code, *span));
             return false;
         }
-        if let Some(first) = self.segment_spans.get(value) {
+        if let Some(first) = self.spans.get(value) {
             let message = format!("segment `{value}` is defined twice");
             let diagnostic = Diagnostic::error(Code::DuplicateName, *span, message)
                 .related(*first, "first here")
@@ -44,7 +44,7 @@ impl Resolver<'_> {
             self.report(diagnostic);
             return false;
         }
-        self.segment_spans.insert(value.clone(), *span);
+        self.spans.insert(value.clone(), *span);
         if let Some((other, first)) = ids.insert(segment_id(value), (value.clone(), Some(*span))) {
             let message = format!("`{value}` and `{other}` have the same identifier");
             let mut diagnostic = Diagnostic::error(Code::IdentifierCollision, *span, message)
@@ -82,11 +82,8 @@ impl Resolver<'_> {
                 self.report(Diagnostic::warning(Code::Redundant, matcher.span, message));
                 continue;
             }
-            self.claims.push(Claim {
-                segment: entry.name.value.clone(),
-                span: matcher.span,
-                selector: selector.clone(),
-            });
+            let claim = (entry.name.value.clone(), selector.kind.clone(), matcher.span);
+            self.claims.push(claim);
             selectors.push(selector);
         }
         Segment {

@@ -105,7 +105,6 @@ fn says_of_each_rule_what_asking_all_of_them_says() {
         let standing = Standing {
             segments: &Default::default(),
             rules: &spans,
-            matchers: Vec::new(),
         };
         let mut out: Vec<Diagnostic> = Vec::new();
         lint(&policy, &standing, &mut out);
