@@ -31,7 +31,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{ContentHash, LoadError, Loaded, SourceError, Sources, read, resolve_read_again},
+    source::{ContentHash, LoadError, Loaded, SourceError, Sources, read, resolve_read_quietly},
     telemetry::{
         clock::{self, rfc3339},
         flows::FlowLog,
@@ -223,7 +223,7 @@ impl Shared {
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
-        let loaded = resolve_read_again(texts, self.options.allow_empty, &mut lock(&self.read_files))
+        let loaded = resolve_read_quietly(texts, self.options.allow_empty, &mut lock(&self.read_files))
             .and_then(Loaded::tested)
             .map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());

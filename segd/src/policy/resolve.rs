@@ -78,6 +78,30 @@ pub fn resolve_again(
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Resolved, Vec<Diagnostic>> {
+    Ok(resolved(sources, allow_empty, files)?.warned())
+}
+
+/// As [`resolve_again`], for whoever tells nobody of warnings: there are none then.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_quietly(
+    sources: &[Source],
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<Resolved, Vec<Diagnostic>> {
+    let mut resolver = resolved(sources, allow_empty, files)?;
+    resolver.out.clear();
+    Ok(resolver.finish())
+}
+
+/// Everything that is in a policy, if nothing is wrong with it.
+fn resolved<'s>(
+    sources: &'s [Source],
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<Resolver<'s>, Vec<Diagnostic>> {
     let mut resolver = Resolver::new(sources);
     let read = resolver.read(files);
     let documents: Vec<&Document> = read.iter().flat_map(|kept| kept.file.documents.iter()).collect();
@@ -93,7 +117,7 @@ pub fn resolve_again(
     resolver.release(&documents);
     resolver.out.extend(resolver.defined.conflicts.iter().cloned());
     resolver.capacity();
-    resolver.finish()
+    resolver.right()
 }
 
 /// What is known so far.
@@ -213,13 +237,19 @@ impl<'s> Resolver<'s> {
         }
     }
 
-    fn finish(mut self) -> Result<Resolved, Vec<Diagnostic>> {
+    /// Only if nothing is wrong.
+    fn right(mut self) -> Result<Self, Vec<Diagnostic>> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         if self.out.iter().any(is_error) {
             self.out.retain(is_error);
             sort(self.sources, &mut self.out);
             return Err(self.out);
         }
+        Ok(self)
+    }
+
+    /// With all warnings.
+    fn warned(mut self) -> Resolved {
         let standing = Standing {
             segments: &self.defined.spans,
             rules: &self.rule_spans,
@@ -228,14 +258,18 @@ impl<'s> Resolver<'s> {
         self.out.extend(self.defined.warnings().iter().cloned());
         allowance::apply(&self.allowances, false, &mut self.out);
         sort(self.sources, &mut self.out);
-        Ok(Resolved {
+        self.finish()
+    }
+
+    fn finish(self) -> Resolved {
+        Resolved {
             policy: self.policy,
             warnings: self.out,
             allowances: self.allowances,
             matchers: Arc::clone(&self.defined.matchers),
             rules: self.rule_spans,
             tests: self.test_spans,
-        })
+        }
     }
 }
 

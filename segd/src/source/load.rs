@@ -23,7 +23,7 @@ use crate::policy::{
     document::allowance::Allowance,
     expectation,
     model::{Policy, SelectorKind, Source},
-    resolve::{ReadFiles, Resolved, resolve_again},
+    resolve::{ReadFiles, Resolved, resolve_again, resolve_quietly},
 };
 
 /// A policy that is right, with its texts.
@@ -221,6 +221,31 @@ pub fn resolve_read_again(
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Loaded, LoadError> {
+    resolve_read_by(resolve_again, read, allow_empty, files)
+}
+
+/// As [`resolve_read_again`], without warnings, for whoever tells nobody of them.
+///
+/// # Errors
+///
+/// As [`resolve_read`].
+pub fn resolve_read_quietly(
+    read: Sources,
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<Loaded, LoadError> {
+    resolve_read_by(resolve_quietly, read, allow_empty, files)
+}
+
+/// [`resolve_again`], or what does less.
+type Resolve = fn(&[Source], bool, &mut ReadFiles) -> Result<Resolved, Vec<Diagnostic>>;
+
+fn resolve_read_by(
+    resolve: Resolve,
+    read: Sources,
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<Loaded, LoadError> {
     let Sources {
         mut sources,
         hash,
@@ -228,7 +253,7 @@ pub fn resolve_read_again(
         claimed,
     } = read;
     files.share(&mut sources);
-    match resolve_again(&sources, allow_empty, files) {
+    match resolve(&sources, allow_empty, files) {
         Ok(Resolved {
             policy,
             warnings,

@@ -237,7 +237,10 @@ fn read_whole(place: usize, source: &Source) -> ReadFile {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::resolve_again, *};
+    use super::{
+        super::{Resolved, resolve_again, resolve_quietly},
+        *,
+    };
 
     fn source(name: &str, text: &str) -> Source {
         Source {
@@ -260,7 +263,14 @@ mod tests {
     fn as_fresh(sources: &[Source], files: &mut ReadFiles) {
         let again = resolve_again(sources, false, files).map(|resolved| format!("{resolved:?}"));
         let fresh = resolve_again(sources, false, &mut ReadFiles::default());
-        assert_eq!(again, fresh.map(|resolved| format!("{resolved:?}")));
+        assert_eq!(again, fresh.clone().map(|resolved| format!("{resolved:?}")));
+        // Who does not ask for warnings gets the same without them.
+        let quiet = |resolved: Resolved| {
+            let warnings = Vec::new();
+            format!("{:?}", Resolved { warnings, ..resolved })
+        };
+        let quietly = resolve_quietly(sources, false, files);
+        assert_eq!(quietly.map(quiet), fresh.map(quiet));
     }
 
     #[test]
