@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::engine::Engine;
 use crate::{
@@ -116,12 +116,15 @@ fn step_ns(before: &Moment, now: &Moment) -> i128 {
     offset(now) - offset(before)
 }
 
+/// The last moment before something is due.
+const JUST_BEFORE: SignedDuration = SignedDuration::from_nanos(1);
+
 impl Engine {
     /// Looks at both clocks: once a second, when a window is to open or shut, and when the calendar was put right.
     pub(super) fn keep_time(&mut self, now: Moment) {
         // Hits so far are those of the rules that were open.
-        if self.expiry.due.is_some_and(|due| due <= now.calendar)
-            && let Err(error) = self.collect_hits()
+        if let Some(due) = self.expiry.due.filter(|due| *due <= now.calendar)
+            && let Err(error) = self.collect_hits_of(due.saturating_sub(JUST_BEFORE).unwrap_or(due))
         {
             tracing::warn!("reading rule hits: {}", chain(&error));
         }

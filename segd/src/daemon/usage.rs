@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use jiff::Timestamp;
 use segd_common::{
     decide::decide,
     segment::NONE,
@@ -50,13 +51,26 @@ struct Followed {
 impl Engine {
     /// Adds the kernel's rule hits to the totals, and dates them.
     pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
+        self.collect_hits_of(timestamp(SystemTime::now()))
+    }
+
+    /// The same, where rules that decide together took turns since: hits are those of the one that was open at a time.
+    pub(super) fn collect_hits_of(&mut self, time: Timestamp) -> Result<(), ApplyError> {
         let now = SystemTime::now();
         self.follow_rules(now)?;
         for slot in [0, 1] {
-            self.count(slot, now, Some(now))?;
+            self.count(slot, time, Some(now))?;
         }
         self.hits.read = Some(Instant::now());
         Ok(())
+    }
+
+    /// Before a policy is left whose rules take turns: whose its hits are is not known later.
+    pub(super) fn collect_hits_of_turns(&mut self) -> Result<(), ApplyError> {
+        match &self.in_force {
+            Some(policy) if !policy.tables.together.is_empty() => self.collect_hits(),
+            _ => Ok(()),
+        }
     }
 
     /// Knows whose the counts of each slot are: from then on, none of them is lost.
@@ -94,24 +108,23 @@ impl Engine {
         }
         if first {
             // What was counted before the first look of all is not dated.
-            self.count(0, now, None)?;
-            self.count(1, now, None)?;
+            self.count(0, timestamp(now), None)?;
+            self.count(1, timestamp(now), None)?;
         }
         Ok(())
     }
 
-    /// Reads a slot out.
-    fn count(&mut self, slot: u32, now: SystemTime, dated: Option<SystemTime>) -> Result<(), ApplyError> {
+    /// Reads a slot out. `time`: at which the rules were open whose hits these are.
+    fn count(&mut self, slot: u32, time: Timestamp, dated: Option<SystemTime>) -> Result<(), ApplyError> {
         let Some(followed) = &mut self.hits.slots[(slot & 1) as usize] else {
             return Ok(());
         };
         let read = self.tables.hits(slot, &followed.tables)?;
-        let at = timestamp(now);
         for (number, hits) in followed.counts.since(read) {
             // A rule, or of those that decide together the one that holds now.
             let place = RuleIndex::try_from(number)
                 .ok()
-                .and_then(|number| followed.tables.decider(number, at));
+                .and_then(|number| followed.tables.decider(number, time));
             let Some((place, rule)) = place.and_then(|at| Some((at, followed.tables.rules.get(at)?))) else {
                 continue;
             };
@@ -126,7 +139,7 @@ impl Engine {
     /// Reads a slot out for the last time: nobody counts there any more, and it is about to be written.
     pub(super) fn leave_slot(&mut self, slot: u32) -> Result<(), ApplyError> {
         let now = SystemTime::now();
-        self.count(slot, now, Some(now))?;
+        self.count(slot, timestamp(now), Some(now))?;
         self.hits.slots[(slot & 1) as usize] = None;
         self.hits.usage.forget(slot);
         Ok(())

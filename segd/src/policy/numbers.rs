@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: a way to go through them. So no order comes out of here, whatever is hashed.
 
-use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 
 /// Numbers, each under a hash of what it stands for. Open addressing, half full at most.
 #[derive(Clone, Debug, Default)]
@@ -10,11 +10,18 @@ pub struct Numbers {
     /// Half of a hash, and a number plus one; 0: nobody.
     places: Vec<(u32, u32)>,
     count: usize,
+    /// Others know the hashes of no process: nobody makes up names that meet.
+    hashes: RandomState,
 }
 
 impl Numbers {
     /// The number of a thing, which `is` knows; or else a new one, which it gets.
-    pub fn number(&mut self, hash: u64, new: u32, is: impl Fn(u32) -> bool) -> u32 {
+    pub fn number(&mut self, thing: &(impl Hash + ?Sized), new: u32, is: impl Fn(u32) -> bool) -> u32 {
+        let hash = self.hashes.hash_one(thing);
+        self.placed(hash, new, is)
+    }
+
+    fn placed(&mut self, hash: u64, new: u32, is: impl Fn(u32) -> bool) -> u32 {
         if (self.count + 1) * 2 > self.places.len() {
             self.grow();
         }
@@ -50,14 +57,6 @@ impl Numbers {
     }
 }
 
-/// The same for the same value.
-#[must_use]
-pub fn hash(value: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// Texts, each with a number: the first has 0.
 #[derive(Clone, Debug, Default)]
 pub struct Words {
@@ -75,7 +74,7 @@ impl Words {
         let new = ends.len() as u32;
         let number = self
             .numbers
-            .number(hash(text), new, |number| word(texts, ends, number) == text);
+            .number(text, new, |number| word(texts, ends, number) == text);
         if number == new {
             self.texts.push_str(text);
             self.ends.push(self.texts.len() as u32);
@@ -126,9 +125,9 @@ mod tests {
     fn things_of_one_hash_are_told_apart() {
         let mut numbers = Numbers::default();
         let things: Vec<u32> = (0..200)
-            .map(|new| numbers.number(u64::MAX, new, |_| false))
+            .map(|new| numbers.placed(u64::MAX, new, |_| false))
             .collect();
         assert_eq!(things, (0..200).collect::<Vec<u32>>());
-        assert_eq!(numbers.number(u64::MAX, 200, |number| number == 77), 77);
+        assert_eq!(numbers.placed(u64::MAX, 200, |number| number == 77), 77);
     }
 }

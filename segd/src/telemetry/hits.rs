@@ -21,7 +21,7 @@ const NOBODY: u64 = u64::MAX;
 #[derive(Clone, Debug, Default)]
 pub struct RuleHits {
     /// Those of a document's list, by the number in it: a million labels are some hundred lists.
-    lists: BTreeMap<(Arc<str>, Action), Vec<u64>>,
+    lists: Lists,
     /// How many labels there are.
     known: usize,
     /// Of those that do not fit, if there are any.
@@ -33,10 +33,10 @@ impl RuleHits {
     pub fn know<'l>(&mut self, labels: impl IntoIterator<Item = &'l RuleLabel>) {
         let mut labels = labels.into_iter().peekable();
         while let Some(first) = labels.next() {
-            let list = self.lists.entry(key(first)).or_default();
+            let mut list = list(&mut self.lists, first, self.known);
             let mut next = Some(first);
             while let Some(label) = next {
-                if !known(list, label, &mut self.known) {
+                if !known(list.as_deref_mut(), label, &mut self.known) {
                     self.other.get_or_insert_default();
                 }
                 next = labels.next_if(|next| next.is_of_list_of(first));
@@ -46,12 +46,12 @@ impl RuleHits {
 
     /// Counts a rule's hits. See [`Counts::since`] for how many they are.
     pub fn add(&mut self, label: &RuleLabel, hits: u64) {
-        let list = self.lists.entry(key(label)).or_default();
+        let mut list = list(&mut self.lists, label, self.known);
         let place = label.number() as usize;
-        match known(list, label, &mut self.known) {
+        match known(list.as_deref_mut(), label, &mut self.known) {
             // Short of what stands for nobody, which no kernel counts up to.
             true => {
-                if let Some(total) = list.get_mut(place) {
+                if let Some(total) = list.and_then(|list| list.get_mut(place)) {
                     *total = total.saturating_add(hits).min(NOBODY - 1);
                 }
             }
@@ -62,7 +62,7 @@ impl RuleHits {
     /// How often a rule was hit.
     #[must_use]
     pub fn total(&self, label: &RuleLabel) -> u64 {
-        let list = self.lists.get(&key(label));
+        let list = self.lists.get(&(Arc::clone(label.document()), label.list()));
         let total = list.and_then(|list| list.get(label.number() as usize));
         total.copied().filter(|total| *total != NOBODY).unwrap_or(0)
     }
@@ -96,12 +96,23 @@ impl RuleHits {
     }
 }
 
-fn key(label: &RuleLabel) -> (Arc<str>, Action) {
-    (Arc::clone(label.document()), label.list())
+/// The totals by the lists of documents.
+type Lists = BTreeMap<(Arc<str>, Action), Vec<u64>>;
+
+/// The list of a label, made anew as long as there is room for labels.
+fn list<'l>(lists: &'l mut Lists, label: &RuleLabel, known: usize) -> Option<&'l mut Vec<u64>> {
+    let key = (Arc::clone(label.document()), label.list());
+    match known < MAX_LABELS {
+        true => Some(lists.entry(key).or_default()),
+        false => lists.get_mut(&key),
+    }
 }
 
 /// Whether a label has a place in its list, which it is given if there is one.
-fn known(list: &mut Vec<u64>, label: &RuleLabel, known: &mut usize) -> bool {
+fn known(list: Option<&mut Vec<u64>>, label: &RuleLabel, known: &mut usize) -> bool {
+    let Some(list) = list else {
+        return false;
+    };
     let place = label.number() as usize;
     if list.get(place).is_some_and(|total| *total != NOBODY) {
         return true;

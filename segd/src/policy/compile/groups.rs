@@ -14,7 +14,7 @@ use super::{CompileError, index_of};
 use crate::policy::{
     compiled::SegmentIndexes,
     model::{Peer, Policy},
-    numbers::{Numbers, hash},
+    numbers::Numbers,
 };
 
 /// The number of a set of peers.
@@ -297,7 +297,7 @@ impl<'p> Ends<'p> {
     fn number(&mut self, set: &'p Arc<BTreeSet<Peer>>) -> End {
         let (address, new) = (Arc::as_ptr(set), self.addresses.len() as u32);
         let addresses = &self.addresses;
-        let place = self.by_address.number(hash(&address), new, |place| {
+        let place = self.by_address.number(&address, new, |place| {
             let known = addresses.get(place as usize);
             known.is_some_and(|(known, _)| *known == address)
         });

@@ -47,7 +47,8 @@ impl Cuts {
     /// Cuts a text; `None` if there is nothing to cut.
     #[must_use]
     pub fn of(text: &str) -> Option<Cuts> {
-        // An anchor could stand for lines that are left out, more often than is allowed.
+        // An anchor could stand for lines that are left out, more often than is allowed. (So a file with `R&D` in a comment is
+        // parsed whole.)
         if text.len() > MAX_FILE_BYTES || text.len() < WORTH * 32 || text.contains('&') {
             return None;
         }
@@ -120,6 +121,13 @@ impl Cuts {
     pub fn nodes(&self) -> usize {
         let lines = self.runs.iter().map(|run| run.rules.len());
         lines.sum::<usize>() * NODES
+    }
+
+    /// How long all texts were that were taken out.
+    #[must_use]
+    pub fn text(&self) -> usize {
+        let rules = self.runs.iter().filter_map(|run| self.rules.get(run.rules.clone()));
+        rules.flatten().map(PlainRule::text_len).sum()
     }
 
     /// The rules that stood between two entries of a list.

@@ -129,6 +129,13 @@ impl PlainRule {
         self.start as usize
     }
 
+    /// How long its texts are, those of its keys included.
+    #[must_use]
+    pub fn text_len(&self) -> usize {
+        let keys = "from".len() + "to".len() + "ports".len();
+        keys + self.len.iter().map(|len| usize::from(*len)).sum::<usize>()
+    }
+
     /// The same in a list, at a place of it.
     #[must_use]
     pub fn entered(self, action: Action, index: usize) -> Option<PlainRule> {

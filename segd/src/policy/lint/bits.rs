@@ -8,7 +8,7 @@ use std::{
 
 use crate::policy::{
     model::{Peer, Policy},
-    numbers::{Numbers, hash},
+    numbers::Numbers,
 };
 
 /// The numbers of the peers that are built in; segments have those behind, in the order of their names.
@@ -74,7 +74,7 @@ impl Ends {
         let mut met: Vec<(*const BTreeSet<Peer>, u32)> = Vec::new();
         let mut number = |set: &Arc<BTreeSet<Peer>>, ends: &mut Ends| {
             let (address, new) = (Arc::as_ptr(set), met.len() as u32);
-            let place = by_address.number(hash(&address), new, |place| {
+            let place = by_address.number(&address, new, |place| {
                 met.get(place as usize)
                     .is_some_and(|(known, _)| *known == address)
             });

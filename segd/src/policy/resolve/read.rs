@@ -4,6 +4,7 @@
 //! included. Only the files of the last reading are kept.
 
 use std::{
+    iter,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -111,7 +112,7 @@ impl ReadFiles {
                 _ => self.look_up(reading),
             });
         }
-        if again {
+        if again || self.last.is_empty() {
             self.gathered = self.words.count();
         }
         self.last.clone_from(&kept);
@@ -122,22 +123,13 @@ impl ReadFiles {
     fn look_up(&mut self, reading: &Reading<'_>) -> Kept {
         let file = Arc::clone(reading.finish());
         let text = &reading.source.text;
-        let (mut line, mut line_start, mut seen) = (1, 0, 0);
+        let mut places = Places::new(text);
         let mut find = |plain: &PlainRule| {
-            let start = plain.start();
-            // One document after another; in it, `allow` and `deny` are in the order that their author likes.
-            if start < seen {
-                (line, line_start, seen) = (1, 0, 0);
-            }
-            for (at, _) in text.get(seen..start).unwrap_or_default().match_indices('\n') {
-                (line, line_start) = (line + 1, seen + at + 1);
-            }
-            seen = start;
-            let before = text.get(line_start..start).unwrap_or_default();
+            let (line, column) = places.of(plain.start());
             Found {
                 words: plain.texts(text).map(|word| self.words.number(word)),
                 line,
-                column: u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX),
+                column,
             }
         };
         let documents = file.documents.iter();
@@ -153,6 +145,46 @@ impl ReadFiles {
     /// The names and ports that plain rules say.
     pub(super) const fn words(&self) -> &Words {
         &self.words
+    }
+}
+
+/// Where in a text is what: found by where lines begin, and in a line from where it was looked last. Documents have `allow` and
+/// `deny` in the order that their authors like, and a line may be as long as a file.
+struct Places<'t> {
+    text: &'t str,
+    /// Where each line begins, once somebody asks.
+    starts: Vec<usize>,
+    /// Where it was looked last, in which line, and the column there.
+    last: (usize, usize, usize),
+}
+
+impl<'t> Places<'t> {
+    const fn new(text: &'t str) -> Places<'t> {
+        Places {
+            text,
+            starts: Vec::new(),
+            last: (0, usize::MAX, 0),
+        }
+    }
+
+    /// Line and column of a place, both counted from 1.
+    fn of(&mut self, start: usize) -> (u32, u32) {
+        if self.starts.is_empty() {
+            let ends = self.text.match_indices('\n').map(|(at, _)| at + 1);
+            self.starts = iter::once(0).chain(ends).collect();
+        }
+        let line = self.starts.partition_point(|first| *first <= start);
+        let (from, before) = match self.last {
+            (place, known, column) if known == line && place <= start => (place, column),
+            _ => {
+                let first = line.checked_sub(1).and_then(|line| self.starts.get(line));
+                (first.copied().unwrap_or_default(), 1)
+            }
+        };
+        let passed = self.text.get(from..start).unwrap_or_default().chars().count();
+        self.last = (start, line, before + passed);
+        let told = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        (told(line), told(before + passed))
     }
 }
 
@@ -296,6 +328,23 @@ mod tests {
         as_fresh(&[a], &mut files);
     }
 
+    #[test]
+    fn a_place_is_found_in_whatever_order_places_are_asked_for() {
+        let text = "\nab\u{e4}\u{fc}, x: [a, b]\n\n  z\r\nlast \u{20ac} one";
+        let slow = |start: usize| {
+            let before = text.get(..start).expect("a place between characters");
+            let line = before.rsplit('\n').next().expect("there is a line");
+            (before.matches('\n').count() as u32 + 1, line.chars().count() as u32 + 1)
+        };
+        let all: Vec<usize> = (0..=text.len()).filter(|at| text.is_char_boundary(*at)).collect();
+        let back = all.iter().rev();
+        let jumping = all.iter().flat_map(|at| [at, all.get(at * 7 % all.len()).unwrap_or(at)]);
+        let mut places = Places::new(text);
+        for at in all.iter().chain(back).chain(jumping) {
+            assert_eq!(places.of(*at), slow(*at), "{at}");
+        }
+    }
+
     /// Lines of all kinds, between which and within which runs of rules are drawn.
     const OTHERS: [&str; 22] = [
         "    - {from: [web, db], to: web, ports: [tcp/1, udp/2]}",
@@ -363,6 +412,12 @@ mod tests {
         // As many nodes as a file may have, and more.
         read_as_whole(format!("{HEAD}{}", run(4, 31_248)));
         read_as_whole(format!("{HEAD}{}", run(4, 31_249)));
+        // And as much text, of which half is what an escape stands for.
+        for escapes in [2_560_000, 2_790_000] {
+            let reason = "\\L".repeat(escapes);
+            let other = format!("    - {{from: web, to: db, ports: [tcp/1], reason: \"{reason}\"}}\n");
+            read_as_whole(format!("{HEAD}{other}{}", run(4, 31_000)));
+        }
         let source = Source {
             name: "t.yaml".to_owned(),
             text: format!("{HEAD}{}", run(4, 100)).into(),

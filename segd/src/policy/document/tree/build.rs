@@ -72,6 +72,7 @@ impl<'a> Builder<'a> {
             expanded: 0,
             taken: Size {
                 nodes: cuts.map_or(0, Cuts::nodes),
+                text: cuts.map_or(0, Cuts::text),
                 ..Size::default()
             },
         }
