@@ -28,12 +28,14 @@ pub fn cargo_deny_present() -> Result<bool> {
 /// Builds bpf-linker; 80 s on two cores.
 pub fn install_bpf_linker() -> Result<()> {
     // `LLVM_PREFIX`, or the link ends with "unable to find library -lLLVM".
-    run(cargo(&bpf_linker_args()).env("LLVM_PREFIX", LLVM_PREFIX))
+    run(cargo(&bpf_linker_args())
+        .env("LLVM_PREFIX", LLVM_PREFIX)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0"))
 }
 
 /// Builds cargo-deny, unoptimised: 80 s on two cores, and it runs for one.
 pub fn install_cargo_deny() -> Result<()> {
-    run(&mut cargo(&debug_install_args("cargo-deny", CARGO_DENY)))
+    run(cargo(&debug_install_args("cargo-deny", CARGO_DENY)).env("CARGO_PROFILE_DEV_DEBUG", "0"))
 }
 
 /// Whether the right cargo-fuzz is in `PATH`.
@@ -43,7 +45,7 @@ pub fn cargo_fuzz_present() -> Result<bool> {
 
 /// Builds cargo-fuzz, unoptimised: a minute on two cores.
 pub fn install_cargo_fuzz() -> Result<()> {
-    run(&mut cargo(&debug_install_args("cargo-fuzz", CARGO_FUZZ)))
+    run(cargo(&debug_install_args("cargo-fuzz", CARGO_FUZZ)).env("CARGO_PROFILE_DEV_DEBUG", "0"))
 }
 
 /// How to build bpf-linker by hand.
@@ -74,7 +76,7 @@ fn bpf_linker_args() -> [&'static str; 8] {
     ]
 }
 
-/// A tool that runs for seconds is not worth the time of an optimised build.
+/// A tool that runs for seconds is not worth the time of an optimised build, nor that of what a debugger wants.
 fn debug_install_args<'a>(name: &'a str, version: &'a str) -> [&'a str; 6] {
     ["install", name, "--version", version, "--locked", "--debug"]
 }
