@@ -126,7 +126,10 @@ impl Cuts {
     /// How long all texts were that were taken out.
     #[must_use]
     pub fn text(&self) -> usize {
-        let rules = self.runs.iter().filter_map(|run| self.rules.get(run.rules.clone()));
+        let rules = self
+            .runs
+            .iter()
+            .filter_map(|run| self.rules.get(run.rules.clone()));
         rules.flatten().map(PlainRule::text_len).sum()
     }
 

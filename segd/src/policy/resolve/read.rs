@@ -334,11 +334,16 @@ mod tests {
         let slow = |start: usize| {
             let before = text.get(..start).expect("a place between characters");
             let line = before.rsplit('\n').next().expect("there is a line");
-            (before.matches('\n').count() as u32 + 1, line.chars().count() as u32 + 1)
+            (
+                before.matches('\n').count() as u32 + 1,
+                line.chars().count() as u32 + 1,
+            )
         };
         let all: Vec<usize> = (0..=text.len()).filter(|at| text.is_char_boundary(*at)).collect();
         let back = all.iter().rev();
-        let jumping = all.iter().flat_map(|at| [at, all.get(at * 7 % all.len()).unwrap_or(at)]);
+        let jumping = all
+            .iter()
+            .flat_map(|at| [at, all.get(at * 7 % all.len()).unwrap_or(at)]);
         let mut places = Places::new(text);
         for at in all.iter().chain(back).chain(jumping) {
             assert_eq!(places.of(*at), slow(*at), "{at}");
