@@ -71,6 +71,7 @@ pub struct Prefixes {
 }
 
 const _: () = assert!(33 + 129 < MAX_LENGTHS && 129 < 1 << MAX_LOOKS);
+const _: () = assert!(size_of::<Length>() == 4);
 const _: () = assert!(size_of::<Lengths>() == 4 * MAX_LENGTHS + 4 && size_of::<Prefixes>() == 12);
 
 /// How many entries a line has.

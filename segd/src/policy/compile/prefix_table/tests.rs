@@ -1,3 +1,5 @@
+//! The table of prefixes against the longest prefix, found the slow way.
+
 use segd_common::{prefixes::MAX_LOOKS, segment::WORLD, tables::Tables as _};
 
 use super::*;
