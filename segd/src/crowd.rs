@@ -1,8 +1,8 @@
 //! As many clients as are served at once, the newest first.
 //!
 //! INVARIANT: a new client is always let in: one too many ends the one that has been there longest. Who asks and reads
-//! is gone within milliseconds; who has been there longest is who says nothing, or reads nothing, and would keep the
-//! others out.
+//! is gone within milliseconds, or waits for a large answer behind a few others; who has been there longest is mostly who says
+//! nothing, or reads nothing, and would keep the others out.
 
 use std::{collections::VecDeque, future::Future};
 

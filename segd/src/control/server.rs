@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket.
 //!
-//! INVARIANT: a client costs at most one task, [`MAX_REQUEST_BYTES`] of memory for its request, and a few
-//! seconds; one beyond [`MAX_CLIENTS`] takes the place of the one that has been there longest, so no number of silent
+//! INVARIANT: a client costs at most one task, [`MAX_REQUEST_BYTES`] of memory for its request, and the
+//! deadlines below; one beyond [`MAX_CLIENTS`] takes the place of the one that has been there longest, so no number of silent
 //! clients keeps anybody out; of answers that grow with the policy there is one at a time for root, and one for the group. Deliberately absent: what is answered; that is the [`Handler`]'s.
 
 mod request;
@@ -270,7 +270,15 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H, large:
         return;
     }
     let _one = match request {
-        Request::Rules | Request::Segments | Request::Workloads => large.acquire().await.ok(),
+        Request::Rules | Request::Segments | Request::Workloads => {
+            let Ok(one) = timeout(WRITE_DEADLINE, large.acquire()).await else {
+                let refusal = Refusal::new(RefusalKind::Busy, "others are being answered")
+                    .help("ask again in a few seconds");
+                let _ = send(&mut write, &Response::Refused(refusal)).await;
+                return;
+            };
+            one.ok()
+        }
         _ => None,
     };
     let response = match request {

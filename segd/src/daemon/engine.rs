@@ -225,7 +225,7 @@ impl Engine {
             }
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
-        self.collect_hits_of_turns()?;
+        self.collect_hits_of_turns();
         Ok((tables, selectors))
     }
 

@@ -103,6 +103,12 @@ impl Expiry {
         self.written = None;
     }
 
+    /// The last moment up to a time at which nothing had changed since the last look.
+    pub(super) fn not_due_at(&self, time: Timestamp) -> Timestamp {
+        let due = self.due.filter(|due| *due <= time);
+        due.and_then(|due| due.checked_sub(JUST_BEFORE).ok()).unwrap_or(time)
+    }
+
     /// When to look next, whatever the clock does till then; `None`: nothing is known to change.
     pub(super) fn due(&self) -> Option<SystemTime> {
         let since = Duration::try_from(self.due?.as_duration()).unwrap_or_default();
@@ -123,10 +129,8 @@ impl Engine {
     /// Looks at both clocks: once a second, when a window is to open or shut, and when the calendar was put right.
     pub(super) fn keep_time(&mut self, now: Moment) {
         // Hits so far are those of the rules that were open.
-        if let Some(due) = self.expiry.due.filter(|due| *due <= now.calendar)
-            && let Err(error) = self.collect_hits_of(due.saturating_sub(JUST_BEFORE).unwrap_or(due))
-        {
-            tracing::warn!("reading rule hits: {}", chain(&error));
+        if self.expiry.due.is_some_and(|due| due <= now.calendar) {
+            self.collect_hits_or_warn();
         }
         let mut expiry = std::mem::take(&mut self.expiry);
         let policies: Vec<Judging<'_>> = self
@@ -179,6 +183,8 @@ impl Engine {
             })
             .collect();
         found.sort_by_key(|(over, at, ..)| (*over, *at));
+        // Part of what everybody who may look may ask for, as often as he likes.
+        found.truncate(MAX_SERIES);
         let rows = found.into_iter().map(|(_, at, next, rule)| types::Expiry {
             rule: rule.label.to_string(),
             location: rule.location.to_string(),

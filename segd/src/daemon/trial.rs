@@ -173,7 +173,7 @@ impl Engine {
 
     /// Puts back the policy that the one on trial replaced. Returns the revision that was on trial.
     fn put_back(&mut self) -> Result<u32, ApplyError> {
-        self.collect_hits()?;
+        self.collect_hits_or_warn();
         let Some(trial) = &self.trial else {
             return Ok(0);
         };

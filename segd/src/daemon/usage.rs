@@ -51,12 +51,9 @@ struct Followed {
 impl Engine {
     /// Adds the kernel's rule hits to the totals, and dates them.
     pub(super) fn collect_hits(&mut self) -> Result<(), ApplyError> {
-        self.collect_hits_of(timestamp(SystemTime::now()))
-    }
-
-    /// The same, where rules that decide together took turns since: hits are those of the one that was open at a time.
-    pub(super) fn collect_hits_of(&mut self, time: Timestamp) -> Result<(), ApplyError> {
         let now = SystemTime::now();
+        // Whose turn it was until now: the next one's may have come a moment ago, and nobody has looked yet.
+        let time = self.expiry.not_due_at(timestamp(now));
         self.follow_rules(now)?;
         for slot in [0, 1] {
             self.count(slot, time, Some(now))?;
@@ -66,10 +63,17 @@ impl Engine {
     }
 
     /// Before a policy is left whose rules take turns: whose its hits are is not known later.
-    pub(super) fn collect_hits_of_turns(&mut self) -> Result<(), ApplyError> {
-        match &self.in_force {
-            Some(policy) if !policy.tables.together.is_empty() => self.collect_hits(),
-            _ => Ok(()),
+    pub(super) fn collect_hits_of_turns(&mut self) {
+        let turns = |policy: &super::engine::InForce| !policy.tables.together.is_empty();
+        if self.in_force.as_ref().is_some_and(turns) {
+            self.collect_hits_or_warn();
+        }
+    }
+
+    /// Collects; what cannot be read keeps nothing else from being done.
+    pub(super) fn collect_hits_or_warn(&mut self) {
+        if let Err(error) = self.collect_hits() {
+            tracing::warn!("reading rule hits: {}", crate::report::chain(&error));
         }
     }
 
@@ -121,7 +125,7 @@ impl Engine {
         };
         let read = self.tables.hits(slot, &followed.tables)?;
         for (number, hits) in followed.counts.since(read) {
-            // A rule, or of those that decide together the one that holds now.
+            // A rule, or of those that decide together the one that held then.
             let place = RuleIndex::try_from(number)
                 .ok()
                 .and_then(|number| followed.tables.decider(number, time));

@@ -123,7 +123,7 @@ impl ReadFiles {
     fn look_up(&mut self, reading: &Reading<'_>) -> Kept {
         let file = Arc::clone(reading.finish());
         let text = &reading.source.text;
-        let mut places = Places::new(text);
+        let mut places = Columns::new(text);
         let mut find = |plain: &PlainRule| {
             let (line, column) = places.of(plain.start());
             Found {
@@ -150,7 +150,7 @@ impl ReadFiles {
 
 /// Where in a text is what: found by where lines begin, and in a line from where it was looked last. Documents have `allow` and
 /// `deny` in the order that their authors like, and a line may be as long as a file.
-struct Places<'t> {
+struct Columns<'t> {
     text: &'t str,
     /// Where each line begins, once somebody asks.
     starts: Vec<usize>,
@@ -158,9 +158,9 @@ struct Places<'t> {
     last: (usize, usize, usize),
 }
 
-impl<'t> Places<'t> {
-    const fn new(text: &'t str) -> Places<'t> {
-        Places {
+impl<'t> Columns<'t> {
+    const fn new(text: &'t str) -> Columns<'t> {
+        Columns {
             text,
             starts: Vec::new(),
             last: (0, usize::MAX, 0),
@@ -344,7 +344,7 @@ mod tests {
         let jumping = all
             .iter()
             .flat_map(|at| [at, all.get(at * 7 % all.len()).unwrap_or(at)]);
-        let mut places = Places::new(text);
+        let mut places = Columns::new(text);
         for at in all.iter().chain(back).chain(jumping) {
             assert_eq!(places.of(*at), slow(*at), "{at}");
         }
