@@ -106,7 +106,8 @@ impl Expiry {
     /// The last moment up to a time at which nothing had changed since the last look.
     pub(super) fn not_due_at(&self, time: Timestamp) -> Timestamp {
         let due = self.due.filter(|due| *due <= time);
-        due.and_then(|due| due.checked_sub(JUST_BEFORE).ok()).unwrap_or(time)
+        due.and_then(|due| due.checked_sub(JUST_BEFORE).ok())
+            .unwrap_or(time)
     }
 
     /// When to look next, whatever the clock does till then; `None`: nothing is known to change.
