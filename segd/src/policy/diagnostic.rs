@@ -45,6 +45,13 @@ pub struct Span {
     pub end: usize,
 }
 
+/// Where each line of a text begins.
+#[must_use]
+pub fn line_starts(text: &str) -> Vec<usize> {
+    let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+    std::iter::once(0).chain(breaks).collect()
+}
+
 /// Turns spans into lines and columns without reading a file twice.
 #[derive(Clone, Debug)]
 pub struct Places<'s> {
@@ -67,11 +74,7 @@ impl<'s> Places<'s> {
 
     fn lines(&self, file: usize) -> Option<&[usize]> {
         let text = &self.sources.get(file)?.text;
-        let find = || {
-            let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
-            std::iter::once(0).chain(breaks).collect()
-        };
-        Some(self.lines.get(file)?.get_or_init(find))
+        Some(self.lines.get(file)?.get_or_init(|| line_starts(text)))
     }
 
     /// The line of a byte, from 1.

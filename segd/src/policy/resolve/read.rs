@@ -4,7 +4,6 @@
 //! included. Only the files of the last reading are kept.
 
 use std::{
-    iter,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +13,7 @@ use std::{
 
 use super::defined::Defined;
 use crate::policy::{
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, line_starts},
     document::{
         self, Document,
         allowance::{self, Allowance},
@@ -123,9 +122,9 @@ impl ReadFiles {
     fn look_up(&mut self, reading: &Reading<'_>) -> Kept {
         let file = Arc::clone(reading.finish());
         let text = &reading.source.text;
-        let mut places = Columns::new(text);
+        let mut columns = Columns::new(text);
         let mut find = |plain: &PlainRule| {
-            let (line, column) = places.of(plain.start());
+            let (line, column) = columns.of(plain.start());
             Found {
                 words: plain.texts(text).map(|word| self.words.number(word)),
                 line,
@@ -170,8 +169,7 @@ impl<'t> Columns<'t> {
     /// Line and column of a place, both counted from 1.
     fn of(&mut self, start: usize) -> (u32, u32) {
         if self.starts.is_empty() {
-            let ends = self.text.match_indices('\n').map(|(at, _)| at + 1);
-            self.starts = iter::once(0).chain(ends).collect();
+            self.starts = line_starts(self.text);
         }
         let line = self.starts.partition_point(|first| *first <= start);
         let (from, before) = match self.last {
@@ -344,9 +342,9 @@ mod tests {
         let jumping = all
             .iter()
             .flat_map(|at| [at, all.get(at * 7 % all.len()).unwrap_or(at)]);
-        let mut places = Columns::new(text);
+        let mut columns = Columns::new(text);
         for at in all.iter().chain(back).chain(jumping) {
-            assert_eq!(places.of(*at), slow(*at), "{at}");
+            assert_eq!(columns.of(*at), slow(*at), "{at}");
         }
     }
 
