@@ -1,17 +1,41 @@
 //! Builds the kernel programs and leaves the object where `datapath` embeds it from.
 
+use std::{
+    env,
+    fs::{self, File},
+    path::PathBuf,
+};
+
 use anyhow::{Context as _, Result};
+
+const OUT_DIR: &str = "OUT_DIR";
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=../segd-common/src");
-    let features: &[&str] = match std::env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
+    let features: &[&str] = match env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
         Some(_) => &["other-layout"],
         None => &[],
     };
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../segd-ebpf");
+    let out = PathBuf::from(env::var_os(OUT_DIR).context("OUT_DIR is not set")?);
+    // `<target>/<profile>/build/<package>/out`: the programs are the same for each profile, and their `core` for all.
+    let target = out
+        .ancestors()
+        .nth(4)
+        .context("OUT_DIR is not below a target folder")?;
+    let shared = target.join("ebpf");
+    fs::create_dir_all(&shared).with_context(|| format!("cannot make {}", shared.display()))?;
+    let lock = File::create(shared.join("lock")).context("cannot make a lock file")?;
+    lock.lock()
+        .context("cannot wait for another build of the kernel programs")?;
+
     // The target has no shipped `core`; building it needs `-Z build-std`, which stable grants to this package only.
     // SAFETY: a build script has one thread here, and nobody reads the environment at the same time.
-    unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
+    unsafe {
+        env::set_var("RUSTC_BOOTSTRAP", "1");
+        env::set_var("CARGO_PROFILE_RELEASE_LTO", "thin");
+        env::set_var(OUT_DIR, &shared);
+    }
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../segd-ebpf");
     aya_build::build_ebpf(
         [aya_build::Package {
             name: "segd-ebpf",
@@ -21,5 +45,7 @@ fn main() -> Result<()> {
         }],
         aya_build::Toolchain::Custom("1.95.0"),
     )
-    .context("building the kernel programs failed; `cargo xtask setup` installs what they need")
+    .context("building the kernel programs failed; `cargo xtask setup` installs what they need")?;
+    fs::copy(shared.join("segd"), out.join("segd")).context("cannot copy the kernel programs")?;
+    Ok(())
 }
