@@ -43,7 +43,7 @@ pub struct Handover {
     pub cgroup: u64,
     /// Its identity then, for when the cgroup is gone.
     pub identity: Identity,
-    /// The sequence number of its SYN.
+    /// TCP: the sequence number of its SYN. Else: when a datagram was last seen to arrive as it left, [`coarse`]; 0 = never.
     pub sequence: u32,
     /// When it last sent, in monotonic nanoseconds; 0 for a TCP session whose SYN was not seen.
     pub sent_ns: u64,
@@ -56,6 +56,24 @@ pub struct Handover {
 pub const BELIEVED_NS: u64 = 10_000_000_000;
 /// How long after a tuple changed hands each datagram must show by its content who sent it.
 pub const CONTESTED_NS: u64 = 1_000_000_000;
+
+/// For how long, in units of [`coarse`], datagrams of a tuple that were seen to arrive as they left are taken to go on so: about
+/// a second.
+pub const SEEN: i32 = 1 << 10;
+
+/// A moment of the monotonic clock in units of 2^20 ns, and never 0.
+#[inline(always)]
+#[must_use]
+pub const fn coarse(now_ns: u64) -> u32 {
+    (now_ns >> 20) as u32 | 1
+}
+
+/// Whether datagrams of a tuple were seen within so many units. Another CPU's clock may be a little ahead of this one's.
+#[inline(always)]
+#[must_use]
+pub const fn was_seen(seen: u32, within: i32, now_ns: u64) -> bool {
+    seen != 0 && (coarse(now_ns).wrapping_sub(seen) as i32) < within
+}
 
 /// One socket's exchange with one peer, without a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! A datagram's judgement, kept on its socket for the datagrams that are like it.
 //!
 //! INVARIANT: what is kept was allowed, and holds for nothing but what it names: one revision, one state of the tables of
-//! addresses, both cgroups, both addresses and ports, one device. Two CPUs may write one at once; then its seal does not fit.
+//! addresses, both cgroups (this end's alone where the other is [`ELSEWHERE`]), both addresses and ports, one device. Two CPUs may write one at once; then its seal does not fit.
 //!
 //! In words, because it is compared and sealed word by word in a frame that has no room for a copy.
 
@@ -13,6 +13,9 @@ use crate::{
 
 /// How many peers' judgements a socket keeps, each way; a power of two.
 pub const KEPT_PEERS: usize = 4;
+
+/// In [`Judged::peer_cgroup`]: what leaves ends in another namespace, where its receiver judges.
+pub const ELSEWHERE: u64 = u64::MAX;
 
 /// How many words say what a datagram must be like.
 pub const LIKE: usize = 7;
@@ -89,7 +92,7 @@ impl Like<'_> {
 /// What was judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// The cgroup of the socket that receives, or that has shown itself as the sender; never 0.
+    /// The cgroup of the socket that receives, or that has shown itself as the sender; never 0. Or [`ELSEWHERE`].
     pub peer_cgroup: u64,
     /// The rule that decided.
     pub rule: RuleIndex,

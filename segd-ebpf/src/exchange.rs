@@ -125,6 +125,9 @@ pub fn keep(socket: *mut c_void, key: &FlowKey, flow: &Flow) -> bool {
         // SAFETY: a field of the storage.
         unsafe { (&raw mut exchange.flow.asked).write_volatile(0) };
         exchange.key = *key;
+    } else if exchange.flow.peer_cgroup != flow.peer_cgroup {
+        // What was judged of answers to the one who asked before.
+        kept::forget(socket, &key.peer, key.peer_port);
     }
     exchange.flow.peer_cgroup = flow.peer_cgroup;
     exchange.flow.peer = flow.peer;

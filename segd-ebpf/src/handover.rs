@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use segd_common::{
     address,
     bytes::Bytes as _,
-    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey},
+    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey, SEEN, coarse, was_seen},
     packet::{Packet, tcp},
     service::{SCTP, TCP, has_ports},
     workload::Identity,
@@ -147,6 +147,15 @@ impl Entry {
         !within(CONTESTED_NS, self.changed_ns(), now) && within(BELIEVED_NS, self.sent_ns(), now)
     }
 
+    /// A datagram has arrived as it left. Not written for each, as its sender reads it on another CPU.
+    #[inline(always)]
+    fn has_arrived(self, now: u64) {
+        if !was_seen(self.sequence(), SEEN / 2, now) {
+            // SAFETY: one word of an element.
+            unsafe { (&raw mut (*self.0.as_ptr()).sequence).write_volatile(coarse(now)) };
+        }
+    }
+
     /// The same sender goes on. Not the whole entry is written: another sender may have taken the tuple meanwhile.
     #[inline(always)]
     pub fn refresh(self, now: u64) {
@@ -197,13 +206,17 @@ pub fn of_handshake(key: &mut HandoverKey, first: u32) -> Option<Entry> {
     Entry::at(key)
 }
 
-/// The cgroup of the one that has a datagram's tuple alone; 0 if there is none, or its content must tell.
+/// The cgroup of the one that has an arriving datagram's tuple alone; 0 if there is none, or its content must tell.
 #[inline(never)]
 pub fn owner(packet: &Packet, skb: Skb) -> u64 {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    let now = now();
     match Entry::at(&key) {
-        Some(entry) if entry.is_believed(now()) => entry.cgroup(),
+        Some(entry) if entry.is_believed(now) => {
+            entry.has_arrived(now);
+            entry.cgroup()
+        }
         _ => 0,
     }
 }

@@ -1,7 +1,8 @@
 //! The fast path of datagrams: what one was judged is kept on its socket, for the next that is like it.
 //!
 //! Only between two sockets of this host, where the receiver judges too, and only for an exchange that lies on the socket
-//! already: the first datagram of each is judged as a whole. An exchange that has to make room takes its judgement with it, so that
+//! already: the first datagram of each is judged as a whole. Into another namespace only while datagrams are seen to arrive there
+//! as they left: what is translated on its way must say who sends it, each one. An exchange that has to make room takes its judgement with it, so that
 //! no question goes out by it whose answer nobody could be let have.
 //!
 //! INVARIANT: who receives and who has sent is found out for each datagram; what is kept is what the policy said of them.
@@ -15,7 +16,7 @@ use segd_common::{
     address::{Address, words},
     counter::CounterKey,
     event::Hook,
-    kept::{Judged, KEPT_PEERS, Kept, Like, seal},
+    kept::{ELSEWHERE, Judged, KEPT_PEERS, Kept, Like, seal},
     packet::Packet,
     service::UDP,
     verdict::Outcome,
@@ -152,8 +153,12 @@ pub fn may_leave(policy: &Policy, ruling: &Ruling, packet: &Packet, skb: Skb) ->
     let Some((_, judged)) = find(socket, &like, false) else {
         return false;
     };
+    if judged.peer_cgroup == ELSEWHERE {
+        // Where it is translated, it has to say more than its tuple.
+        return has_tuple(packet, skb, ruling.cgroup, true);
+    }
     // Another socket may have got the port meanwhile; and outside of the subtree that is enforced nobody else judges.
-    lookup::receiver(skb, packet) == judged.peer_cgroup && has_tuple(packet, skb, ruling.cgroup)
+    lookup::receiver(skb, packet) == judged.peer_cgroup && has_tuple(packet, skb, ruling.cgroup, false)
 }
 
 /// Whether a datagram may arrive as the last one like it did. Counts it.
@@ -207,11 +212,14 @@ pub fn keep(policy: &Policy, ruling: &Ruling, packet: &Packet, skb: Skb) -> bool
         return false;
     }
     let arrives = ruling.hook == Hook::Ingress as u8;
-    let judged_there = ruling.place == Place::Here as u8 && ruling.flags & RECEIVER_JUDGES != 0;
     let peer_cgroup = if arrives {
         ruling.peer_cgroup
-    } else if judged_there {
+    } else if ruling.flags & RECEIVER_JUDGES == 0 {
+        0
+    } else if ruling.place == Place::Here as u8 {
         ruling.receiver
+    } else if ruling.place == Place::Beside as u8 || ruling.place == Place::Shared as u8 {
+        ELSEWHERE
     } else {
         0
     };

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey},
+    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey, SEEN, was_seen},
     packet::{Packet, tcp},
     reason::Reason,
     service::{TCP, has_ports},
@@ -14,7 +14,7 @@ use crate::{
     identity,
     maps::{CGROUPS, HANDOVERS},
     ruling::{self, Ruling, pack, unpack},
-    skb::{Skb, Socket},
+    skb::{LOOPBACK, Skb, Socket},
     source,
     toward::Place,
 };
@@ -191,6 +191,31 @@ fn publish_segment(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     true
 }
 
+/// Whether who dials is published still, as its SYN did it: then its next segment has nothing to add. `false` also where
+/// that is not plain to see.
+#[inline(never)]
+pub fn is_published(skb: Skb) -> bool {
+    let mut packet = Packet::default();
+    if !skb.plain_tuple(&mut packet) {
+        return false;
+    }
+    let Some(first) = skb.socket().and_then(Socket::first_sequence) else {
+        return false;
+    };
+    let cgroup = skb.cgroup();
+    let mine = |known: Entry| known.cgroup() == cgroup && known.sequence() == first;
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, &packet, skb.namespace(), Side::Source);
+    if !Entry::at(&key).is_some_and(mine) {
+        return false;
+    }
+    if key.namespace != 0 && skb.device() == LOOPBACK {
+        return true;
+    }
+    shorten(&mut key, print_of(first));
+    Entry::at(&key).is_some_and(mine)
+}
+
 /// What a datagram's sender must still show, as bits.
 const REFUSED: u32 = 1 << 0;
 /// Another had the tuple a moment ago.
@@ -225,15 +250,19 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
     CONTESTED
 }
 
-/// Whether the tuple of a datagram that stays in its namespace is its sender's, and nobody else's lately: then there is
-/// nothing to publish.
+/// Whether the tuple of a datagram is its sender's, and nobody else's lately: then there is nothing to publish of one that stays
+/// in its namespace. `seen`: nor of one that does not, if such are seen to arrive as they left; else `false`.
 #[inline(never)]
-pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
+pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64, seen: bool) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
     let now = now();
     match Entry::at(&key) {
-        Some(known) if known.cgroup() == cgroup && !within(CONTESTED_NS, known.changed_ns(), now) => {
+        Some(known)
+            if known.cgroup() == cgroup
+                && !within(CONTESTED_NS, known.changed_ns(), now)
+                && (!seen || was_seen(known.sequence(), SEEN, now)) =>
+        {
             keep_fresh(known, now);
             true
         }

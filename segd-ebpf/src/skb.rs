@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use segd_common::{
     address::mapped_word,
     bytes::Bytes,
-    packet::{PACKET_FRAGMENT, Packet, follow, walk},
+    packet::{PACKET_FRAGMENT, Packet, follow, tcp, walk},
     reason::Reason,
     service::TCP,
     told::Told,
@@ -21,6 +21,11 @@ use crate::kernel;
 
 /// `ETH_P_IPV6`, as `__sk_buff.protocol` has it (network order).
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// The length of an IPv4 header without options.
+const IPV4_HEADER: usize = 20;
+/// The length of an IPv6 header.
+const IPV6_HEADER: usize = 40;
 
 /// The loopback device has this index in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: u32 = 1;
@@ -83,7 +88,33 @@ impl Skb {
         }
     }
 
-    /// Two bytes of the IP header.
+    /// Whether it is such a segment and has no SYN: no part of a handshake.
+    #[inline(always)]
+    pub fn is_plain_without_syn(self) -> bool {
+        // The byte before TCP's flags, and the flags.
+        let flags = if self.is_v6() {
+            self.pair::<{ IPV6_HEADER + 12 }>()
+        } else {
+            self.pair::<{ IPV4_HEADER + 12 }>()
+        };
+        self.is_plain_tcp() && flags.is_some_and(|[_, flags]| flags & tcp::SYN == 0)
+    }
+
+    /// Reads addresses and ports of such a segment. `false`: they are not there.
+    #[inline(always)]
+    pub fn plain_tuple(self, packet: &mut Packet) -> bool {
+        let ports = if self.is_v6() { IPV6_HEADER } else { IPV4_HEADER };
+        let Some([ports]) = self.words(ports as u32) else {
+            return false;
+        };
+        let [a, b, c, d] = ports.to_ne_bytes();
+        packet.source_port = u16::from_be_bytes([a, b]);
+        packet.destination_port = u16::from_be_bytes([c, d]);
+        packet.protocol = TCP;
+        self.addresses(packet)
+    }
+
+    /// Two bytes of the IP header, or close behind it.
     // VERIFIER: two, because what one byte wants is compared as `start < end`, which says nothing to it.
     #[inline(always)]
     fn pair<const AT: usize>(self) -> Option<[u8; 2]> {

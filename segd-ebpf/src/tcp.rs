@@ -26,6 +26,7 @@ use crate::{
     identity::{self, UNKNOWN},
     maps::SOCKETS,
     policy::Policy,
+    publish::is_published,
     ruling::{DIALS, NEW_FLOW, PEER_LOCAL, PUBLISH, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
     skb::{Skb, Socket, state},
     toward::{Place, judge_departure},
@@ -69,7 +70,7 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
     if memory.revision != policy.revision
         || memory.outcome == Outcome::Denied as u8
         || memory.direction == DIRECTION_UNKNOWN
-        || memory.flags & (STATE_LEARN | STATE_DIALS) != 0
+        || memory.flags & STATE_LEARN != 0
     {
         return false;
     }
@@ -78,9 +79,20 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
         if memory.flags & STATE_PUBLISHED == 0 || !skb.is_plain_tcp() {
             return false;
         }
+        // Whoever dials may have been forgotten before the peer has shown that it accepts.
+        if memory.flags & STATE_DIALS != 0 && !is_published(skb) {
+            return false;
+        }
         if memory.flags & STATE_PEER_LOCAL != 0 {
             return true;
         }
+    }
+    if memory.flags & STATE_DIALS != 0 && hook as u8 == Hook::Ingress as u8 {
+        // More than a handshake: the peer has accepted.
+        if !skb.is_plain_without_syn() {
+            return false;
+        }
+        memory.flags &= !STATE_DIALS;
     }
     let (own, peer) = (memory.own, memory.peer.segment);
     let active = memory.direction == DIRECTION_ACTIVE;
