@@ -4,6 +4,7 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use segd_common::{
     config::Active,
     prefixes::{self, Length, Prefixes},
+    segment,
     tables::{Cell, LINE_WORDS, Line, PolicyTables, Segment, Shape, TABLES_VALID, Tables},
     verdict::RuleIndex,
 };
@@ -153,9 +154,10 @@ extern "C" fn segd_tried(word: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segd_prefix(slot: u32, high: u64, low: u64, bits: u32, second: u32) -> u32 {
-    Policy::in_slot(slot).map_or(0, |policy| {
-        prefixes::find(&policy, high, low, bits as u8, second != 0)
-    })
+    match Policy::in_slot(slot) {
+        Some(policy) => prefixes::find(&policy, high, low, bits as u8, second != 0),
+        None => prefixes::entry(bits as u8, segment::NONE),
+    }
 }
 
 impl Tables for Policy {

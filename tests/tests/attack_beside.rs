@@ -157,10 +157,7 @@ fn between_namespaces_who_gets_the_port_of_a_receiver_gets_none_of_its_datagrams
     let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
     let client = lab.worker_in(&web, &place.near);
     // Two segments behind one address: only the receiver can tell who it is.
-    let (server, enemy) = (
-        lab.worker_in(&db, &place.far),
-        lab.worker_in(&rogue, &place.far),
-    );
+    let (server, enemy) = (lab.worker_in(&db, &place.far), lab.worker_in(&rogue, &place.far));
     let segd = lab.enforce(&policy(&web, &rogue, &db, "udp/5432"));
     let at = SocketAddr::from((place.far_ip, OPEN));
     let socket = client.open_udp((place.near_ip, 0), None).unwrap();
@@ -187,10 +184,7 @@ fn a_datagram_that_is_translated_from_now_on_is_its_senders_again_within_seconds
     let Some(lab) = Lab::open() else { return };
     let place = Two::build(&lab);
     let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
-    let (client, server) = (
-        lab.worker_in(&web, &place.near),
-        lab.worker_in(&db, &place.far),
-    );
+    let (client, server) = (lab.worker_in(&web, &place.near), lab.worker_in(&db, &place.far));
     let segd = lab.enforce(&policy(&web, &rogue, &db, "udp/5432, udp/5433"));
     let service = server.open_udp((place.far_ip, OPEN), None).unwrap();
     let other = server.open_udp((place.far_ip, ALSO_OPEN), None).unwrap();
