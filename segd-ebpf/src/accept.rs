@@ -4,13 +4,18 @@
 
 use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_get_socket_cookie, programs::SockOpsContext};
 use core::ptr::NonNull;
-use segd_common::{address::mapped, flow::HandoverKey, packet::Packet, service::TCP};
+use segd_common::{
+    address::mapped,
+    flow::{DIRECTION_PASSIVE, HandoverKey, STATE_FOREIGN, STATE_PUBLISHED, STATE_WAS_ALLOWED},
+    packet::Packet,
+    service::TCP,
+};
 
 use crate::{
-    handover::{Side, fill_key, of_handshake},
+    handover::{Entry, Side, fill_key, of_handshake},
     kernel, lookup,
     skb::Socket,
-    tcp::accepted,
+    tcp::remembered,
 };
 
 const PASSIVE_ESTABLISHED: u32 = 5;
@@ -94,5 +99,26 @@ fn addresses_v6(ops: *mut bpf_sock_ops, packet: &mut Packet) {
             lookup::from_words(word(remote, 0), word(remote, 1), word(remote, 2), word(remote, 3));
         packet.destination =
             lookup::from_words(word(local, 0), word(local, 1), word(local, 2), word(local, 3));
+    }
+}
+
+/// An accepted connection is complete: who connected is noted on its own socket while it is still known. `None`: no
+/// socket of this host. `published`: so is who accepts; else its first words publish it.
+#[inline(always)]
+fn accepted(socket: Socket, dialler: Option<Entry>, published: bool) {
+    if let Some(memory) = remembered(socket, true) {
+        memory.direction = DIRECTION_PASSIVE;
+        memory.revision = 0;
+        memory.flags |= STATE_WAS_ALLOWED;
+        if published {
+            memory.flags |= STATE_PUBLISHED;
+        }
+        match dialler {
+            Some(dialler) => {
+                memory.peer_cgroup = dialler.cgroup();
+                memory.peer = dialler.identity();
+            }
+            None => memory.flags |= STATE_FOREIGN,
+        }
     }
 }

@@ -22,7 +22,7 @@ use segd_common::{
 
 use crate::{
     count::count_known,
-    handover::{Entry, Side},
+    handover::Side,
     identity::{self, UNKNOWN},
     maps::SOCKETS,
     policy::Policy,
@@ -385,26 +385,5 @@ fn note(policy: &Policy, ruling: &mut Ruling, memory: &mut SocketState, own: &Id
     }
     if ruling.flags & PEER_LOCAL != 0 {
         memory.flags |= STATE_PEER_LOCAL;
-    }
-}
-
-/// An accepted connection is complete: who connected is noted on its own socket while it is still known. `None`: no
-/// socket of this host. `published`: so is who accepts; else its first words publish it.
-#[inline(always)]
-pub fn accepted(socket: Socket, dialler: Option<Entry>, published: bool) {
-    if let Some(memory) = remembered(socket, true) {
-        memory.direction = DIRECTION_PASSIVE;
-        memory.revision = 0;
-        memory.flags |= STATE_WAS_ALLOWED;
-        if published {
-            memory.flags |= STATE_PUBLISHED;
-        }
-        match dialler {
-            Some(dialler) => {
-                memory.peer_cgroup = dialler.cgroup();
-                memory.peer = dialler.identity();
-            }
-            None => memory.flags |= STATE_FOREIGN,
-        }
     }
 }
