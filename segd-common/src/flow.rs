@@ -9,7 +9,8 @@ pub const MAX_HANDOVERS: u32 = 128 * 1024;
 /// How many exchanges without a connection are remembered beside those on the sockets themselves.
 pub const MAX_FLOWS: u32 = if crate::OTHER_LAYOUT { 64 } else { 128 } * 1024;
 
-/// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT.
+/// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT; with port
+/// [`ANY_DESTINATION`] it says who sends datagrams from there at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct HandoverKey {
@@ -35,6 +36,9 @@ pub struct HandoverKey {
     pub reserved2: u32,
 }
 
+/// In [`HandoverKey::destination_port`], where there is no destination: whatever it is.
+pub const ANY_DESTINATION: u16 = 1;
+
 /// Who sent. The cgroup is the truth under every revision; the identity is what it was when it sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -59,7 +63,10 @@ pub const CONTESTED_NS: u64 = 1_000_000_000;
 
 /// For how long, in units of [`coarse`], datagrams of a tuple that were seen to arrive as they left are taken to go on so: about
 /// a second.
-pub const SEEN: i32 = 1 << 10;
+pub const SEEN: u32 = 1 << 10;
+
+/// How far ahead of this CPU's clock another's may be, in units of [`coarse`].
+const AHEAD: u32 = 4;
 
 /// A moment of the monotonic clock in units of 2^20 ns, and never 0.
 #[inline(always)]
@@ -68,11 +75,11 @@ pub const fn coarse(now_ns: u64) -> u32 {
     (now_ns >> 20) as u32 | 1
 }
 
-/// Whether datagrams of a tuple were seen within so many units. Another CPU's clock may be a little ahead of this one's.
+/// Whether datagrams of a tuple were seen within so many units.
 #[inline(always)]
 #[must_use]
-pub const fn was_seen(seen: u32, within: i32, now_ns: u64) -> bool {
-    seen != 0 && (coarse(now_ns).wrapping_sub(seen) as i32) < within
+pub const fn was_seen(seen: u32, within: u32, now_ns: u64) -> bool {
+    seen != 0 && coarse(now_ns).wrapping_sub(seen).wrapping_add(AHEAD) < within + AHEAD
 }
 
 /// One socket's exchange with one peer, without a connection.
@@ -199,3 +206,37 @@ const _: () = assert!(size_of::<Flow>() == 24);
 const _: () = assert!(size_of::<Exchange>() == 56);
 const _: () = assert!(size_of::<Exchanges>() == PEERS * 56);
 const _: () = assert!(size_of::<SocketState>() == if crate::OTHER_LAYOUT { 48 } else { 40 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: u64 = 1 << 20;
+
+    #[test]
+    fn what_was_seen_is_believed_for_as_long_as_is_said_and_never_again() {
+        let now = 1000 * u64::from(SEEN) * UNIT;
+        let seen = coarse(now);
+        for (later, expected) in [
+            (0, true),
+            (u64::from(SEEN) - 2, true),
+            (u64::from(SEEN), false),
+            (1 << 31, false),
+            ((1 << 31) + 1, false),
+            ((1 << 32) - 100, false),
+        ] {
+            assert_eq!(was_seen(seen, SEEN, now + later * UNIT), expected, "{later}");
+        }
+        // Written by a CPU whose clock is a little ahead.
+        assert!(was_seen(coarse(now + 2 * UNIT), SEEN, now));
+        assert!(!was_seen(coarse(now + 100 * UNIT), SEEN, now));
+    }
+
+    #[test]
+    fn what_was_never_seen_is_not_taken_for_a_moment_ago() {
+        for now in [0, 1, UNIT, (1 << 32) * UNIT, ((1 << 32) + 3) * UNIT] {
+            assert!(!was_seen(0, SEEN, now), "{now}");
+            assert_ne!(coarse(now), 0);
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! A datagram's judgement, kept on its socket for the datagrams that are like it.
 //!
 //! INVARIANT: what is kept was allowed, and holds for nothing but what it names: one revision, one state of the tables of
-//! addresses, both cgroups (this end's alone where the other is [`ELSEWHERE`]), both addresses and ports, one device. Two CPUs may write one at once; then its seal does not fit.
+//! addresses, both cgroups (this end's alone where the other is [`ELSEWHERE`]), both addresses and ports, one device. Two CPUs
+//! may write one at once; then its seal does not fit.
 //!
 //! In words, because it is compared and sealed word by word in a frame that has no room for a copy.
 

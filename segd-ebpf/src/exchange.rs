@@ -125,9 +125,6 @@ pub fn keep(socket: *mut c_void, key: &FlowKey, flow: &Flow) -> bool {
         // SAFETY: a field of the storage.
         unsafe { (&raw mut exchange.flow.asked).write_volatile(0) };
         exchange.key = *key;
-    } else if exchange.flow.peer_cgroup != flow.peer_cgroup {
-        // What was judged of answers to the one who asked before.
-        kept::forget(socket, &key.peer, key.peer_port);
     }
     exchange.flow.peer_cgroup = flow.peer_cgroup;
     exchange.flow.peer = flow.peer;
@@ -145,6 +142,8 @@ fn forget(socket: *mut c_void, key: &FlowKey) -> bool {
         && is_same(exchange, key)
     {
         exchange.flow.asked = 0;
+        // A policy that is taken back would go on by it.
+        kept::forget(socket, &key.peer, key.peer_port);
     }
     FLOWS.remove(key).is_ok()
 }

@@ -9,13 +9,13 @@ use core::ptr::NonNull;
 use segd_common::{
     address,
     bytes::Bytes as _,
-    flow::{BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey, SEEN, coarse, was_seen},
+    flow::{ANY_DESTINATION, BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey, SEEN, coarse, was_seen},
     packet::{Packet, tcp},
     service::{SCTP, TCP, has_ports},
     workload::Identity,
 };
 
-use crate::{maps::HANDOVERS, skb::Skb};
+use crate::{identity, maps::HANDOVERS, skb::Skb};
 
 /// Which way a packet is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,13 @@ pub fn shorten(key: &mut HandoverKey, print: u32) {
         key.namespace = 0;
     }
     key.print = print;
+}
+
+/// The key of who sends datagrams from an address and port, wherever they go.
+#[inline(always)]
+pub fn from_there(key: &mut HandoverKey) {
+    shorten(key, 0);
+    key.destination_port = ANY_DESTINATION;
 }
 
 /// A sequence number as a print, which is never 0.
@@ -149,10 +156,12 @@ impl Entry {
 
     /// A datagram has arrived as it left. Not written for each, as its sender reads it on another CPU.
     #[inline(always)]
-    fn has_arrived(self, now: u64) {
-        if !was_seen(self.sequence(), SEEN / 2, now) {
-            // SAFETY: one word of an element.
-            unsafe { (&raw mut (*self.0.as_ptr()).sequence).write_volatile(coarse(now)) };
+    fn has_arrived(self, cgroup: u64, now: u64) {
+        // SAFETY: words of an element; volatile, because it may have been reused since it was found.
+        unsafe {
+            if (&raw const (*self.0.as_ptr()).cgroup).read_volatile() == cgroup {
+                (&raw mut (*self.0.as_ptr()).sequence).write_volatile(coarse(now));
+            }
         }
     }
 
@@ -206,19 +215,26 @@ pub fn of_handshake(key: &mut HandoverKey, first: u32) -> Option<Entry> {
     Entry::at(key)
 }
 
-/// The cgroup of the one that has an arriving datagram's tuple alone; 0 if there is none, or its content must tell.
+/// Whether a cgroup has an arriving datagram's tuple alone; else its content must tell. Then it is seen that such datagrams arrive as
+/// they left.
 #[inline(never)]
-pub fn owner(packet: &Packet, skb: Skb) -> u64 {
+pub fn is_of(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
     let now = now();
-    match Entry::at(&key) {
-        Some(entry) if entry.is_believed(now) => {
-            entry.has_arrived(now);
-            entry.cgroup()
-        }
-        _ => 0,
+    let Some(entry) = Entry::at(&key) else {
+        return false;
+    };
+    if !entry.is_believed(now) || entry.cgroup() != cgroup {
+        return false;
     }
+    // Nobody but the namespace that is known for the address can say so: others may bear it as well.
+    if !was_seen(entry.sequence(), SEEN / 2, now)
+        && identity::local(&packet.destination).is_some_and(|local| local.namespace == skb.namespace())
+    {
+        entry.has_arrived(cgroup, now);
+    }
+    true
 }
 
 /// The sender of a datagram.
@@ -230,10 +246,13 @@ fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry
         return full;
     }
     let print = print(skb, packet);
-    if full.is_some() {
+    if let Some(full) = full {
+        let contested = within(CONTESTED_NS, full.changed_ns(), now);
         key.print = print;
-        if let Some(entry) = fresh(key, BELIEVED_NS, now) {
-            return Some(entry);
+        let bound = fresh(key, BELIEVED_NS, now);
+        // Who had the tuple before may have sent this by the tuple alone: no other's word is good for it.
+        if bound.is_some() || contested {
+            return bound;
         }
     }
     shorten(key, print);

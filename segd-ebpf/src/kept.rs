@@ -1,11 +1,12 @@
 //! The fast path of datagrams: what one was judged is kept on its socket, for the next that is like it.
 //!
-//! Only between two sockets of this host, where the receiver judges too, and only for an exchange that lies on the socket
-//! already: the first datagram of each is judged as a whole. Into another namespace only while datagrams are seen to arrive there
-//! as they left: what is translated on its way must say who sends it, each one. An exchange that has to make room takes its judgement with it, so that
+//! Only where the receiver on this host judges too, and only for an exchange that lies on the socket already: the first datagram of
+//! each is judged as a whole. Into another namespace only while datagrams are seen to arrive there as they left: what is
+//! translated on its way must say who sends it, each one. An exchange that has to make room takes its judgement with it, so that
 //! no question goes out by it whose answer nobody could be let have.
 //!
-//! INVARIANT: who receives and who has sent is found out for each datagram; what is kept is what the policy said of them.
+//! INVARIANT: who has sent is found out for each datagram, and in one namespace who receives; what is kept is what the policy said
+//! of them.
 
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
@@ -27,7 +28,7 @@ use crate::{
     handover, lookup,
     maps::{KEPT, PLACES},
     policy::Policy,
-    publish::has_tuple,
+    publish::{has_tuple, needs_no_print},
     ruling::{KEEP, RECEIVER_JUDGES, Ruling},
     skb::Skb,
     toward::Place,
@@ -154,11 +155,10 @@ pub fn may_leave(policy: &Policy, ruling: &Ruling, packet: &Packet, skb: Skb) ->
         return false;
     };
     if judged.peer_cgroup == ELSEWHERE {
-        // Where it is translated, it has to say more than its tuple.
-        return has_tuple(packet, skb, ruling.cgroup, true);
+        return needs_no_print(packet, skb, ruling.cgroup);
     }
     // Another socket may have got the port meanwhile; and outside of the subtree that is enforced nobody else judges.
-    lookup::receiver(skb, packet) == judged.peer_cgroup && has_tuple(packet, skb, ruling.cgroup, false)
+    lookup::receiver(skb, packet) == judged.peer_cgroup && has_tuple(packet, skb, ruling.cgroup)
 }
 
 /// Whether a datagram may arrive as the last one like it did. Counts it.
@@ -171,7 +171,7 @@ pub fn may_enter(policy: &Policy, ruling: &Ruling, packet: &Packet, skb: Skb) ->
     let Some((place, judged)) = find(socket, &like, true) else {
         return false;
     };
-    if handover::owner(packet, skb) != judged.peer_cgroup {
+    if !handover::is_of(packet, skb, judged.peer_cgroup) {
         return false;
     }
     let key = CounterKey {
@@ -204,8 +204,8 @@ pub fn may_send(policy: &Policy, socket: *mut c_void, peer: &Address, port: u16)
     (word(2), word(3)) == words(peer) && word(5) as u32 == policy.revision && (word(6) >> 48) as u16 == port
 }
 
-/// Keeps the judgement of a datagram, if it may be kept: both ends are sockets of this host and known, the policy allowed
-/// it, and no rule ends by itself.
+/// Keeps the judgement of a datagram, if it may be kept: the policy allowed it, no rule ends by itself, and its receiver judges on this
+/// host, known but where that is [`ELSEWHERE`]; of what arrives the sender is known.
 #[inline(never)]
 pub fn keep(policy: &Policy, ruling: &Ruling, packet: &Packet, skb: Skb) -> bool {
     if ruling.after & KEEP == 0 || !ruling.allowed() {

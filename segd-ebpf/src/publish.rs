@@ -10,7 +10,7 @@ use segd_common::{
 };
 
 use crate::{
-    handover::{Entry, Side, fill_key, now, print, print_of, sequence, shorten, within},
+    handover::{Entry, Side, fill_key, from_there, now, print, print_of, sequence, shorten, within},
     identity,
     maps::{CGROUPS, HANDOVERS},
     ruling::{self, Ruling, pack, unpack},
@@ -87,6 +87,8 @@ extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64, places: u
         bind_datagram(&packet, skb, cgroup, own, print);
     }
     if own & STAYS == 0 {
+        // VERIFIER: see `handover::fill_key`.
+        core::hint::black_box(take_source(&packet, skb, cgroup, own));
         bind_datagram(&packet, skb, cgroup, own | SHORT, print);
         if skb.is_train() {
             bind_datagram(&packet, skb, cgroup, own | SHORT, 0);
@@ -250,24 +252,60 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
     CONTESTED
 }
 
-/// Whether the tuple of a datagram is its sender's, and nobody else's lately: then there is nothing to publish of one that stays
-/// in its namespace. `seen`: nor of one that does not, if such are seen to arrive as they left; else `false`.
+/// Whether the tuple of a datagram that stays in its namespace is its sender's, and nobody else's lately: then there is
+/// nothing to publish.
 #[inline(never)]
-pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64, seen: bool) -> bool {
+pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    is_sole(&key, cgroup, CONTESTED_NS)
+}
+
+/// Whether there is nothing to publish of a datagram into another namespace: as [`has_tuple`], such datagrams are seen to arrive
+/// as they left, and nobody else has sent from there for as long as what he sent is believed. So even if this one loses its
+/// tuple on the way, it is not taken for another's that began alike.
+#[inline(never)]
+pub fn needs_no_print(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    if !Entry::at(&key).is_some_and(|known| was_seen(known.sequence(), SEEN, now()))
+        || !is_sole(&key, cgroup, CONTESTED_NS)
+    {
+        return false;
+    }
+    from_there(&mut key);
+    is_sole(&key, cgroup, BELIEVED_NS)
+}
+
+/// Whether a cgroup has had what a key names for so long; it is said that it goes on.
+#[inline(always)]
+fn is_sole(key: &HandoverKey, cgroup: u64, window: u64) -> bool {
     let now = now();
-    match Entry::at(&key) {
-        Some(known)
-            if known.cgroup() == cgroup
-                && !within(CONTESTED_NS, known.changed_ns(), now)
-                && (!seen || was_seen(known.sequence(), SEEN, now)) =>
-        {
+    match Entry::at(key) {
+        Some(known) if known.cgroup() == cgroup && !within(window, known.changed_ns(), now) => {
             keep_fresh(known, now);
             true
         }
         _ => false,
     }
+}
+
+/// Notes who sends datagrams from an address and port, and when that was another's.
+#[inline(never)]
+fn take_source(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    from_there(&mut key);
+    let mut entry = sender(cgroup, own);
+    if let Some(known) = Entry::at(&key) {
+        if known.cgroup() == cgroup {
+            keep_fresh(known, entry.sent_ns);
+            return true;
+        }
+        entry.changed_ns = entry.sent_ns;
+    }
+    write(&key, &entry);
+    true
 }
 
 #[inline(always)]

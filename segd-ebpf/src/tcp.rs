@@ -180,7 +180,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     skb.cookie();
     note(policy, ruling, memory, own);
     if ruling.passes() && memory.flags & STATE_DIALS != 0 {
-        // With every packet, until the peer shows that it has accepted: who dials may have been forgotten since the first.
+        // Until the peer shows that it has accepted: who dials may have been forgotten since the first packet.
         memory.flags |= STATE_PUBLISHED;
         ruling.after = DIALS;
     } else if ruling.passes() && memory.flags & STATE_PUBLISHED == 0 {

@@ -188,6 +188,52 @@ fn two_segments_on_one_shared_port_keep_their_own_names() {
     assert_eq!(server.inbox(service).messages, ["first;", "right;"]);
 }
 
+/// As above, when those who may not send have had the port alone for so long that what they send is not looked at any more.
+#[test]
+fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 33);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let nobody = lab.cgroup("nobody");
+    let (client, enemy, third) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&nobody));
+    let server = lab.worker_in(&db, &far);
+    let _neighbour = lab.worker_in(&web, &far);
+    let (service, other) = (
+        server.listen_udp((far_ip, 5432)),
+        server.listen_udp((far_ip, 5433)),
+    );
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
+    let [ours, theirs, thirds] = [&client, &enemy, &third].map(|worker| worker.share_udp(at));
+    // More than is looked at of how a datagram begins.
+    let alike = "what both of them begin with, to the letter: ";
+    for round in 0..5 {
+        let right = format!("{alike}right-{round};");
+        client.send_to(ours, service.local, &right).unwrap();
+        server.wait_for_message(service, &right);
+    }
+    // Long enough to have the tuple undisputed, and short enough that what was sent before is remembered.
+    for _ in 0..26 {
+        enemy.send_to(theirs, service.local, "of its own;").unwrap();
+        wait::quiet(Duration::from_millis(50));
+    }
+    slow_down(&format!("sgt{}c33", std::process::id() % 100_000));
+    for _ in 0..4 {
+        enemy.send_to(theirs, other.local, "queue;").unwrap();
+    }
+    enemy
+        .send_to(theirs, service.local, &format!("{alike}stolen;"))
+        .unwrap();
+    third.send_to(thirds, service.local, "whoever;").unwrap();
+    wait::quiet(Duration::from_secs(3));
+    let messages = server.inbox(service).messages;
+    assert!(
+        messages.len() == 5 && messages.iter().all(|message| message.contains("right-")),
+        "{messages:?}"
+    );
+}
+
 #[test]
 fn an_echo_reply_made_by_hand_answers_nobodys_question() {
     let Some(lab) = Lab::open() else { return };
