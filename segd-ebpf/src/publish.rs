@@ -258,7 +258,8 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
 pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
-    is_sole(&key, cgroup, CONTESTED_NS)
+    let now = now();
+    Entry::at(&key).is_some_and(|known| goes_on(known, cgroup, CONTESTED_NS, now))
 }
 
 /// Whether there is nothing to publish of a datagram into another namespace: as [`has_tuple`], such datagrams are seen to arrive
@@ -268,26 +269,24 @@ pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
 pub fn needs_no_print(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
-    if !Entry::at(&key).is_some_and(|known| was_seen(known.sequence(), SEEN, now()))
-        || !is_sole(&key, cgroup, CONTESTED_NS)
-    {
+    let now = now();
+    let seen =
+        |known: Entry| was_seen(known.sequence(), SEEN, now) && goes_on(known, cgroup, CONTESTED_NS, now);
+    if !Entry::at(&key).is_some_and(seen) {
         return false;
     }
     from_there(&mut key);
-    is_sole(&key, cgroup, BELIEVED_NS)
+    Entry::at(&key).is_some_and(|known| goes_on(known, cgroup, BELIEVED_NS, now))
 }
 
-/// Whether a cgroup has had what a key names for so long; it is said that it goes on.
+/// Whether a cgroup alone has sent for so long as an entry says; it is noted that it goes on.
 #[inline(always)]
-fn is_sole(key: &HandoverKey, cgroup: u64, window: u64) -> bool {
-    let now = now();
-    match Entry::at(key) {
-        Some(known) if known.cgroup() == cgroup && !within(window, known.changed_ns(), now) => {
-            keep_fresh(known, now);
-            true
-        }
-        _ => false,
+fn goes_on(known: Entry, cgroup: u64, window: u64, now: u64) -> bool {
+    let sole = known.cgroup() == cgroup && !within(window, known.changed_ns(), now);
+    if sole {
+        keep_fresh(known, now);
     }
+    sole
 }
 
 /// Notes who sends datagrams from an address and port, and when that was another's.
