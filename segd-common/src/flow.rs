@@ -9,8 +9,7 @@ pub const MAX_HANDOVERS: u32 = 128 * 1024;
 /// How many exchanges without a connection are remembered beside those on the sockets themselves.
 pub const MAX_FLOWS: u32 = if crate::OTHER_LAYOUT { 64 } else { 128 } * 1024;
 
-/// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT; with port
-/// [`ANY_DESTINATION`] it says who sends datagrams from there at all.
+/// A sender's tuple. `destination` and `destination_port` are zero in the short form, which survives DNAT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct HandoverKey {
@@ -32,18 +31,18 @@ pub struct HandoverKey {
     pub reserved: [u8; 2],
     /// Binds the entry to one packet: what its payload begins with, or TCP's first sequence number. 0 = any packet.
     pub print: u32,
-    /// Explicit padding, zero.
-    pub reserved2: u32,
+    /// [`ANY_DESTINATION`], or 0.
+    pub form: u32,
 }
 
-/// In [`HandoverKey::destination_port`], where there is no destination: whatever it is.
-pub const ANY_DESTINATION: u16 = 1;
+/// In [`HandoverKey::form`]: a short form that says who sends datagrams from there at all.
+pub const ANY_DESTINATION: u32 = 1;
 
 /// Who sent. The cgroup is the truth under every revision; the identity is what it was when it sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handover {
-    /// The sending socket's cgroup; 0 if two sent what cannot be told apart.
+    /// The sending socket's cgroup, or the last of two that sent what cannot be told apart.
     pub cgroup: u64,
     /// Its identity then, for when the cgroup is gone.
     pub identity: Identity,
@@ -51,7 +50,7 @@ pub struct Handover {
     pub sequence: u32,
     /// When it last sent, in monotonic nanoseconds; 0 for a TCP session whose SYN was not seen.
     pub sent_ns: u64,
-    /// When the tuple last changed hands; 0 = never.
+    /// When it last changed hands; 0 = never.
     pub changed_ns: u64,
 }
 

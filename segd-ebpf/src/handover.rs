@@ -65,7 +65,7 @@ pub fn shorten(key: &mut HandoverKey, print: u32) {
 #[inline(always)]
 pub fn from_there(key: &mut HandoverKey) {
     shorten(key, 0);
-    key.destination_port = ANY_DESTINATION;
+    key.form = ANY_DESTINATION;
 }
 
 /// A sequence number as a print, which is never 0.
@@ -154,6 +154,12 @@ impl Entry {
         !within(CONTESTED_NS, self.changed_ns(), now) && within(BELIEVED_NS, self.sent_ns(), now)
     }
 
+    /// Whether the sender of what begins so is the one of another entry, and nobody else was it lately.
+    #[inline(always)]
+    fn is_alone(self, sender: Entry, now: u64) -> bool {
+        self.cgroup() == sender.cgroup() && !within(BELIEVED_NS, self.changed_ns(), now)
+    }
+
     /// A datagram has arrived as it left. Not written for each, as its sender reads it on another CPU.
     #[inline(always)]
     fn has_arrived(self, cgroup: u64, now: u64) {
@@ -237,6 +243,17 @@ pub fn is_of(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     true
 }
 
+/// In the form of a key that is not looked up any more: several may have sent the datagram, so it is nobody's, wherever it comes
+/// from.
+// VERIFIER: here, for the sake of the stack.
+const DISPUTED: u32 = 2;
+
+/// Whether nobody can tell which of several sent what [`find`] was asked about.
+#[inline(always)]
+pub fn is_disputed(key: &HandoverKey) -> bool {
+    key.form == DISPUTED
+}
+
 /// The sender of a datagram.
 #[inline(never)]
 fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry> {
@@ -246,27 +263,45 @@ fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry
         return full;
     }
     let print = print(skb, packet);
+    let mut bound = None;
     if let Some(full) = full {
         let contested = within(CONTESTED_NS, full.changed_ns(), now);
         key.print = print;
-        let bound = fresh(key, BELIEVED_NS, now);
-        // Who had the tuple before may have sent this by the tuple alone: no other's word is good for it.
-        if bound.is_some() || contested {
-            return bound;
+        bound = fresh(key, BELIEVED_NS, now);
+        if bound.is_none() && contested {
+            // Who had the tuple before may have sent this by the tuple alone: no other's word is good for it.
+            key.form = DISPUTED;
+            return None;
         }
     }
     shorten(key, print);
-    if let Some(entry) = fresh(key, BELIEVED_NS, now) {
-        return Some(entry);
-    }
+    let short = fresh(key, BELIEVED_NS, now);
     // One of a train, cut apart on the way.
     key.print = 0;
-    fresh(key, CONTESTED_NS, now)
+    let train = fresh(key, CONTESTED_NS, now);
+    let found = bound.or(short).or(train)?;
+    // Whoever else may have sent it makes it nobody's.
+    if !found.is_alone(found, now)
+        || short.is_some_and(|other| !other.is_alone(found, now))
+        || train.is_some_and(|other| !other.is_alone(found, now))
+    {
+        key.form = DISPUTED;
+        return None;
+    }
+    Some(found)
 }
 
 #[inline(always)]
 fn fresh(key: &HandoverKey, window: u64, now: u64) -> Option<Entry> {
     Entry::at(key).filter(|entry| within(window, entry.sent_ns(), now))
+}
+
+/// Whether somebody of this host has sent on an arriving datagram's very tuple a moment ago: then it is no answer that was translated.
+#[inline(never)]
+pub fn is_taken(packet: &Packet, skb: Skb) -> bool {
+    let mut key = HandoverKey::default();
+    fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    fresh(&key, BELIEVED_NS, now()).is_some()
 }
 
 /// Whether a moment is less than so long ago. Another CPU's clock may be a little ahead of this one's.

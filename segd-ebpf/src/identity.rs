@@ -272,7 +272,11 @@ fn of_handover(policy: &Policy, packet: &Packet, skb: Skb, what: u32, cgroup: &m
     let mut key = HandoverKey::default();
     let Some(entry) = handover::find(packet, skb, side, what & DIALS != 0, &mut key) else {
         *cgroup = 0;
-        return pack(of_foreign(policy, packet, skb, side));
+        return if handover::is_disputed(&key) {
+            pack(UNKNOWN)
+        } else {
+            pack(of_foreign(policy, packet, skb, side))
+        };
     };
     let (id, then) = (entry.cgroup(), entry.identity());
     *cgroup = id;

@@ -15,7 +15,7 @@ use crate::{
     adopt::adopt,
     egress::{is_dhcp, no_policy},
     errors, exchange, globals,
-    handover::Side,
+    handover::{self, Side},
     identity, kept,
     policy::Policy,
     ruling::{COPY, KEEP, REVERSED, Ruling, judge, settle, tell},
@@ -136,7 +136,7 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         && (by_kernel || !packet.is_echo_reply())
         && let Some(flow) = known
     {
-        answered(policy, ruling, packet, flow, own, &peer);
+        answered(policy, ruling, packet, skb, flow, own, &peer);
     }
     let asks = (ruling.allowed() && has_ports(packet.protocol)).then_some(FLOW_PEER_ASKED);
     exchange::note(policy, ruling, socket.storage(), &key, known, asks);
@@ -148,6 +148,7 @@ fn answered(
     policy: &Policy,
     ruling: &mut Ruling,
     packet: &Packet,
+    skb: Skb,
     flow: &Flow,
     own: &Identity,
     peer: &Identity,
@@ -163,12 +164,12 @@ fn answered(
     };
     // Who answers an echo is the kernel of whoever was asked. Who answers a datagram is its sender, if it showed
     // itself. One behind a translated address did not: it was judged where it received, and is where it answers.
-    // But a receiver that was seen when it was asked must show itself.
+    // But a receiver that was seen when it was asked must show itself, and so must whoever sends on the very tuple.
     let to = if packet.is_echo_reply() {
         flow.peer
     } else if peer.segment != segment::NONE {
         *peer
-    } else if flow.peer_cgroup == 0 {
+    } else if flow.peer_cgroup == 0 && !handover::is_taken(packet, skb) {
         flow.peer
     } else {
         return;

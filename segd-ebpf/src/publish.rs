@@ -296,13 +296,17 @@ fn take_source(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
     from_there(&mut key);
     let mut entry = sender(cgroup, own);
-    if let Some(known) = Entry::at(&key) {
-        if known.cgroup() == cgroup {
-            keep_fresh(known, entry.sent_ns);
-            return true;
-        }
-        entry.changed_ns = entry.sent_ns;
+    let known = Entry::at(&key);
+    if let Some(known) = known
+        && known.cgroup() == cgroup
+    {
+        keep_fresh(known, entry.sent_ns);
+        return true;
     }
+    if known.is_none() && HANDOVERS.insert(&key, &entry, BPF_NOEXIST).is_ok() {
+        return true;
+    }
+    entry.changed_ns = entry.sent_ns;
     write(&key, &entry);
     true
 }
@@ -335,25 +339,23 @@ fn bind_datagram(packet: &Packet, skb: Skb, cgroup: u64, own: u64, print: u32) -
     } else {
         shorten(&mut key, print);
     }
-    bind(&key, &sender(cgroup, own));
+    bind(&key, &mut sender(cgroup, own));
     print
 }
 
-/// Says who sends one datagram. Two that begin alike, from two senders on one tuple, are nobody's.
+/// Says who sends one datagram. What two on one tuple began alike is nobody's for as long as it may be on its way.
 #[inline(never)]
-fn bind(key: &HandoverKey, entry: &Handover) {
-    if HANDOVERS.insert(key, entry, BPF_NOEXIST).is_ok() {
+fn bind(key: &HandoverKey, entry: &mut Handover) {
+    if HANDOVERS.insert(key, &*entry, BPF_NOEXIST).is_ok() {
         return;
     }
     if let Some(known) = Entry::at(key)
-        && known.cgroup() != entry.cgroup
         && within(BELIEVED_NS, known.sent_ns(), entry.sent_ns)
     {
-        let nobody = Handover {
-            sent_ns: entry.sent_ns,
-            ..Handover::default()
-        };
-        return write(key, &nobody);
+        if known.cgroup() == entry.cgroup {
+            return known.refresh(entry.sent_ns);
+        }
+        entry.changed_ns = entry.sent_ns;
     }
     write(key, entry);
 }

@@ -34,6 +34,8 @@ spec:
 }
 
 const PUBLISHED: u16 = 15432;
+/// More than is looked at of how a datagram begins.
+const ALIKE: &str = "what both of them begin with, to the letter: ";
 
 /// `near` with an enemy, `far` with the database whose port 5432 the host publishes and masquerades.
 struct Masqueraded {
@@ -206,10 +208,8 @@ fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike()
     let _segd = lab.enforce(&policy(&web, &rogue, &db));
     let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
     let [ours, theirs, thirds] = [&client, &enemy, &third].map(|worker| worker.share_udp(at));
-    // More than is looked at of how a datagram begins.
-    let alike = "what both of them begin with, to the letter: ";
     for round in 0..5 {
-        let right = format!("{alike}right-{round};");
+        let right = format!("{ALIKE}right-{round};");
         client.send_to(ours, service.local, &right).unwrap();
         server.wait_for_message(service, &right);
     }
@@ -223,7 +223,7 @@ fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike()
         enemy.send_to(theirs, other.local, "queue;").unwrap();
     }
     enemy
-        .send_to(theirs, service.local, &format!("{alike}stolen;"))
+        .send_to(theirs, service.local, &format!("{ALIKE}stolen;"))
         .unwrap();
     third.send_to(thirds, service.local, "whoever;").unwrap();
     wait::quiet(Duration::from_secs(3));
@@ -232,6 +232,72 @@ fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike()
         messages.len() == 5 && messages.iter().all(|message| message.contains("right-")),
         "{messages:?}"
     );
+}
+
+/// The same, where the one who may send is who takes the tuple, and begins alike.
+#[test]
+fn a_datagram_on_its_way_is_not_its_tuples_next_owners_that_begins_alike() {
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 33);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
+    let server = lab.worker_in(&db, &far);
+    let _neighbour = lab.worker_in(&web, &far);
+    let (service, other) = (
+        server.listen_udp((far_ip, 5432)),
+        server.listen_udp((far_ip, 5433)),
+    );
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
+    let [ours, theirs] = [&client, &enemy].map(|worker| worker.share_udp(at));
+    slow_down(&format!("sgt{}c33", std::process::id() % 100_000));
+    for _ in 0..4 {
+        enemy.send_to(theirs, other.local, "queue;").unwrap();
+    }
+    enemy
+        .send_to(theirs, service.local, &format!("{ALIKE}stolen;"))
+        .unwrap();
+    client
+        .send_to(ours, service.local, &format!("{ALIKE}right;"))
+        .unwrap();
+    wait::quiet(Duration::from_secs(3));
+    let stolen = format!("{ALIKE}stolen;");
+    assert!(!server.inbox(service).has(&stolen));
+    // What begins alike is nobody's for as long as it may be on its way; all else is its sender's again in a second.
+    client.send_to(ours, service.local, "unlike;").unwrap();
+    server.wait_for_message(service, "unlike;");
+}
+
+#[test]
+fn the_pieces_of_a_train_are_not_anothers_that_began_alike() {
+    const UDP: i32 = 17;
+    const UDP_SEGMENT: i32 = 103;
+    let Some(lab) = Lab::open() else { return };
+    let far = lab.netns("far");
+    let (far_ip, _) = cable(&far, 33);
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
+    let server = lab.worker_in(&db, &far);
+    let _neighbour = lab.worker_in(&web, &far);
+    let service = server.listen_udp((far_ip, 5432));
+    let _segd = lab.enforce(&policy(&web, &rogue, &db));
+    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
+    let [ours, theirs] = [&client, &enemy].map(|worker| worker.share_udp(at));
+    let right = format!("{ALIKE}right;");
+    client.send_to(ours, service.local, &right).unwrap();
+    server.wait_for_message(service, &right);
+    let piece = format!("{ALIKE}stolen;");
+    let length = i32::try_from(piece.len()).unwrap();
+    enemy.set_option(theirs, UDP, UDP_SEGMENT, &length.to_ne_bytes());
+    let head = "-".repeat(piece.len());
+    for _ in 0..3 {
+        enemy
+            .send_to(theirs, service.local, &format!("{head}{piece}{piece}"))
+            .unwrap();
+    }
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(service).messages, [right]);
 }
 
 #[test]
