@@ -60,7 +60,7 @@ impl Document {
 }
 
 /// One entry of `spec.segments`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {
     /// Its key.
     pub name: Text,
@@ -75,7 +75,7 @@ pub struct SegmentEntry {
 }
 
 /// One entry of `match`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matcher {
     /// Where its value stands.
     pub span: Span,
@@ -84,7 +84,7 @@ pub struct Matcher {
 }
 
 /// What a matcher says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MatcherKind {
     /// `cgroup:`.
     Cgroup(Text),
