@@ -6,8 +6,10 @@
 pub mod allowance;
 pub mod cuts;
 mod decode;
+pub mod edit;
 pub mod fields;
 pub mod rules;
+pub mod spans;
 pub mod tree;
 
 pub use decode::{documents, documents_of};

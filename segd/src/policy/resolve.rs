@@ -13,6 +13,7 @@ mod test;
 mod conflict;
 mod capacity;
 mod known;
+mod edited;
 mod read;
 
 use std::{collections::BTreeMap, mem, sync::Arc};

@@ -19,6 +19,7 @@ use crate::policy::{
         allowance::{self, Allowance},
         cuts::Cuts,
         rules::PlainRule,
+        tree::{self, Taken},
     },
     model::Source,
     numbers::Words,
@@ -35,6 +36,8 @@ pub(super) struct ReadFile {
     pub allowances: Vec<Allowance>,
     /// What is wrong with it.
     pub out: Vec<Diagnostic>,
+    /// What it takes, or a little more.
+    pub taken: Taken,
 }
 
 /// The files of the last reading.
@@ -86,21 +89,37 @@ impl ReadFiles {
     }
 
     fn known(&self, place: usize, text: &Arc<str>) -> Option<&Kept> {
-        let at = self.last.binary_search_by_key(&place, |kept| kept.place).ok()?;
         let same = |kept: &&Kept| Arc::ptr_eq(&kept.text, text) || kept.text == *text;
-        self.last.get(at).filter(same)
+        self.last.get(self.last_at(place)?).filter(same)
+    }
+
+    fn last_at(&self, place: usize) -> Option<usize> {
+        self.last.binary_search_by_key(&place, |kept| kept.place).ok()
+    }
+
+    /// A file of whose last text lines of rules changed.
+    fn edited(&mut self, place: usize, text: &Arc<str>) -> Option<Kept> {
+        self.last.get(self.last_at(place)?)?.edited(text, &mut self.words)
+    }
+
+    /// What was read last in a place.
+    #[cfg(test)]
+    pub(super) fn last(&self, place: usize) -> Option<&Kept> {
+        self.last.get(self.last_at(place)?)
     }
 
     /// Files in the order given, each with its place.
     pub(super) fn read<'s>(&mut self, sources: impl Iterator<Item = (usize, &'s Source)>) -> Vec<Kept> {
-        let files: Vec<(Reading<'_>, Option<Kept>)> = sources
-            .map(|(place, source)| {
-                let known = self.known(place, &source.text).cloned();
-                let file = known.as_ref().map(|kept| Arc::clone(&kept.file));
-                let file = file.map_or_else(OnceLock::new, OnceLock::from);
-                (Reading { place, source, file }, known)
-            })
-            .collect();
+        let mut files: Vec<(Reading<'_>, Option<Kept>)> = Vec::new();
+        for (place, source) in sources {
+            let known = match self.known(place, &source.text) {
+                Some(known) => Some(known.clone()),
+                None => self.edited(place, &source.text),
+            };
+            let file = known.as_ref().map(|kept| Arc::clone(&kept.file));
+            let file = file.map_or_else(OnceLock::new, OnceLock::from);
+            files.push((Reading { place, source, file }, known));
+        }
         read_all(files.iter().map(|(reading, _)| reading));
         // Words of files that are gone are not kept for ever.
         let again = self.words.count() > 2 * self.gathered + MANY_WORDS;
@@ -242,7 +261,7 @@ fn read(place: usize, source: &Source) -> ReadFile {
 /// A file most of whose rules are lines of their own; `None`: it is not, or there is something to be said about it.
 fn read_lines(place: usize, source: &Source) -> Option<ReadFile> {
     let mut cuts = Cuts::of(&source.text)?;
-    let nodes = document::tree::parse_of(place, source, Some(&cuts)).ok()?;
+    let (nodes, taken) = tree::parse_of(place, source, Some(&cuts)).ok()?;
     let mut out = Vec::new();
     let documents = document::documents_of(&source.text, &nodes, Some(&mut cuts), &mut out);
     if !out.is_empty() || !cuts.all_found() {
@@ -253,13 +272,15 @@ fn read_lines(place: usize, source: &Source) -> Option<ReadFile> {
         allowances: allowance::allowances(place, source, &nodes, &mut out),
         documents,
         out,
+        taken,
     })
 }
 
-fn read_whole(place: usize, source: &Source) -> ReadFile {
+pub(super) fn read_whole(place: usize, source: &Source) -> ReadFile {
     let mut file = ReadFile::default();
-    match document::tree::parse(place, source) {
-        Ok(nodes) => {
+    match tree::parse_of(place, source, None) {
+        Ok((nodes, taken)) => {
+            file.taken = taken;
             file.documents = document::documents(&source.text, &nodes, &mut file.out);
             file.complete = file.documents.len() == nodes.len();
             file.allowances = allowance::allowances(place, source, &nodes, &mut file.out);
