@@ -1,7 +1,8 @@
 //! A text in which lines of a list of rules changed: all else of it stands as it stood.
 //!
-//! The line before the change is a one-line rule that was found in a list. So the parser, which has just read it, is in a list in
-//! block style that is indented as it is, and takes each line that is such a rule for the next entry. What comes behind the change
+//! The line before the change is a one-line rule that was found in a list, or the first line of the change was one and is one. So
+//! the parser, which has just read it, is in a list in block style that is indented as it is, and takes each line that is such a
+//! rule for the next entry. What comes behind the change
 //! it meets as it met it before: if there were no other lines before, either, since it is just as far then; or else if that
 //! is another rule of the list.
 //!
@@ -27,8 +28,10 @@ pub struct Edit {
     before: Range<usize>,
     /// Where those are that stand there now.
     now: Range<usize>,
-    /// The one-line rule above them; and the one below them in the text before, if there were others than such rules between.
-    above: PlainRule,
+    /// The one-line rule above them, or the first of them in the text before.
+    first: PlainRule,
+    is_above: bool,
+    /// The one below them in the text before, if there were others than such rules between.
     below: Option<PlainRule>,
     /// How many such rules stood between, if there were no others.
     were: Option<usize>,
@@ -43,6 +46,8 @@ pub struct Edit {
 pub struct Place {
     /// Those that are no more, among the plain rules of their document.
     pub gone: Range<usize>,
+    /// A rule of the text before on whose line it depends where new ones stand.
+    pub known: usize,
     list: Action,
     /// The number of the first that is new, and of the first after them: before, and now.
     first: usize,
@@ -80,8 +85,24 @@ impl Edit {
             let rest = before.as_bytes().get(before.len() - tail..)?;
             tail -= rest.iter().position(|byte| *byte == b'\n')? + 1;
         }
-        let mut above = None;
+        // A rule that stays is taken into it: before the first of a list nothing may stand that a new one can be compared with.
+        let at = before.len() - tail;
+        if let Some(line) = before.get(at..)?.split_inclusive('\n').next()
+            && PlainRule::of_line(line, at).is_some()
+        {
+            tail -= line.len();
+        }
+        let (mut above, mut one) = (None, None);
+        let first = |text: &str, start: usize| {
+            let line = text.get(start..text.len() - tail)?.split_inclusive('\n').next()?;
+            PlainRule::of_line(line, start)
+        };
         for _ in 0..NEAR {
+            // What was said of a rule is not known to hold for another in its place.
+            if !has_scopes && let (Some(was), Some(is)) = (first(before, start), first(now, start)) {
+                one = Some(was).filter(|was| was.0 == is.0);
+                break;
+            }
             let line_start = before
                 .get(..start.checked_sub(1)?)?
                 .rfind('\n')
@@ -92,7 +113,8 @@ impl Edit {
             }
             start = line_start;
         }
-        let (indent, above) = above?;
+        let is_above = above.is_some();
+        let (indent, first) = above.or(one)?;
         let lines = lines_of(before.get(start..before.len() - tail)?, start, indent);
         let mut below = None;
         if has_scopes || lines.is_none() {
@@ -114,7 +136,8 @@ impl Edit {
             lines: [count(before, &was)?, count(now, &is)?],
             before: was,
             now: is,
-            above,
+            first,
+            is_above,
             below: below.map(|(_, rule)| rule),
             were: lines.map(|lines| lines.len()),
             rules,
@@ -174,10 +197,13 @@ impl Edit {
     pub fn place(&self, document: &Document) -> Option<Place> {
         let plain = &document.rules.plain;
         let find = |rule: &PlainRule| plain.iter().position(|known| known.start() == rule.start());
-        let above = find(&self.above)?;
-        let one = plain.get(above)?;
+        let known = find(&self.first)?;
+        let one = plain.get(known)?;
         let in_list = |rule: &&PlainRule| rule.action() == one.action();
-        let first = above + 1;
+        let (first, number) = match self.is_above {
+            true => (known + 1, one.index() + 1),
+            false => (known, one.index()),
+        };
         let (gone, next) = match &self.below {
             // All between belongs to the list, since its ends do.
             Some(below) => {
@@ -189,16 +215,22 @@ impl Edit {
                 let behind = plain.get(first..)?.iter().take_while(in_list);
                 let gone = behind.take_while(|rule| self.is_gone(rule.start())).count();
                 self.were.filter(|were| *were == gone)?;
-                (first..first + gone, one.index() + 1 + gone)
+                (first..first + gone, number + gone)
             }
         };
-        let number = one.index() + 1;
         Some(Place {
             gone: Some(gone).filter(|gone| gone.start <= gone.end)?,
+            known,
             list: one.action(),
             first: number,
             next: [next, number + self.rules.len()],
         })
+    }
+
+    /// How many lines below the one of [`Place::known`] something stands that so many lines below the one above the change does.
+    #[must_use]
+    pub const fn below(&self, lines: usize) -> usize {
+        if self.is_above { lines } else { lines - 1 }
     }
 
     /// Makes the change in the document that it is in.

@@ -31,11 +31,11 @@ impl Kept {
                 found.line = edit.line(rule.start(), found.line);
             }
             if number == changed {
-                let above = *found.get(place.gone.start.checked_sub(1)?)?;
+                let known = *found.get(place.known)?;
                 let new = edit.rules().iter().map(|(lines, rule)| Found {
                     words: rule.texts(text).map(|word| words.number(word)),
-                    line: above.line + *lines as u32,
-                    ..above
+                    line: known.line + edit.below(*lines) as u32,
+                    ..known
                 });
                 found.splice(place.gone.clone(), new);
                 edit.enter(document, &place);
@@ -184,8 +184,10 @@ mod tests {
             ([1..20, 48..51, 60..80], true),
             ([1..20, 48..51, 60..70], true),
             ([1..20, 48..51, 60..80], true),
-            // At the beginning of a list nothing stands before.
-            ([1..20, 48..51, 62..80], false),
+            // The first of a list.
+            ([1..20, 48..51, 62..80], true),
+            ([3..20, 48..51, 62..80], true),
+            ([1..20, 48..51, 62..80], true),
             ([1..25, 48..51, 62..80], true),
             ([1..10_000, 48..51, 62..80], true),
             ([1..2, 48..51, 62..80], true),
