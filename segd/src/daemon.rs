@@ -29,6 +29,7 @@ mod rows;
 mod start;
 mod watch;
 mod shared;
+mod told;
 mod serve;
 pub mod probe;
 mod health;

@@ -149,7 +149,7 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
 /// Without windows.
 fn policy() -> impl Strategy<Value = Policy> {
     policy_with_windows().prop_map(|mut policy| {
-        for rule in &mut policy.rules {
+        for rule in policy.rules.iter_mut() {
             Arc::make_mut(&mut rule.term).when = None;
         }
         policy
@@ -166,7 +166,7 @@ fn policy_with_windows() -> impl Strategy<Value = Policy> {
             });
             Policy {
                 segments: Arc::new(segments.collect()),
-                rules,
+                rules: rules.into(),
                 enforce_host,
                 ..Policy::default()
             }
@@ -388,10 +388,11 @@ proptest! {
     #[test]
     fn the_order_of_rules_decides_nothing(policy in policy(), seed in any::<u64>()) {
         let mut shuffled = policy.clone();
-        let len = shuffled.rules.len();
-        for at in (1..len).rev() {
-            shuffled.rules.swap(at, (seed.rotate_left(at as u32) % (at as u64 + 1)) as usize);
+        let mut rules: Vec<Rule> = shuffled.rules.iter().cloned().collect();
+        for at in (1..rules.len()).rev() {
+            rules.swap(at, (seed.rotate_left(at as u32) % (at as u64 + 1)) as usize);
         }
+        shuffled.rules = rules.into();
         let (_, one) = compiled(&policy, None);
         let (_, other) = compiled(&shuffled, None);
         for from in peers(policy.segments.len()) {

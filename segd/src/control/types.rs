@@ -376,6 +376,38 @@ pub struct Kept {
     pub signature: Option<Signature>,
 }
 
+/// A [`Kept`] as it is written: a large policy is not copied for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptOf<'k> {
+    /// As there.
+    pub revision: u32,
+    /// As there.
+    pub applied: bool,
+    /// As there.
+    pub files: String,
+    /// As there.
+    pub texts: Vec<TextOf<'k>>,
+    /// As there.
+    pub commit: Option<Commit>,
+    /// As there.
+    pub signature: Option<Signature>,
+}
+
+/// A [`Text`] as it is written.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TextOf<'k> {
+    /// As there.
+    pub name: &'k str,
+    /// As there.
+    pub text: &'k str,
+}
+
+impl<'k> From<&'k Source> for TextOf<'k> {
+    fn from(Source { name, text }: &'k Source) -> TextOf<'k> {
+        TextOf { name, text }
+    }
+}
+
 /// The daemon ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -102,19 +102,19 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::{super::state_file::write, *};
-    use crate::control::types::{Kept, Text};
+    use crate::control::types::{KeptOf, TextOf};
 
     const POLICY: &str = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: a}\nspec:\n  \
                           segments: {web: {match: [{cgroup: /web}]}}\n";
 
     fn bytes(text: &str) -> Vec<u8> {
-        let kept = Kept {
+        let kept = KeptOf {
             revision: 3,
             applied: false,
             files: String::new(),
-            texts: vec![Text {
-                name: "/etc/segd/a.yaml".to_owned(),
-                text: text.to_owned(),
+            texts: vec![TextOf {
+                name: "/etc/segd/a.yaml",
+                text,
             }],
             commit: None,
             signature: None,

@@ -4,6 +4,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
     time::{Instant, SystemTime},
 };
 
@@ -21,6 +22,7 @@ use super::{
     provenance::Provenances,
     reading::Readings,
     serve::Front,
+    told::reload_of,
 };
 use crate::{
     control::{
@@ -32,11 +34,7 @@ use crate::{
     policy::resolve::ReadFiles,
     report::chain,
     source::{ContentHash, LoadError, Loaded, SourceError, Sources, read, resolve_read_quietly},
-    telemetry::{
-        clock::{self, rfc3339},
-        flows::FlowLog,
-        http,
-    },
+    telemetry::{clock, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
 
@@ -74,7 +72,7 @@ pub(super) struct State {
     pub(super) success: u64,
     pub(super) failure: u64,
     /// The last mistake that was told, so that it is told once.
-    told: Option<String>,
+    pub(super) told: Option<String>,
     /// The followed files as they were last looked at.
     pub(super) files: ContentHash,
     /// They changed during a trial.
@@ -95,14 +93,14 @@ pub(super) fn conflict(message: impl Into<String>) -> Refusal {
     Refusal::new(RefusalKind::Conflict, message)
 }
 
-/// What is told of the last reload.
-fn reload_of(at: SystemTime, error: Option<&str>) -> Reload {
-    let result = if error.is_some() { "failure" } else { "success" };
-    Reload {
-        result: result.into(),
-        time: rfc3339(at),
-        error: error.map(str::to_owned),
-    }
+/// Gives back what was in force, beside everything else: of a large policy that takes a while.
+fn put_away(gone: impl Send + 'static) {
+    let thread = thread::Builder::new().name("segd-away".to_owned());
+    // Where there is no thread it is dropped here.
+    drop(thread.spawn(move || {
+        drop(gone);
+        super::give_back_much();
+    }));
 }
 
 /// Takes a lock.
@@ -205,7 +203,9 @@ impl Shared {
     /// Puts what was read of the policy's files in force if it is new.
     pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let answer = self.put_in_force(texts, asked);
-        super::give_back_much();
+        if answer.is_err() {
+            super::give_back_much();
+        }
         answer
     }
 
@@ -228,6 +228,10 @@ impl Shared {
             .map_err(failed)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
+        let before = engine
+            .in_force
+            .as_ref()
+            .map(|before| (Arc::clone(&before.policy), Arc::clone(&before.tables)));
         match engine.admit(&loaded, Origin::Files, None) {
             Ok(revision) => {
                 let mut state = lock(&self.state);
@@ -236,6 +240,7 @@ impl Shared {
                 state.last = reload_of(SystemTime::now(), None);
                 tracing::info!("enforcing revision {revision}");
                 notify::changed(revision);
+                put_away((before, loaded));
                 Ok(Reloaded {
                     revision,
                     changed: true,
@@ -298,39 +303,6 @@ impl Shared {
             state.last = reload_of(SystemTime::now(), None);
         }
         Some(Ok(unchanged))
-    }
-
-    /// Counts and tells a policy that did not come into force; the same mistake only once.
-    pub(super) fn failed(&self, line: String, drawn: &str) -> Refusal {
-        let mut state = lock(&self.state);
-        // What kept it out may pass: it is tried again, and told once.
-        state.files_failed = true;
-        if state.told.as_deref() != Some(drawn) {
-            state.failure += 1;
-            state.last = reload_of(SystemTime::now(), Some(&line));
-            tracing::error!("the policy was not loaded, what is in force stays in force: {line}");
-            eprint!("{drawn}");
-            state.told = Some(drawn.to_owned());
-        }
-        Refusal::new(RefusalKind::Invalid, line)
-    }
-
-    /// Counts and tells a policy of a client that is not believed. The files are not to blame: what is told of them stays.
-    pub(super) fn not_believed(&self, line: String) -> Refusal {
-        let mut state = lock(&self.state);
-        state.failure += 1;
-        state.last = reload_of(SystemTime::now(), Some(&line));
-        tracing::error!("a policy was refused, what is in force stays in force: {line}");
-        Refusal::new(RefusalKind::Invalid, line)
-    }
-
-    /// A client's policy came into force: what was told of one before it is over.
-    pub(super) fn believed(&self) {
-        let mut state = lock(&self.state);
-        state.files_failed = false;
-        if state.told.is_none() && state.last.error.is_some() {
-            state.last = reload_of(SystemTime::now(), None);
-        }
     }
 
     /// Takes a new list of namespaces.

@@ -14,7 +14,7 @@ use super::{
     gate::GateError,
 };
 use crate::{
-    control::types::{Commit, Kept, Signature, Text},
+    control::types::{Commit, Kept, KeptOf, Signature, TextOf},
     policy::{compile::compile, model::Source},
     report::chain,
     source::{ContentHash, LoadError, Loaded, Sources, git::Provenance, resolve_read, signature::Signed},
@@ -83,14 +83,14 @@ impl Engine {
         loaded: &Loaded,
         origin: Origin,
     ) -> Result<(), ApplyError> {
-        let kept = Kept {
+        let kept = KeptOf {
             revision: next.revision(),
             applied: origin != Origin::Files,
             files: match origin {
                 Origin::Files => loaded.hash.to_string(),
                 Origin::Applied { files } => files.to_string(),
             },
-            texts: loaded.sources.iter().map(Text::from).collect(),
+            texts: loaded.sources.iter().map(TextOf::from).collect(),
             commit: loaded.claimed.clone().map(Commit::from),
             signature: loaded.signed.clone().map(Signature::from),
         };

@@ -21,19 +21,21 @@ type Chunk = [u8; CHUNK];
 /// No memory.
 pub fn write(text: &[u8]) -> Result<OwnedFd, Error> {
     // The length goes first; zeroes fill up the end.
-    let mut bytes = (text.len() as u64).to_ne_bytes().to_vec();
-    bytes.extend_from_slice(text);
-    let chunks = bytes.len().div_ceil(CHUNK) as u32;
+    let len = (text.len() as u64).to_ne_bytes();
+    let (first, rest) = text.split_at(text.len().min(CHUNK - len.len()));
+    let chunks = 1 + rest.len().div_ceil(CHUNK) as u32;
     let fd = sys::create_array(CHUNK as u32, chunks)
         .map_err(|error| Error::system("making room for the policy's text", error))?;
     let map: Map<u32, Chunk> = Map::over("TEXT", fd)?;
     let mut room: Box<Chunk> = Box::new([0; CHUNK]);
-    for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
-        room.fill(0);
-        for (to, from) in room.iter_mut().zip(chunk) {
-            *to = *from;
-        }
-        map.write(&(index as u32), &room, 0)?;
+    let first = len.iter().chain(first);
+    room.iter_mut().zip(first).for_each(|(to, from)| *to = *from);
+    map.write(&0, &room, 0)?;
+    for (index, chunk) in (1..).zip(rest.chunks(CHUNK)) {
+        let (filled, empty) = room.split_at_mut(chunk.len());
+        filled.copy_from_slice(chunk);
+        empty.fill(0);
+        map.write(&index, &room, 0)?;
     }
     Ok(map.into_fd())
 }

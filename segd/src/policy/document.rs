@@ -6,8 +6,10 @@
 pub mod allowance;
 pub mod cuts;
 mod decode;
+pub mod edit;
 pub mod fields;
 pub mod rules;
+pub mod spans;
 pub mod tree;
 
 pub use decode::{documents, documents_of};
@@ -60,7 +62,7 @@ impl Document {
 }
 
 /// One entry of `spec.segments`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {
     /// Its key.
     pub name: Text,
@@ -75,7 +77,7 @@ pub struct SegmentEntry {
 }
 
 /// One entry of `match`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matcher {
     /// Where its value stands.
     pub span: Span,
@@ -84,7 +86,7 @@ pub struct Matcher {
 }
 
 /// What a matcher says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MatcherKind {
     /// `cgroup:`.
     Cgroup(Text),

@@ -1,5 +1,6 @@
 //! The resolved policy: every name found, every port parsed, every conflict excluded. Holds no serde type.
 
+mod pieces;
 mod written;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use jiff::Timestamp;
 use segd_common::service::Service;
 
+pub use pieces::Pieces;
 pub use written::{RuleLabel, Written};
 
 use super::{
@@ -62,8 +64,8 @@ pub struct Policy {
     pub names: Vec<String>,
     /// By name; the built-in peers are not in it. Shared by policies that differ in their rules.
     pub segments: Arc<BTreeMap<String, Segment>>,
-    /// `allow` and `deny`, in source order.
-    pub rules: Vec<Rule>,
+    /// `allow` and `deny`, in source order; each file's are a piece, which policies share in which it says the same.
+    pub rules: Pieces<Rule>,
     /// `spec.defaults.host: enforce`.
     pub enforce_host: bool,
     /// `spec.release`.
@@ -223,11 +225,7 @@ impl Policy {
             return Cow::Borrowed(self);
         }
         let mut policy = self.clone();
-        policy
-            .rules
-            .iter_mut()
-            .filter(|rule| !lasts(rule))
-            .for_each(change);
+        policy.rules.change(|rule| !lasts(rule), change);
         Cow::Owned(policy)
     }
 }

@@ -12,15 +12,14 @@ mod rule;
 mod test;
 mod conflict;
 mod capacity;
+mod known;
+mod edited;
 mod read;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 pub use self::read::ReadFiles;
-use self::{defined::Defined, read::Kept};
+use self::{defined::Defined, known::Known, plain::places_of_rules, read::Kept};
 use super::{
     diagnostic::{Code, Diagnostic, Places, Severity, Span},
     document::{
@@ -28,8 +27,7 @@ use super::{
         allowance::{self, Allowance},
     },
     lint::{self, Standing},
-    model::{Mode, Peer, Policy, SelectorKind, Source},
-    port::Interval,
+    model::{Mode, Policy, SelectorKind, Source},
     term::Term,
 };
 
@@ -44,7 +42,7 @@ pub struct Resolved {
     pub allowances: Vec<Allowance>,
     /// Every matcher: its segment, what it says, where.
     pub matchers: Arc<Vec<(String, SelectorKind, Span)>>,
-    /// Where rules stand, by their index.
+    /// Where rules stand, by their index; nothing where there is nobody to be told: neither warnings nor tests.
     pub rules: Vec<Span>,
     /// Where tests stand, by their index.
     pub tests: Vec<Span>,
@@ -78,7 +76,9 @@ pub fn resolve_again(
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Resolved, Vec<Diagnostic>> {
-    Ok(resolved(sources, allow_empty, files)?.warned())
+    let (mut resolver, read) = resolved(sources, allow_empty, files)?;
+    resolver.rule_spans = places_of_rules(&read);
+    Ok(resolver.warned())
 }
 
 /// As [`resolve_again`], for whoever tells nobody of warnings: there are none then.
@@ -91,7 +91,10 @@ pub fn resolve_quietly(
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Resolved, Vec<Diagnostic>> {
-    let mut resolver = resolved(sources, allow_empty, files)?;
+    let (mut resolver, read) = resolved(sources, allow_empty, files)?;
+    if !resolver.policy.tests.is_empty() {
+        resolver.rule_spans = places_of_rules(&read);
+    }
     resolver.out.clear();
     Ok(resolver.finish())
 }
@@ -101,7 +104,7 @@ fn resolved<'s>(
     sources: &'s [Source],
     allow_empty: bool,
     files: &mut ReadFiles,
-) -> Result<Resolver<'s>, Vec<Diagnostic>> {
+) -> Result<(Resolver<'s>, Vec<Kept>), Vec<Diagnostic>> {
     let mut resolver = Resolver::new(sources);
     let read = resolver.read(files);
     let documents: Vec<&Document> = read.iter().flat_map(|kept| kept.file.documents.iter()).collect();
@@ -112,12 +115,14 @@ fn resolved<'s>(
     }
     resolver.names(&documents);
     resolver.define(&read, &mut files.defined);
+    resolver.known = mem::take(&mut files.known);
     resolver.rules(&read, files.words());
     resolver.tests(&documents);
+    files.known = mem::take(&mut resolver.known);
     resolver.release(&documents);
     resolver.out.extend(resolver.defined.conflicts.iter().cloned());
     resolver.capacity();
-    resolver.right()
+    Ok((resolver.right()?, read))
 }
 
 /// What is known so far.
@@ -136,14 +141,10 @@ struct Resolver<'s> {
     test_spans: Vec<Span>,
     /// Comments that allow warnings.
     allowances: Vec<Allowance>,
-    /// Peers that were looked up before, by labels; `any` has none.
-    looked_up: BTreeMap<Vec<(String, String)>, Arc<BTreeSet<Peer>>>,
-    /// What a single name found, by its identifier: every rule asks twice, and numbers are compared faster than names.
-    alone: BTreeMap<u32, (String, Arc<BTreeSet<Peer>>)>,
+    /// What was found out before.
+    known: Known,
     /// What was probably meant by names that nobody has.
     near: BTreeMap<String, Option<String>>,
-    /// Services that a rule before is about.
-    services: BTreeSet<Arc<[Interval]>>,
     /// Of rules that hold for good.
     lasting: Arc<Term>,
 }
@@ -160,10 +161,8 @@ impl<'s> Resolver<'s> {
             rule_spans: Vec::new(),
             test_spans: Vec::new(),
             allowances: Vec::new(),
-            looked_up: BTreeMap::new(),
-            alone: BTreeMap::new(),
+            known: Known::default(),
             near: BTreeMap::new(),
-            services: BTreeSet::new(),
             lasting: Arc::default(),
         }
     }

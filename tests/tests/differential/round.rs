@@ -259,7 +259,7 @@ fn agrees(forms: &Forms, expected: &[Option<Ruling>; 2], said: &Said, tally: &mu
             (Some(expected), Some(heard)) => {
                 tally.count(heard.told.reason, heard.told.outcome);
                 if let Some(rule) = forms.rule(heard.told.rule) {
-                    tally.ending += u64::from(!forms.policy.rules[rule].term.is_lasting());
+                    tally.ending += u64::from(!forms.policy.rules.get(rule).unwrap().term.is_lasting());
                     tally.together += u64::from(rule as u32 != heard.told.rule);
                 }
                 says(forms, expected, heard)

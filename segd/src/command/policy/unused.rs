@@ -154,7 +154,7 @@ mod tests {
         let row = |index: usize, since: u64, last: Option<u64>, sessions| RuleRow {
             // The daemon's policy has a rule more before these.
             rule: format!("p/allow[{}]", index + 1),
-            text: loaded.policy.rules[index].text.to_string(),
+            text: loaded.policy.rules.get(index).unwrap().text.to_string(),
             watched_since: ago(since),
             last_hit: last.map(ago),
             sessions,

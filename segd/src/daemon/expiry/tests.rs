@@ -160,7 +160,7 @@ fn looks_at_a_policy_that_is_new_and_tries_again_what_failed() {
 #[test]
 fn tells_what_each_rule_does_next() {
     let policy = policy_of(SEGMENTS, RULES, "[]");
-    let term = |rule: usize| &policy.rules[rule].term;
+    let term = |rule: usize| &policy.rules.get(rule).expect("a rule").term;
     let next = |rule: usize, time: &str| {
         next_of(term(rule), at(time).calendar).map(|(word, at)| format!("{word} {at}"))
     };

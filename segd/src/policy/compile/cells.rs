@@ -15,7 +15,7 @@ use super::{
 };
 use crate::policy::{
     compiled::{CompiledTables, SegmentIndexes},
-    model::{Policy, Rule},
+    model::{Pieces, Policy, Rule},
 };
 
 /// Lays out what holds between all rows and columns.
@@ -122,7 +122,7 @@ struct Interned<'p> {
 }
 
 impl<'p> Interned<'p> {
-    fn new(rules: &'p [Rule], groups: &Groups) -> Interned<'p> {
+    fn new(rules: &'p Pieces<Rule>, groups: &Groups) -> Interned<'p> {
         Interned {
             alone: vec![None; groups.len()],
             by_bundles: BTreeMap::new(),

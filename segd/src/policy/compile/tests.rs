@@ -85,7 +85,7 @@ fn rules_of_any_take_no_cell_for_each_segment() {
                 .chain([Peer::Host, Peer::World])
                 .collect(),
         );
-        for rule in &mut policy.rules {
+        for rule in policy.rules.iter_mut() {
             for side in [&mut rule.from, &mut rule.to] {
                 if side.len() == 5 {
                     *side = everybody.clone();
@@ -228,7 +228,7 @@ fn says_how_many_ranges_would_be_needed() {
         .collect();
     let segments = format!("{{a: {{}}, {}}}", segments.join(", "));
     let mut policy = policy_of(&segments, &format!("[{}]", rules.join(", ")), "[]");
-    for (number, rule) in (1..).zip(&mut policy.rules) {
+    for (number, rule) in (1..).zip(policy.rules.iter_mut()) {
         let ports = (0..30_000_u16).map(|port| service::port(service::TCP, 2 * port + number % 2));
         rule.services = ports.map(|service| (service, service)).collect();
     }
@@ -250,7 +250,10 @@ fn as_many_segments_as_there_are_indexes_compile() {
         "[]",
     );
     let model = Arc::make_mut(&mut policy.segments).remove("a").expect("defined");
-    let rule = policy.rules.pop().expect("defined");
+    let rule = std::mem::take(&mut policy.rules)
+        .first()
+        .cloned()
+        .expect("defined");
     let name = |number: usize| format!("s{:05}", number % MOST);
     for number in 0..MOST {
         Arc::make_mut(&mut policy.segments).insert(

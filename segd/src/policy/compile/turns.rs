@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use segd_common::verdict::RuleIndex;
 
 use super::{CompileError, fits};
-use crate::policy::{model::Rule, term::Term};
+use crate::policy::{
+    model::{Pieces, Rule},
+    term::Term,
+};
 
 /// How many rules with different windows may meet on one port.
 const MOST: usize = 64;
@@ -22,10 +25,10 @@ pub enum Ending {
 }
 
 /// The rules of a policy, and those that take turns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns<'p> {
     /// The rules.
-    pub rules: &'p [Rule],
+    pub rules: &'p Pieces<Rule>,
     /// By rule; the same number for the same term. Nobody stands here if every rule holds for good.
     terms: Vec<Option<Ending>>,
     /// Sets of rules, sorted, with their numbers.
@@ -34,11 +37,12 @@ pub struct Turns<'p> {
 
 impl<'p> Turns<'p> {
     /// Those of a policy.
-    pub fn of(rules: &'p [Rule]) -> Turns<'p> {
+    pub fn of(rules: &'p Pieces<Rule>) -> Turns<'p> {
         if rules.iter().all(|rule| rule.term.is_lasting()) {
             return Turns {
                 rules,
-                ..Turns::default()
+                terms: Vec::new(),
+                sets: BTreeMap::new(),
             };
         }
         let mut known: BTreeMap<&Term, usize> = BTreeMap::new();

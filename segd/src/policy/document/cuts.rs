@@ -18,7 +18,7 @@ use super::{
 /// So many lines are worth a cut.
 const WORTH: usize = 8;
 /// How many scalars, lists and mappings such a line is.
-const NODES: usize = 8;
+pub const NODES: usize = 8;
 
 /// A text without most of its one-line rules, and those.
 #[derive(Debug)]

@@ -129,6 +129,28 @@ impl PlainRule {
         self.start as usize
     }
 
+    /// In which list it stands.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        self.action
+    }
+
+    /// Its number there.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index as usize
+    }
+
+    /// Gives it another number.
+    pub const fn number(&mut self, index: usize) {
+        self.index = index as u32;
+    }
+
+    /// Puts it in another place: it moved as it is. A file has less bytes than fit.
+    pub const fn put(&mut self, start: usize) {
+        self.start = start as u32;
+    }
+
     /// How long its texts are, those of its keys included.
     #[must_use]
     pub fn text_len(&self) -> usize {

@@ -72,21 +72,35 @@ pub enum TextStyle {
     Other,
 }
 
+/// What a file takes of what it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Scalars, lists and mappings.
+    pub nodes: usize,
+    /// Bytes of texts.
+    pub text: usize,
+}
+
 /// The documents of one file, or the one reason why it is not YAML.
 ///
 /// # Errors
 ///
 /// One diagnostic: a syntax error ends the file.
 pub fn parse(file: usize, source: &Source) -> Result<Vec<Node>, Box<Diagnostic>> {
-    parse_of(file, source, None)
+    parse_of(file, source, None).map(|(nodes, _)| nodes)
 }
 
-/// As [`parse`], without the rules that were taken out of the text. What is wrong then is told by [`parse`].
+/// As [`parse`], without the rules that were taken out of the text; and what the file takes. What is wrong with what is left is
+/// told by [`parse`].
 ///
 /// # Errors
 ///
 /// As [`parse`].
-pub fn parse_of(file: usize, source: &Source, cuts: Option<&Cuts>) -> Result<Vec<Node>, Box<Diagnostic>> {
+pub fn parse_of(
+    file: usize,
+    source: &Source,
+    cuts: Option<&Cuts>,
+) -> Result<(Vec<Node>, Taken), Box<Diagnostic>> {
     let text = &*source.text;
     if text.len() > MAX_FILE_BYTES {
         let message = format!(

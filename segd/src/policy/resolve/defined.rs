@@ -1,22 +1,17 @@
 //! What documents define, found once: a policy whose rules change has the segments that it had.
 //!
-//! INVARIANT: what is kept is what would be found again: it follows from the names and texts of the files that define anything, and
-//! from their places.
+//! INVARIANT: what is kept is what would be found again: it follows from the names and places of the files that define anything, and
+//! from what their documents say of segments, and where.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
 
-use super::{
-    Resolver,
-    capacity::Needs,
-    conflict::conflicts,
-    read::{Kept, ReadFile},
-};
+use super::{Resolver, capacity::Needs, conflict::conflicts, read::Kept};
 use crate::policy::{
     diagnostic::{Diagnostic, Places, Span},
-    document::Document,
+    document::{Document, SegmentEntry},
     lint,
     model::{Segment, SelectorKind},
 };
@@ -24,11 +19,17 @@ use crate::policy::{
 /// A matcher: its segment, what it says, where.
 pub(super) type Claim = (String, SelectorKind, Span);
 
+/// What was found last.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    /// In which files, by name.
+    by: Vec<(String, Kept)>,
+    found: Arc<Defined>,
+}
+
 /// What documents define.
 #[derive(Debug, Default)]
 pub(super) struct Defined {
-    /// In which files, by name.
-    by: Vec<(String, Arc<ReadFile>)>,
     segments: Arc<BTreeMap<String, Segment>>,
     /// Where segments are defined.
     pub spans: BTreeMap<String, Span>,
@@ -71,34 +72,30 @@ impl Defined {
 
 impl Resolver<'_> {
     /// All segments. `known`: what was found last.
-    pub(super) fn define(&mut self, files: &[Kept], known: &mut Arc<Defined>) {
-        let defines = |kept: &&Kept| {
-            let mut documents = kept.file.documents.iter();
-            documents.any(|document| !document.segments.is_empty())
-        };
+    pub(super) fn define(&mut self, files: &[Kept], known: &mut Definitions) {
+        let defines = |kept: &&Kept| definitions(kept).next().is_some();
         let name = |kept: &Kept| {
             self.sources
                 .get(kept.place)
                 .map_or("", |source| source.name.as_str())
         };
-        let by = || files.iter().filter(defines).map(|kept| (name(kept), &kept.file));
-        let is_known = known
-            .by
-            .iter()
-            .map(|(name, file)| (name.as_str(), Arc::as_ptr(file)));
-        if !is_known.eq(by().map(|(name, file)| (name, Arc::as_ptr(file)))) {
-            let by = by()
-                .map(|(name, file)| (name.to_owned(), Arc::clone(file)))
-                .collect();
+        let by = files.iter().filter(defines);
+        let by: Vec<(String, Kept)> = by.map(|kept| (name(kept).to_owned(), kept.clone())).collect();
+        let same = |((name, kept), (other, before)): (&(String, Kept), &(String, Kept))| {
+            name == other && define_the_same(kept, before)
+        };
+        if by.len() != known.by.len() || !by.iter().zip(&known.by).all(same) {
             let documents = files.iter().flat_map(|kept| &kept.file.documents);
-            *known = Arc::new(self.defined_by(by, &documents.collect::<Vec<&Document>>()));
+            known.found = Arc::new(self.defined_by(&documents.collect::<Vec<&Document>>()));
         }
-        self.out.extend(known.out.iter().cloned());
-        self.policy.segments = Arc::clone(&known.segments);
-        self.defined = Arc::clone(known);
+        known.by = by;
+        let found = &known.found;
+        self.out.extend(found.out.iter().cloned());
+        self.policy.segments = Arc::clone(&found.segments);
+        self.defined = Arc::clone(found);
     }
 
-    fn defined_by(&self, by: Vec<(String, Arc<ReadFile>)>, documents: &[&Document]) -> Defined {
+    fn defined_by(&self, documents: &[&Document]) -> Defined {
         let mut defining = Defining {
             places: &self.places,
             out: Vec::new(),
@@ -108,7 +105,6 @@ impl Resolver<'_> {
         };
         defining.segments(documents);
         Defined {
-            by,
             conflicts: conflicts(&defining.claims),
             needs: Needs::of(&defining.claims),
             segments: Arc::new(defining.segments),
@@ -118,4 +114,25 @@ impl Resolver<'_> {
             warnings: OnceLock::new(),
         }
     }
+}
+
+/// What a file says of segments, document by document.
+fn definitions(kept: &Kept) -> impl Iterator<Item = (&Document, &SegmentEntry)> {
+    let documents = kept.file.documents.iter();
+    documents.flat_map(|document| document.segments.iter().map(move |entry| (document, entry)))
+}
+
+/// Whether two files say the same of segments, in the same places.
+fn define_the_same(kept: &Kept, before: &Kept) -> bool {
+    if Arc::ptr_eq(&kept.file, &before.file) {
+        return true;
+    }
+    let said = |kept| definitions(kept).map(|(document, entry)| (document.mode.map(|(mode, _)| mode), entry));
+    let places = definitions(kept).map(|(_, entry)| {
+        let matchers = entry.matchers.iter().map(|matcher| matcher.span.start);
+        matchers.fold(entry.name.span.start, usize::max)
+    });
+    // Lines and columns follow from what stands before.
+    let above = places.max().unwrap_or_default();
+    kept.text.get(..above) == before.text.get(..above) && said(kept).eq(said(before))
 }

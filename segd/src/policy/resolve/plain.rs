@@ -1,4 +1,4 @@
-//! All rules in their order; and of those that say two names and a port, each name and port looked up once.
+//! The rules of a file in their order; and of those that say two names and a port, each name and port looked up once.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,72 +14,38 @@ use crate::policy::{
     port::{self, Interval},
 };
 
-/// What words of plain rules were found to stand for.
-struct Met<'w> {
-    words: &'w Words,
-    ends: Vec<Option<Arc<BTreeSet<Peer>>>>,
-    ports: Vec<Option<Arc<[Interval]>>>,
-}
-
-impl Met<'_> {
-    fn of(words: &Words) -> Met<'_> {
-        Met {
-            words,
-            ends: vec![None; words.count()],
-            ports: vec![None; words.count()],
-        }
-    }
-}
-
 impl Resolver<'_> {
-    pub(super) fn rules(&mut self, files: &[Kept], words: &Words) {
-        let documents = || {
-            let of_file = |kept: &'_ Kept| kept.file.documents.len().min(kept.plain.len());
-            files.iter().flat_map(move |kept| {
-                kept.file
-                    .documents
-                    .iter()
-                    .zip(kept.plain.iter())
-                    .take(of_file(kept))
-            })
-        };
+    pub(super) fn rules_of(&mut self, kept: &Kept, words: &Words) -> Vec<Rule> {
+        let documents = || kept.file.documents.iter().zip(kept.plain.iter());
         let count = documents().map(|(document, plain)| plain.len() + document.rules.odd.len());
         let count = count.sum();
-        self.policy.rules.reserve_exact(count);
-        self.rule_spans.reserve_exact(count);
-        let mut met = Met::of(words);
+        let (mut rules, mut starts) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for (document, found) in documents() {
             let (name, file): (Arc<str>, usize) = (document.name().into(), document.rules.file);
-            let first = self.rule_spans.len();
+            let first = rules.len();
             for (plain, found) in document.rules.plain.iter().zip(found) {
-                if let Some((span, rule)) = self.plain(&name, plain, file, (found, &mut met)) {
-                    self.rule_spans.push(span);
-                    self.policy.rules.push(rule);
+                if let Some(rule) = self.plain(&name, plain, file, (found, words)) {
+                    starts.push(plain.start());
+                    rules.push(rule);
                 }
             }
             for entry in &document.rules.odd {
                 if let Some(rule) = self.rule(&name, entry) {
-                    self.rule_spans.push(entry.span);
-                    self.policy.rules.push(rule);
+                    starts.push(entry.span.start);
+                    rules.push(rule);
                 }
             }
-            self.in_order(first);
+            // `allow` and `deny` are read one list after the other, but numbered as they stand.
+            if !starts.get(first..).unwrap_or_default().is_sorted() {
+                let mut both: Vec<(usize, Rule)> = starts.drain(first..).zip(rules.drain(first..)).collect();
+                both.sort_by_key(|(start, _)| *start);
+                for (start, rule) in both {
+                    starts.push(start);
+                    rules.push(rule);
+                }
+            }
         }
-    }
-
-    /// `allow` and `deny` are read one list after the other, but numbered as they stand.
-    fn in_order(&mut self, first: usize) {
-        let spans = self.rule_spans.get(first..).unwrap_or_default();
-        if spans.is_sorted_by_key(|span| span.start) {
-            return;
-        }
-        let spans = self.rule_spans.drain(first..);
-        let mut rules: Vec<(Span, Rule)> = spans.zip(self.policy.rules.drain(first..)).collect();
-        rules.sort_by_key(|(span, _)| span.start);
-        for (span, rule) in rules {
-            self.rule_spans.push(span);
-            self.policy.rules.push(rule);
-        }
+        rules
     }
 
     /// A rule whose ends and port have been met before, or any other.
@@ -88,39 +54,56 @@ impl Resolver<'_> {
         document: &Arc<str>,
         plain: &PlainRule,
         file: usize,
-        (found, met): (&Found, &mut Met<'_>),
-    ) -> Option<(Span, Rule)> {
-        let frame = plain.frame(file);
+        (found, words): (&Found, &Words),
+    ) -> Option<Rule> {
         let [from, to, port] = found.words;
-        let (from, to) = (self.end(from, met), self.end(to, met));
-        let services = self.service(port, met);
-        let location = self.places.known(file, found.line, found.column);
-        let rule = if let (Some(from), Some(to), Some(services)) = (from, to, services) {
-            self.made(document, &frame, location, [from, to], services)
-        } else {
-            let text = &self.sources.get(file)?.text;
-            self.rule(document, &plain.entry(file, text))?
-        };
-        Some((frame.span, rule))
+        let (from, to) = (self.end(from, words), self.end(to, words));
+        let services = self.service(port, words);
+        if let (Some(from), Some(to), Some(services)) = (from, to, services) {
+            let location = self.places.known(file, found.line, found.column);
+            return Some(self.made(document, &plain.frame(file), location, [from, to], services));
+        }
+        let text = &self.sources.get(file)?.text;
+        self.rule(document, &plain.entry(file, text))
     }
 
     /// What a word stands for, as the only port of a rule.
-    fn service(&mut self, word: u32, met: &mut Met<'_>) -> Option<Arc<[Interval]>> {
-        let known = met.ports.get_mut(word as usize)?;
-        if known.is_none()
-            && let Ok(interval) = port::parse(met.words.text(word))
-        {
-            *known = Some(self.shared(vec![interval]));
+    fn service(&mut self, word: u32, words: &Words) -> Option<Arc<[Interval]>> {
+        let known = self.known.ports.get(word as usize)?;
+        if known.is_some() {
+            return known.clone();
         }
+        let interval = port::parse(words.text(word)).ok()?;
+        let services = self.shared(vec![interval]);
+        let known = self.known.ports.get_mut(word as usize)?;
+        *known = Some(services);
         known.clone()
     }
 
     /// Whom a word stands for, as an end of a rule.
-    fn end(&mut self, word: u32, met: &mut Met<'_>) -> Option<Arc<BTreeSet<Peer>>> {
-        let known = met.ends.get_mut(word as usize)?;
-        if known.is_none() {
-            *known = self.alone(met.words.text(word));
+    fn end(&mut self, word: u32, words: &Words) -> Option<Arc<BTreeSet<Peer>>> {
+        let known = self.known.ends.get(word as usize)?;
+        if known.is_some() {
+            return known.clone();
         }
+        let end = self.alone(words.text(word))?;
+        let known = self.known.ends.get_mut(word as usize)?;
+        *known = Some(end);
         known.clone()
     }
+}
+
+/// Where the rules of files stand that have been resolved: in their order, file by file.
+pub(super) fn places_of_rules(files: &[Kept]) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for document in files.iter().flat_map(|kept| &kept.file.documents) {
+        let rules = &document.rules;
+        let first = spans.len();
+        spans.extend(rules.plain.iter().map(|plain| plain.frame(rules.file).span));
+        spans.extend(rules.odd.iter().map(|entry| entry.span));
+        if let Some(of_document) = spans.get_mut(first..) {
+            of_document.sort_by_key(|span: &Span| span.start);
+        }
+    }
+    spans
 }

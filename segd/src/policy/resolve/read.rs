@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use super::defined::Defined;
+use super::{defined::Definitions, known::Known};
 use crate::policy::{
     diagnostic::{Diagnostic, line_starts},
     document::{
@@ -19,6 +19,7 @@ use crate::policy::{
         allowance::{self, Allowance},
         cuts::Cuts,
         rules::PlainRule,
+        tree::{self, Taken},
     },
     model::Source,
     numbers::Words,
@@ -35,6 +36,8 @@ pub(super) struct ReadFile {
     pub allowances: Vec<Allowance>,
     /// What is wrong with it.
     pub out: Vec<Diagnostic>,
+    /// What it takes, or a little more.
+    pub taken: Taken,
 }
 
 /// The files of the last reading.
@@ -46,7 +49,9 @@ pub struct ReadFiles {
     /// How many there were when they were gathered anew.
     gathered: usize,
     /// The segments.
-    pub(super) defined: Arc<Defined>,
+    pub(super) defined: Definitions,
+    /// What was found out for rules, by the numbers of these words.
+    pub(super) known: Known,
 }
 
 /// A file of the last reading.
@@ -54,7 +59,8 @@ pub struct ReadFiles {
 pub(super) struct Kept {
     /// Its place among the others, which is part of every position in it.
     pub place: usize,
-    text: Arc<str>,
+    /// Its text.
+    pub text: Arc<str>,
     /// What stands in it.
     pub file: Arc<ReadFile>,
     /// Of each document, its plain rules.
@@ -83,26 +89,43 @@ impl ReadFiles {
     }
 
     fn known(&self, place: usize, text: &Arc<str>) -> Option<&Kept> {
-        let at = self.last.binary_search_by_key(&place, |kept| kept.place).ok()?;
         let same = |kept: &&Kept| Arc::ptr_eq(&kept.text, text) || kept.text == *text;
-        self.last.get(at).filter(same)
+        self.last.get(self.last_at(place)?).filter(same)
+    }
+
+    fn last_at(&self, place: usize) -> Option<usize> {
+        self.last.binary_search_by_key(&place, |kept| kept.place).ok()
+    }
+
+    /// A file of whose last text lines of rules changed.
+    fn edited(&mut self, place: usize, text: &Arc<str>) -> Option<Kept> {
+        self.last.get(self.last_at(place)?)?.edited(text, &mut self.words)
+    }
+
+    /// What was read last in a place.
+    #[cfg(test)]
+    pub(super) fn last(&self, place: usize) -> Option<&Kept> {
+        self.last.get(self.last_at(place)?)
     }
 
     /// Files in the order given, each with its place.
     pub(super) fn read<'s>(&mut self, sources: impl Iterator<Item = (usize, &'s Source)>) -> Vec<Kept> {
-        let files: Vec<(Reading<'_>, Option<Kept>)> = sources
-            .map(|(place, source)| {
-                let known = self.known(place, &source.text).cloned();
-                let file = known.as_ref().map(|kept| Arc::clone(&kept.file));
-                let file = file.map_or_else(OnceLock::new, OnceLock::from);
-                (Reading { place, source, file }, known)
-            })
-            .collect();
+        let mut files: Vec<(Reading<'_>, Option<Kept>)> = Vec::new();
+        for (place, source) in sources {
+            let known = match self.known(place, &source.text) {
+                Some(known) => Some(known.clone()),
+                None => self.edited(place, &source.text),
+            };
+            let file = known.as_ref().map(|kept| Arc::clone(&kept.file));
+            let file = file.map_or_else(OnceLock::new, OnceLock::from);
+            files.push((Reading { place, source, file }, known));
+        }
         read_all(files.iter().map(|(reading, _)| reading));
         // Words of files that are gone are not kept for ever.
         let again = self.words.count() > 2 * self.gathered + MANY_WORDS;
         if again {
             self.words = Words::default();
+            self.known = Known::default();
         }
         let mut kept = Vec::with_capacity(files.len());
         for (reading, known) in &files {
@@ -238,7 +261,7 @@ fn read(place: usize, source: &Source) -> ReadFile {
 /// A file most of whose rules are lines of their own; `None`: it is not, or there is something to be said about it.
 fn read_lines(place: usize, source: &Source) -> Option<ReadFile> {
     let mut cuts = Cuts::of(&source.text)?;
-    let nodes = document::tree::parse_of(place, source, Some(&cuts)).ok()?;
+    let (nodes, taken) = tree::parse_of(place, source, Some(&cuts)).ok()?;
     let mut out = Vec::new();
     let documents = document::documents_of(&source.text, &nodes, Some(&mut cuts), &mut out);
     if !out.is_empty() || !cuts.all_found() {
@@ -249,13 +272,15 @@ fn read_lines(place: usize, source: &Source) -> Option<ReadFile> {
         allowances: allowance::allowances(place, source, &nodes, &mut out),
         documents,
         out,
+        taken,
     })
 }
 
-fn read_whole(place: usize, source: &Source) -> ReadFile {
+pub(super) fn read_whole(place: usize, source: &Source) -> ReadFile {
     let mut file = ReadFile::default();
-    match document::tree::parse(place, source) {
-        Ok(nodes) => {
+    match tree::parse_of(place, source, None) {
+        Ok((nodes, taken)) => {
+            file.taken = taken;
             file.documents = document::documents(&source.text, &nodes, &mut file.out);
             file.complete = file.documents.len() == nodes.len();
             file.allowances = allowance::allowances(place, source, &nodes, &mut file.out);
@@ -294,10 +319,13 @@ mod tests {
         let again = resolve_again(sources, false, files).map(|resolved| format!("{resolved:?}"));
         let fresh = resolve_again(sources, false, &mut ReadFiles::default());
         assert_eq!(again, fresh.clone().map(|resolved| format!("{resolved:?}")));
-        // Who does not ask for warnings gets the same without them.
-        let quiet = |resolved: Resolved| {
-            let warnings = Vec::new();
-            format!("{:?}", Resolved { warnings, ..resolved })
+        // Who does not ask for warnings gets the same without them, and places of rules only where tests may tell of them.
+        let quiet = |mut resolved: Resolved| {
+            resolved.warnings = Vec::new();
+            if resolved.policy.tests.is_empty() {
+                resolved.rules = Vec::new();
+            }
+            format!("{resolved:?}")
         };
         let quietly = resolve_quietly(sources, false, files);
         assert_eq!(quietly.map(quiet), fresh.map(quiet));

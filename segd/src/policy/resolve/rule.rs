@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use segd_common::{segment::segment_id, service};
+use segd_common::service;
 
 use super::{Resolver, name};
 use crate::policy::{
@@ -157,11 +157,11 @@ impl Resolver<'_> {
 
     /// The same services, kept once.
     pub(super) fn shared(&mut self, services: Vec<Interval>) -> Arc<[Interval]> {
-        if let Some(known) = self.services.get(services.as_slice()) {
+        if let Some(known) = self.known.services.get(services.as_slice()) {
             return Arc::clone(known);
         }
         let services: Arc<[Interval]> = services.into();
-        self.services.insert(Arc::clone(&services));
+        self.known.services.insert(Arc::clone(&services));
         services
     }
 
@@ -210,9 +210,8 @@ impl Resolver<'_> {
 
     /// One name, if it is known: what most rules say. They share whom it stands for.
     pub(super) fn alone(&mut self, name: &str) -> Option<Arc<BTreeSet<Peer>>> {
-        let id = segment_id(name);
-        if let Some((_, peers)) = self.alone.get(&id).filter(|(known, _)| known == name) {
-            return Some(Arc::clone(peers));
+        if let Some(known) = self.known.alone.get(name) {
+            return Some(Arc::clone(known));
         }
         let alone = match name {
             "any" => self.everyone(),
@@ -223,7 +222,7 @@ impl Resolver<'_> {
             }
             _ => return None,
         };
-        self.alone.insert(id, (name.to_owned(), Arc::clone(&alone)));
+        self.known.alone.insert(name.to_owned(), Arc::clone(&alone));
         Some(alone)
     }
 
@@ -271,7 +270,7 @@ impl Resolver<'_> {
             let segments = segments.keys().cloned().map(Peer::Segment);
             Arc::new([Peer::Host, Peer::World].into_iter().chain(segments).collect())
         };
-        Arc::clone(self.looked_up.entry(Vec::new()).or_insert_with(everyone))
+        Arc::clone(self.known.looked_up.entry(Vec::new()).or_insert_with(everyone))
     }
 
     /// Every segment that has all of the labels. No labels are no segments: empty means nothing.
@@ -284,7 +283,7 @@ impl Resolver<'_> {
             .map(|(key, value)| (key.value.clone(), value.value.clone()))
             .collect();
         wanted.sort_unstable();
-        if let Some(found) = self.looked_up.get(&wanted) {
+        if let Some(found) = self.known.looked_up.get(&wanted) {
             return Arc::clone(found);
         }
         let has_all =
@@ -299,7 +298,7 @@ impl Resolver<'_> {
                 .map(|segment| Peer::Segment(segment.name.clone()))
                 .collect(),
         );
-        self.looked_up.insert(wanted, Arc::clone(&found));
+        self.known.looked_up.insert(wanted, Arc::clone(&found));
         found
     }
 

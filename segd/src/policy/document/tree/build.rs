@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use granit_parser::{Event, ScalarStyle, Span as Place, StructureStyle, Tag};
 
 use super::{
-    MAX_ALIASES, MAX_DEPTH, MAX_DOCUMENTS, MAX_EXPANDED, MAX_FILE_BYTES, MAX_NODES, Node, TextStyle, Value,
+    MAX_ALIASES, MAX_DEPTH, MAX_DOCUMENTS, MAX_EXPANDED, MAX_FILE_BYTES, MAX_NODES, Node, Taken, TextStyle,
+    Value,
 };
 use crate::policy::{diagnostic::Span, document::cuts::Cuts};
 
@@ -78,9 +79,10 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The documents that say anything.
-    pub(super) fn finish(self) -> Vec<Node> {
-        self.documents
+    /// The documents that say anything, and what all took.
+    pub(super) fn finish(self) -> (Vec<Node>, Taken) {
+        let Size { nodes, text, .. } = self.taken;
+        (self.documents, Taken { nodes, text })
     }
 
     /// Takes the next event.

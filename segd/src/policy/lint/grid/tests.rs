@@ -50,7 +50,7 @@ fn spans(policy: &Policy) -> Vec<Span> {
 
 /// What may be said of a rule: the class, and the rules that may be named with it.
 fn expected(policy: &Policy, number: usize) -> Option<(Code, Vec<usize>)> {
-    let rule = &policy.rules[number];
+    let rule = policy.rules.get(number).expect("a rule");
     let all = || policy.rules.iter().enumerate();
     let around = |other: &Rule| {
         rule.from.is_subset(&other.from)
@@ -67,7 +67,9 @@ fn expected(policy: &Policy, number: usize) -> Option<(Code, Vec<usize>)> {
         .map(|(at, _)| at)
         .collect();
     if rule.action == Action::Allow && !denies.is_empty() {
-        let whole = denies.iter().find(|at| around(&policy.rules[**at]));
+        let whole = denies
+            .iter()
+            .find(|at| policy.rules.get(**at).is_some_and(around));
         return Some(match whole {
             Some(whole) => (Code::Shadowed, vec![*whole]),
             None => (Code::Contradicted, vec![denies[0]]),
