@@ -205,6 +205,10 @@ impl Shared {
     /// Puts what was read of the policy's files in force if it is new.
     pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let answer = self.put_in_force(texts, asked);
+        if answer.as_ref().is_ok_and(|reloaded| reloaded.changed) {
+            // Now, or the next policy would wait for it.
+            lock(&self.engine).date_hits();
+        }
         super::give_back_much();
         answer
     }
