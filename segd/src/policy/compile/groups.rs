@@ -7,7 +7,8 @@ mod walk;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -243,16 +244,24 @@ impl Groups {
 impl Side {
     /// Numbers segments by the ends that each stands in.
     fn of(by_segment: Vec<Vec<End>>) -> Side {
-        let mut known: BTreeMap<&[End], u16> = BTreeMap::from([(&[][..], 0)]);
+        // By number less one, the place of the first who has it: 0 are those that stand in nothing.
         let (mut numbers, mut firsts) = (Vec::with_capacity(by_segment.len()), Vec::new());
-        for (place, ends) in by_segment.iter().enumerate() {
-            // There are fewer segments than numbers.
-            let next = u16::try_from(known.len()).unwrap_or_default();
-            let number = *known.entry(ends).or_insert(next);
+        let mut known = Numbers::default();
+        for (place, ends) in (0..).zip(&by_segment) {
+            if ends.is_empty() {
+                numbers.push(0);
+                continue;
+            }
+            let next = firsts.len() as u32;
+            let number = known.number(ends, next, |number| {
+                let first = firsts.get(number as usize).copied();
+                first.and_then(|place: usize| by_segment.get(place)) == Some(ends)
+            });
             if number == next {
                 firsts.push(place);
             }
-            numbers.push(number);
+            // There are fewer segments than numbers.
+            numbers.push(u16::try_from(number + 1).unwrap_or_default());
         }
         let mut by_segment = by_segment;
         let own = firsts
@@ -267,7 +276,7 @@ impl Side {
 #[derive(Default)]
 struct Ends<'p> {
     sets: Vec<&'p BTreeSet<Peer>>,
-    by_content: BTreeMap<&'p BTreeSet<Peer>, End>,
+    by_content: Numbers,
     /// Most rules share their sets: comparing addresses spares comparing names.
     by_address: Numbers,
     addresses: Vec<(*const BTreeSet<Peer>, End)>,
@@ -285,12 +294,33 @@ impl<'p> Ends<'p> {
             return *number;
         }
         let next = self.sets.len() as End;
-        let number = *self.by_content.entry(set).or_insert(next);
+        let sets = &self.sets;
+        let number = self.by_content.number(&Content(set), next, |number| {
+            sets.get(number as usize).is_some_and(|known| *known == &**set)
+        });
         if number == next {
             self.sets.push(set);
         }
         self.addresses.push((address, number));
         number
+    }
+}
+
+/// A set of peers, for its hash.
+struct Content<'p>(&'p BTreeSet<Peer>);
+
+impl Hash for Content<'_> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for peer in self.0 {
+            match peer {
+                Peer::Host => hasher.write_u8(0),
+                Peer::World => hasher.write_u8(1),
+                Peer::Segment(name) => {
+                    hasher.write_u8(2);
+                    name.hash(hasher);
+                }
+            }
+        }
     }
 }
 

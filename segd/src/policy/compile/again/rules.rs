@@ -65,7 +65,7 @@ impl Rules {
     pub fn compare(old: &[Rule], new: &[Rule]) -> Option<Rules> {
         const FEW: usize = 64;
         let most = FEW + old.len() / 16;
-        let mut same = Same::default();
+        let mut same = Same::of(new.len());
         let mut rules = Rules {
             same_ends: true,
             told_the_same: old.len() == new.len(),
@@ -139,18 +139,17 @@ struct Same {
     known: Vec<(usize, usize)>,
 }
 
-/// How many are remembered.
-const KNOWN: usize = 1 << 12;
-
-impl Default for Same {
-    fn default() -> Same {
-        Same {
-            known: vec![(0, 0); KNOWN],
-        }
-    }
-}
+/// How many are remembered at most.
+const KNOWN: usize = 1 << 17;
 
 impl Same {
+    /// For so many rules.
+    fn of(rules: usize) -> Same {
+        Same {
+            known: vec![(0, 0); rules.clamp(64, KNOWN).next_power_of_two()],
+        }
+    }
+
     /// Whether both let the same pass between the same, at the same times.
     fn means(&mut self, old: &Rule, new: &Rule) -> bool {
         old.action == new.action
@@ -178,7 +177,8 @@ impl Same {
         if addresses.0 == addresses.1 {
             return true;
         }
-        let Some(known) = self.known.get_mut((addresses.1 >> 4) % KNOWN) else {
+        let place = (addresses.1 >> 4) & (self.known.len() - 1);
+        let Some(known) = self.known.get_mut(place) else {
             return old == new;
         };
         if *known == addresses {
