@@ -69,10 +69,10 @@ fn meaning(text: &str) -> CompiledTables {
     indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
     let mut tables = compile(&policy, &indexes, None).expect("fits");
     let nowhere = Location::default();
-    for rule in &mut tables.rules {
+    for rule in std::sync::Arc::make_mut(&mut tables.rules) {
         rule.location = nowhere.clone();
     }
-    for selector in &mut tables.selectors {
+    for selector in std::sync::Arc::make_mut(&mut tables.selectors) {
         selector.location = nowhere.clone();
     }
     tables

@@ -39,7 +39,7 @@ const MOST_LINES: usize = 16;
 #[derive(Debug, Default)]
 pub struct Cutter {
     /// Takes the segments' names, by index. `None`: this kernel cannot find, or end, a socket from outside.
-    ask: Option<Sender<Vec<String>>>,
+    ask: Option<Sender<Arc<Vec<String>>>>,
     tally: Arc<Mutex<Tally>>,
     living: Option<Living>,
 }
@@ -81,7 +81,7 @@ impl Cutter {
     }
 
     /// A policy took effect for good. Returns at once.
-    pub fn look(&self, names: Vec<String>) {
+    pub fn look(&self, names: Arc<Vec<String>>) {
         if let Some(ask) = &self.ask {
             // It ends with this.
             let _ = ask.send(names);
@@ -103,7 +103,7 @@ impl Cutter {
     }
 }
 
-fn work(sessions: &Sessions, host: u64, asked: &Receiver<Vec<String>>, tally: &Mutex<Tally>) {
+fn work(sessions: &Sessions, host: u64, asked: &Receiver<Arc<Vec<String>>>, tally: &Mutex<Tally>) {
     let mut waiting = asked.recv().ok();
     while let Some(names) = waiting {
         sweep(sessions, host, &names, tally);

@@ -39,7 +39,7 @@ use crate::{
         tables::Tables,
     },
     policy::{
-        compile::compile,
+        compile::again::Compiler,
         compiled::{CompiledTables, SegmentIndexes},
         model::Policy,
     },
@@ -104,6 +104,7 @@ pub struct Engine {
     pub(super) census: Arc<Census>,
     pub(super) root: Arc<CgroupRoot>,
     pub(super) indexes: SegmentIndexes,
+    pub(super) compiler: Compiler,
     pub(super) namespaces: Vec<NamespaceInfo>,
     /// Why the last list of them was not written whole.
     pub(super) unwritten: Option<String>,
@@ -178,7 +179,7 @@ impl Engine {
                 let new = InForce {
                     active: next,
                     policy: Arc::clone(&loaded.policy),
-                    tables: Arc::new(tables),
+                    tables,
                     selectors,
                     hash: loaded.hash,
                     signed: loaded.signed.clone(),
@@ -201,11 +202,15 @@ impl Engine {
         active: Active,
         next: Active,
         before: &SegmentIndexes,
-    ) -> Result<(CompiledTables, SelectorTables), ApplyError> {
+    ) -> Result<(Arc<CompiledTables>, SelectorTables), ApplyError> {
         let (slot, revision) = (next.slot(), next.revision());
         let began = Instant::now();
-        let tables = compile(&loaded.policy, &self.indexes, self.options.mode)?;
-        let selectors = SelectorTables::compile(&tables, revision, &users::uid)?;
+        let tables = self
+            .compiler
+            .compile(&loaded.policy, &self.indexes, self.options.mode)?;
+        tracing::debug!("revision {revision}: compiled after {:?}", began.elapsed());
+        let known = self.in_force.as_ref().map(|policy| &policy.selectors);
+        let selectors = SelectorTables::compile_again(known, &tables, revision, &users::uid)?;
         // What is in force is counted on until it is left, and read out then.
         self.follow_rules(SystemTime::now())?;
         let names = names(before);
@@ -257,7 +262,7 @@ impl Engine {
 
     /// What is in force now stays: sessions that have no right under it are ended, idle ones too.
     pub(super) fn cut(&self) {
-        self.cutter.look(self.flows.names().to_vec());
+        self.cutter.look(self.flows.names().shared());
     }
 
     /// The segments that living workloads bear: their indexes are not for others.

@@ -177,7 +177,7 @@ impl Engine {
         let mut found: Vec<_> = self
             .in_force
             .iter()
-            .flat_map(|policy| &policy.tables.rules)
+            .flat_map(|policy| policy.tables.rules.iter())
             .filter_map(|rule| {
                 let (next, at) = next_of(&rule.term, now.calendar)?;
                 Some((next == "over", at, next, rule))
@@ -198,7 +198,7 @@ impl Engine {
 
     /// When what each rule allows ends next, for metrics: of many, those that end soonest.
     pub(super) fn rule_ends(&self, now: Moment) -> Vec<(String, u64)> {
-        let rules = self.in_force.iter().flat_map(|policy| &policy.tables.rules);
+        let rules = self.in_force.iter().flat_map(|policy| policy.tables.rules.iter());
         let ends = rules.filter_map(|rule| {
             let second = end_of(&rule.term, now.calendar)?.as_second();
             // A policy may say a year before 1970.

@@ -1,5 +1,7 @@
 //! What the next daemon finds beside the tables: where their lines are pinned, and whose each index is.
 
+use std::sync::Arc;
+
 use super::{engine::Engine, error::ApplyError};
 use crate::policy::compiled::SegmentIndexes;
 
@@ -17,7 +19,10 @@ impl Engine {
 
     /// Pins the names of indexes that are new, and that nobody bears any more.
     pub(super) fn note_names(&self, before: &SegmentIndexes) -> Result<(), ApplyError> {
-        for (name, index) in &self.indexes.by_name {
+        if Arc::ptr_eq(&self.indexes.by_name, &before.by_name) {
+            return Ok(());
+        }
+        for (name, index) in self.indexes.by_name.iter() {
             if before.by_name.get(name) != Some(index) {
                 self.tables.note_name(*index, name)?;
             }

@@ -203,8 +203,11 @@ impl Shared {
     /// Puts what was read of the policy's files in force if it is new.
     pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let answer = self.put_in_force(texts, asked);
-        if answer.is_err() {
-            super::give_back_much();
+        match &answer {
+            // Now, or the next policy would wait for it.
+            Ok(reloaded) if reloaded.changed => lock(&self.engine).date_hits(),
+            Ok(_) => {}
+            Err(_) => super::give_back_much(),
         }
         answer
     }

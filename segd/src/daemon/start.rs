@@ -37,7 +37,7 @@ use crate::{
         tables::Tables,
     },
     doctor,
-    policy::{compiled::SegmentIndexes, diagnostic::Style, resolve::ReadFiles},
+    policy::{compile::again::Compiler, compiled::SegmentIndexes, diagnostic::Style, resolve::ReadFiles},
     report::chain,
     source::{ContentHash, LoadError, Loaded, resolve_read_again},
     telemetry::{clock::EventClock, flows::FlowLog, http},
@@ -245,10 +245,10 @@ async fn attach(
         Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
     let mut tables = Tables::open(&pins)?;
     tables.begin_to_settle()?;
-    let mut indexes = SegmentIndexes::default();
-    for (index, name) in tables.names()? {
-        indexes.by_name.insert(name, index);
-    }
+    let named = tables.names()?.into_iter().map(|(index, name)| (name, index));
+    let indexes = SegmentIndexes {
+        by_name: Arc::new(named.collect()),
+    };
     let (send, queue) = mpsc::channel(256);
     let births = start_births(&root, &send);
     let host = kernel::own_namespace()?.number();
@@ -279,6 +279,7 @@ async fn attach(
         in_force: None,
         trial: None,
         hits: super::usage::Hits::default(),
+        compiler: Compiler::default(),
         expiry: Expiry::default(),
         kept_last: 0,
         flows,

@@ -3,12 +3,12 @@
 //! INVARIANT: nothing of the slot in force is touched but when its rules end, which follows the calendar; and the other slot is written only after every program run
 //! that might still read it has ended.
 
-use std::{os::fd::BorrowedFd, thread::JoinHandle};
+use std::{os::fd::BorrowedFd, sync::Arc, thread::JoinHandle};
 
 use segd_common::{
     config::{Active, Trial},
     tables::{Line, PolicyTables, Shape},
-    workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, UnitPattern, UnitPatterns},
+    workload::{Edge, EdgeKey, MAX_UNIT_PATTERNS, NAME_LEN, UnitPattern, UnitPatterns},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     policy::compiled::{CompiledTables, Moment, zeroed_tables},
-    workload::selector::SelectorTables,
+    workload::selector::{SelectorEdges, SelectorTables},
 };
 
 /// The name of a segment index, zero-padded.
@@ -32,6 +32,8 @@ pub struct Tables {
     policy: Map<u32, PolicyTables>,
     lines: Lines,
     edges: Map<EdgeKey, Edge>,
+    /// By slot, the edges that this daemon wrote there last, if it did: what is there already need not be read to be known.
+    written_edges: [Option<Arc<SelectorEdges>>; 2],
     patterns: Map<u32, UnitPatterns>,
     names: Map<u32, NameBytes>,
     settling: Option<JoinHandle<std::io::Result<()>>>,
@@ -50,6 +52,7 @@ impl Tables {
             policy: Map::open(maps, "POLICY")?,
             lines: Lines::open(maps)?,
             edges: Map::open(maps, "EDGES")?,
+            written_edges: [None, None],
             patterns: Map::open(maps, "UNIT_PATTERNS")?,
             names: Map::open(maps, "NAMES")?,
             settling: None,
@@ -170,13 +173,8 @@ impl Tables {
         self.lines.array(slot)
     }
 
-    fn write_selectors(&self, slot: u32, selectors: &SelectorTables) -> Result<(), Error> {
-        let wanted = selectors.edges.iter().map(|((state, name), edge)| {
-            let (state, name) = (*state, *name);
-            (EdgeKey { slot, state, name }, *edge)
-        });
-        let wanted = wanted.collect();
-        self.edges.bring_to(&wanted, &|key: &EdgeKey| key.slot == slot)?;
+    fn write_selectors(&mut self, slot: u32, selectors: &SelectorTables) -> Result<(), Error> {
+        self.write_edges(slot, &selectors.edges)?;
         let mut patterns = UnitPatterns {
             len: 0,
             patterns: [UnitPattern::NONE; MAX_UNIT_PATTERNS],
@@ -186,6 +184,33 @@ impl Tables {
             patterns.len += 1;
         }
         self.patterns.write(&slot, &patterns, 0).map(drop)
+    }
+
+    /// Writes the edges that differ from those that were written last. Another daemon's are looked at one by one.
+    fn write_edges(&mut self, slot: u32, edges: &Arc<SelectorEdges>) -> Result<(), Error> {
+        let Some(written) = self.written_edges.get_mut(slot as usize & 1) else {
+            return Ok(());
+        };
+        let entry = |(state, name): (u32, [u8; NAME_LEN])| EdgeKey { slot, state, name };
+        // What is there is not known any more, if a write fails.
+        match written.take() {
+            Some(before) if Arc::ptr_eq(&before, edges) => {}
+            Some(before) => {
+                // First, to make room for what is new.
+                for key in before.keys().filter(|key| !edges.contains_key(*key)) {
+                    self.edges.remove(&entry(*key))?;
+                }
+                for (key, edge) in edges.iter().filter(|(key, edge)| before.get(*key) != Some(*edge)) {
+                    self.edges.write(&entry(*key), edge, 0)?;
+                }
+            }
+            None => {
+                let wanted = edges.iter().map(|(key, edge)| (entry(*key), *edge)).collect();
+                self.edges.bring_to(&wanted, &|key: &EdgeKey| key.slot == slot)?;
+            }
+        }
+        *written = Some(Arc::clone(edges));
+        Ok(())
     }
 
     /// Puts a complete slot in force until a trial is over: then the kernel itself puts back what was before.
@@ -230,7 +255,7 @@ impl Tables {
         if edges.filter(|key| key.slot == slot).count() != selectors.edges.len() {
             return Ok(false);
         }
-        for ((state, name), edge) in &selectors.edges {
+        for ((state, name), edge) in selectors.edges.iter() {
             let (state, name) = (*state, *name);
             if self.edges.read(&EdgeKey { slot, state, name })? != Some(*edge) {
                 return Ok(false);

@@ -8,6 +8,7 @@
 //! themselves; within a kind the rule that stands first, of those that end the one that ends last. Rules with
 //! windows that meet decide together. Deliberately absent: any choice that depends on the order of rules beyond naming one of them.
 
+pub mod again;
 mod cells;
 mod cuckoo;
 mod flags;
@@ -19,6 +20,8 @@ mod ranges;
 mod table;
 mod turns;
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use segd_common::{
     address::MAX_PREFIXES,
@@ -28,9 +31,11 @@ use segd_common::{
 
 use super::{
     compiled::{CompiledTables, RuleInfo, SegmentIndexes, SelectorInfo},
-    model::{Mode, Policy, SelectorKind},
+    model::{Mode, Pieces, Policy, Rule, SelectorKind},
     prefixes,
 };
+use cells::Laid;
+use groups::Groups;
 
 /// Why a policy that is right cannot be put into the tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +76,18 @@ pub fn compile(
     indexes: &SegmentIndexes,
     mode: Option<Mode>,
 ) -> Result<CompiledTables, CompileError> {
+    let mut tables = start(policy, indexes, mode)?;
+    let groups = Groups::new(policy, indexes)?;
+    finish(&mut tables, policy, indexes, &groups)?;
+    Ok(tables)
+}
+
+/// Tables in which nothing stands yet but the names of rules and segments.
+fn start(
+    policy: &Policy,
+    indexes: &SegmentIndexes,
+    mode: Option<Mode>,
+) -> Result<CompiledTables, CompileError> {
     let mut tables = CompiledTables {
         flags: TABLES_VALID
             | if mode == Some(Mode::Audit) {
@@ -79,24 +96,46 @@ pub fn compile(
                 0
             }
             | if policy.enforce_host { 0 } else { TABLES_HOST_OPEN },
-        rules: policy
-            .rules
-            .iter()
-            .map(|rule| RuleInfo {
-                label: rule.label.clone(),
-                location: rule.location.clone(),
-                term: rule.term.clone(),
-            })
-            .collect(),
+        rules: told(&policy.rules),
+        ending: ending(&policy.rules),
         release: policy.release.iter().cloned().collect(),
         ..CompiledTables::default()
     };
     fits("rules", tables.rules.len(), MAX_RULES)?;
     name_segments(&mut tables, policy, indexes, mode)?;
-    cells::lay_out(&mut tables, policy, indexes)?;
-    flags::initiate_and_admit(&mut tables, &flags::on_this_host(policy, indexes));
-    prefixes_and_selectors(&mut tables, policy, indexes)?;
     Ok(tables)
+}
+
+/// What people are told of rules.
+fn told(rules: &Pieces<Rule>) -> Arc<Vec<RuleInfo>> {
+    let told = rules.iter().map(|rule| RuleInfo {
+        label: rule.label.clone(),
+        location: rule.location.clone(),
+        term: rule.term.clone(),
+    });
+    Arc::new(told.collect())
+}
+
+/// How many rules there are up to the last that does not hold for good.
+fn ending(rules: &Pieces<Rule>) -> usize {
+    let ending = rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| !rule.term.is_lasting());
+    ending.last().map_or(0, |(last, _)| last + 1)
+}
+
+/// Everything else. How the cells lie is returned.
+fn finish(
+    tables: &mut CompiledTables,
+    policy: &Policy,
+    indexes: &SegmentIndexes,
+    groups: &Groups,
+) -> Result<Laid, CompileError> {
+    let laid = cells::lay_out(tables, policy, groups)?;
+    flags::initiate_and_admit(tables, &flags::on_this_host(policy, indexes));
+    prefixes_and_selectors(tables, policy, indexes)?;
+    Ok(laid)
 }
 
 fn fits(what: &'static str, needed: usize, available: usize) -> Result<(), CompileError> {
@@ -135,11 +174,11 @@ fn name_segments(
         .max()
         .unwrap_or(segment::PROBE)
         .max(segment::PROBE);
-    tables.names = vec![String::new(); usize::from(highest) + 1];
+    let mut names = vec![String::new(); usize::from(highest) + 1];
     tables.segments = vec![Segment::default(); usize::from(highest) + 1];
     let mut set = |index: SegmentIndex, name: &str, flags: u32| {
         if let (Some(known), Some(slot)) = (
-            tables.names.get_mut(usize::from(index)),
+            names.get_mut(usize::from(index)),
             tables.segments.get_mut(usize::from(index)),
         ) {
             name.clone_into(known);
@@ -149,7 +188,7 @@ fn name_segments(
     set(segment::HOST, "host", segment::SEGMENT_VALID);
     set(segment::WORLD, "world", segment::SEGMENT_VALID);
     set(segment::PROBE, "_probe", segment::SEGMENT_VALID);
-    for (name, index) in &indexes.by_name {
+    for (name, index) in indexes.by_name.iter() {
         set(*index, name, 0);
     }
     for (name, segment) in policy.segments.iter() {
@@ -159,6 +198,7 @@ fn name_segments(
             | if segment.intra { segment::SEGMENT_INTRA } else { 0 };
         set(index_of(indexes, name)?, name, flags);
     }
+    tables.names = Arc::new(names);
     Ok(())
 }
 
@@ -169,12 +209,13 @@ fn prefixes_and_selectors(
     indexes: &SegmentIndexes,
 ) -> Result<(), CompileError> {
     let mut claims: Vec<(IpNet, &[IpNet], &str)> = Vec::new();
+    let mut selectors = Vec::new();
     for (name, segment) in policy.segments.iter() {
         let index = index_of(indexes, name)?;
         for selector in &segment.selectors {
             match &selector.kind {
                 SelectorKind::Cidr { prefix, except } => claims.push((*prefix, except, name)),
-                kind => tables.selectors.push(SelectorInfo {
+                kind => selectors.push(SelectorInfo {
                     segment: index,
                     kind: kind.clone(),
                     location: selector.location.clone(),
@@ -182,13 +223,16 @@ fn prefixes_and_selectors(
             }
         }
     }
+    tables.selectors = Arc::new(selectors);
     let claims = claims
         .into_iter()
         .map(|(prefix, except, name)| prefixes::Claim::new(prefix, except, name));
+    let mut owned = Vec::new();
     for (address, bits, owner) in prefixes::Walk::new(claims).table() {
         let owner = owner.map_or(Ok(segment::WORLD), |name| index_of(indexes, name))?;
-        tables.prefixes.push((address, bits, owner));
+        owned.push((address, bits, owner));
     }
+    tables.prefixes = Arc::new(owned);
     fits("address prefixes", tables.prefixes.len(), MAX_PREFIXES as usize)?;
     prefix_table::lay_out(tables)
 }

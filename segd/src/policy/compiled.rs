@@ -31,7 +31,7 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SegmentIndexes {
     /// By name, the built-in ones excluded.
-    pub by_name: BTreeMap<String, SegmentIndex>,
+    pub by_name: Arc<BTreeMap<String, SegmentIndex>>,
 }
 
 /// One revision of the policy, ready to be written. The revision number itself is given at the write.
@@ -58,16 +58,18 @@ pub struct CompiledTables {
     /// How many ranges all lists have.
     pub ranges: usize,
     /// Rules by [`segd_common::verdict::RuleIndex`].
-    pub rules: Vec<RuleInfo>,
+    pub rules: Arc<Vec<RuleInfo>>,
+    /// How many rules there are up to the last that does not hold for good.
+    pub ending: usize,
     /// Rules that decide together, sorted: each set has a number after those of `rules`, in this order.
     pub together: Vec<Vec<RuleIndex>>,
     /// Segment names by index, the built-in ones included; empty where the index is unused.
-    pub names: Vec<String>,
+    pub names: Arc<Vec<String>>,
     /// Address prefixes: address, prefix length (0..=128, IPv4 as v4-mapped), segment. Sorted, unique.
     /// An excepted prefix stands here with the segment that claims it otherwise, or `WORLD`.
-    pub prefixes: Vec<(Address, u32, SegmentIndex)>,
+    pub prefixes: Arc<Vec<(Address, u32, SegmentIndex)>>,
     /// Selectors of workloads by number from 1 (number - 1 is the index here).
-    pub selectors: Vec<SelectorInfo>,
+    pub selectors: Arc<Vec<SelectorInfo>>,
     /// Segments whose orphans are given up (`spec.release`).
     pub release: Vec<String>,
 }
@@ -114,7 +116,7 @@ impl CompiledTables {
     #[must_use]
     pub fn indexes(&self) -> BTreeMap<&str, SegmentIndex> {
         let named = (0..=SegmentIndex::MAX)
-            .zip(&self.names)
+            .zip(self.names.iter())
             .filter(|(_, name)| !name.is_empty());
         named.map(|(index, name)| (name.as_str(), index)).collect()
     }
@@ -259,9 +261,9 @@ impl CompiledTables {
     #[must_use]
     pub fn kernel_shape(&self) -> Shape {
         let rules = self.rules.len() + self.together.len();
-        let ending = match self.rules.iter().rposition(|rule| !rule.term.is_lasting()) {
-            _ if !self.together.is_empty() => rules,
-            last => last.map_or(0, |last| last + 1),
+        let ending = match self.together.is_empty() {
+            true => self.ending,
+            false => rules,
         };
         let hits = self.lines.len() as u32;
         Shape {

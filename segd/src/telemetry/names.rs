@@ -1,18 +1,25 @@
 //! Segment names by index, for as long as anything may still bear the index.
 
+use std::sync::Arc;
+
 use segd_common::segment::{self, SegmentIndex};
 
 /// Remembers the name of a segment that left the policy: its orphans and its counters still bear the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(Vec<String>);
+pub struct Names(Arc<Vec<String>>);
 
 impl Names {
     /// Takes the names of a new revision; an empty name keeps what was known.
     pub fn adopt(&mut self, names: &[String]) {
-        if self.0.len() < names.len() {
-            self.0.resize(names.len(), String::new());
+        let known = |(index, name): (usize, &String)| name.is_empty() || self.0.get(index) == Some(name);
+        if names.iter().enumerate().all(known) && names.len() <= self.0.len() {
+            return;
         }
-        for (known, name) in self.0.iter_mut().zip(names) {
+        let held = Arc::make_mut(&mut self.0);
+        if held.len() < names.len() {
+            held.resize(names.len(), String::new());
+        }
+        for (known, name) in held.iter_mut().zip(names) {
             if !name.is_empty() {
                 known.clone_from(name);
             }
@@ -28,7 +35,13 @@ impl Names {
     /// All names by index.
     #[must_use]
     pub fn to_vec(&self) -> Vec<String> {
-        self.0.clone()
+        self.0.to_vec()
+    }
+
+    /// All names by index, not copied.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Vec<String>> {
+        Arc::clone(&self.0)
     }
 }
 

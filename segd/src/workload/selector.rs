@@ -4,7 +4,10 @@
 //! INVARIANT: pure. The kernel, given the tables, and the daemon, given the tables and the globs, agree on every
 //! cgroup, or the kernel says `PENDING`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use segd_common::{
     matching::{Claim, Edges, Name, Selectors, child_path_len, claim, classify},
@@ -19,16 +22,22 @@ use super::{
     error::WorkloadError,
     glob::{PathGlob, Progress, literal_len, name_matches},
 };
-use crate::policy::{compiled::CompiledTables, model::SelectorKind};
+use crate::policy::{
+    compiled::{CompiledTables, SelectorInfo},
+    model::SelectorKind,
+};
 
 pub mod moves;
 mod pattern;
 
+/// By the state an edge leaves (or `STATE_UNIT`) and the name it takes.
+pub type SelectorEdges = BTreeMap<(u32, [u8; NAME_LEN]), Edge>;
+
 /// One revision's selectors, ready to be written and to classify with.
 #[derive(Clone, Debug)]
 pub struct SelectorTables {
-    /// By the state an edge leaves (or `STATE_UNIT`) and the name it takes.
-    pub edges: BTreeMap<(u32, [u8; NAME_LEN]), Edge>,
+    /// The edges; revisions of the same selectors share them.
+    pub edges: Arc<SelectorEdges>,
     /// At most `MAX_UNIT_PATTERNS`.
     pub patterns: Vec<UnitPattern>,
     /// The slot of the cgroup root.
@@ -37,6 +46,8 @@ pub struct SelectorTables {
     pub unresolved_users: BTreeSet<String>,
     paths: Vec<PathSelector>,
     units: Vec<UnitSelector>,
+    /// What it was made of.
+    made_of: Arc<Vec<SelectorInfo>>,
 }
 
 /// A path that the kernel cannot match.
@@ -87,21 +98,25 @@ impl SelectorTables {
             ..CgroupSlot::default()
         };
         let mut compiled = SelectorTables {
-            edges: BTreeMap::new(),
+            edges: Arc::default(),
             patterns: Vec::new(),
             root,
             unresolved_users: BTreeSet::new(),
             paths: Vec::new(),
             units: Vec::new(),
+            made_of: Arc::clone(&tables.selectors),
         };
+        let mut edges = SelectorEdges::new();
         let mut states = STATE_ROOT;
-        for (number, info) in (1..).zip(&tables.selectors) {
+        for (number, info) in (1..).zip(tables.selectors.iter()) {
             match &info.kind {
-                SelectorKind::Cgroup(path) => compiled.add_path(&mut states, path, info.segment, number),
-                SelectorKind::Systemd(unit) => compiled.add_service(unit, info.segment, number),
-                SelectorKind::UserId(id) => compiled.add_user(*id, info.segment, number),
+                SelectorKind::Cgroup(path) => {
+                    compiled.add_path(&mut edges, &mut states, path, info.segment, number)
+                }
+                SelectorKind::Systemd(unit) => compiled.add_service(&mut edges, unit, info.segment, number),
+                SelectorKind::UserId(id) => compiled.add_user(&mut edges, *id, info.segment, number),
                 SelectorKind::UserName(name) => match uid(name) {
-                    Some(id) => compiled.add_user(id, info.segment, number),
+                    Some(id) => compiled.add_user(&mut edges, id, info.segment, number),
                     None => {
                         compiled.unresolved_users.insert(name.clone());
                     }
@@ -110,10 +125,37 @@ impl SelectorTables {
             }
         }
         compiled.patterns = pattern::for_kernel(&mut compiled.units);
-        if compiled.edges.len() > MAX_EDGES as usize {
-            return Err(WorkloadError::TooManyEdges(compiled.edges.len()));
+        if edges.len() > MAX_EDGES as usize {
+            return Err(WorkloadError::TooManyEdges(edges.len()));
         }
+        compiled.edges = Arc::new(edges);
         Ok(compiled)
+    }
+
+    /// [`SelectorTables::compile`], with what is known of the revision before: the same selectors make the same of themselves.
+    ///
+    /// # Errors
+    ///
+    /// As that.
+    pub fn compile_again(
+        before: Option<&SelectorTables>,
+        tables: &CompiledTables,
+        revision: u32,
+        uid: &dyn Fn(&str) -> Option<u32>,
+    ) -> Result<SelectorTables, WorkloadError> {
+        // Who has which number on this host may have changed.
+        let names_users = |info: &SelectorInfo| matches!(info.kind, SelectorKind::UserName(_));
+        match before {
+            Some(before)
+                if Arc::ptr_eq(&before.made_of, &tables.selectors)
+                    && !tables.selectors.iter().any(names_users) =>
+            {
+                let mut same = before.clone();
+                same.root.revision = revision;
+                Ok(same)
+            }
+            _ => SelectorTables::compile(tables, revision, uid),
+        }
     }
 
     /// Whether newborns can be `PENDING`, so that somebody must watch for them.
@@ -212,7 +254,14 @@ impl SelectorTables {
     }
 
     /// A cgroup and all below it.
-    fn add_path(&mut self, states: &mut u32, path: &[String], segment: SegmentIndex, selector: u32) {
+    fn add_path(
+        &mut self,
+        edges: &mut SelectorEdges,
+        states: &mut u32,
+        path: &[String],
+        segment: SegmentIndex,
+        selector: u32,
+    ) {
         // `/a/**` is `/a`: what is below is meant either way.
         let deep = path
             .iter()
@@ -243,14 +292,14 @@ impl SelectorTables {
         };
         let mut state = STATE_ROOT;
         for name in directories {
-            let edge = self.edges.entry((state, padded(name.as_bytes()))).or_default();
+            let edge = edges.entry((state, padded(name.as_bytes()))).or_default();
             if edge.state == STATE_NONE {
                 *states += 1;
                 edge.state = *states;
             }
             state = edge.state;
         }
-        let edge = self.edges.entry((state, padded(last.as_bytes()))).or_default();
+        let edge = edges.entry((state, padded(last.as_bytes()))).or_default();
         if complete {
             end_at(edge, segment, selector);
         } else {
@@ -270,24 +319,22 @@ impl SelectorTables {
     }
 
     /// A user is the unit of its slice.
-    fn add_user(&mut self, id: u32, segment: SegmentIndex, selector: u32) {
-        self.add_unit(&format!("user-{id}.slice"), segment, selector);
+    fn add_user(&mut self, edges: &mut SelectorEdges, id: u32, segment: SegmentIndex, selector: u32) {
+        self.add_unit(edges, &format!("user-{id}.slice"), segment, selector);
     }
 
     /// A service stands for its socket too: systemd makes the listening socket in the socket unit's cgroup.
-    fn add_service(&mut self, unit: &str, segment: SegmentIndex, selector: u32) {
-        self.add_unit(unit, segment, selector);
+    fn add_service(&mut self, edges: &mut SelectorEdges, unit: &str, segment: SegmentIndex, selector: u32) {
+        self.add_unit(edges, unit, segment, selector);
         if let Some(stem) = unit.strip_suffix(".service") {
-            self.add_unit(&format!("{stem}.socket"), segment, selector);
+            self.add_unit(edges, &format!("{stem}.socket"), segment, selector);
         }
     }
 
-    fn add_unit(&mut self, unit: &str, segment: SegmentIndex, selector: u32) {
+    fn add_unit(&mut self, edges: &mut SelectorEdges, unit: &str, segment: SegmentIndex, selector: u32) {
         if !unit.contains('*') && unit.len() <= WHOLE_LEN {
             end_at(
-                self.edges
-                    .entry((STATE_UNIT, padded(unit.as_bytes())))
-                    .or_default(),
+                edges.entry((STATE_UNIT, padded(unit.as_bytes()))).or_default(),
                 segment,
                 selector,
             );
@@ -321,9 +368,9 @@ impl Selectors for SelectorTables {
 #[must_use]
 pub fn rivals(tables: &CompiledTables, uid: &dyn Fn(&str) -> Option<u32>, path: &[(&[u8], u16)]) -> Vec<u32> {
     let mut claims: Vec<(u16, u32)> = Vec::new();
-    for (number, info) in (1..).zip(&tables.selectors) {
+    for (number, info) in (1..).zip(tables.selectors.iter()) {
         let alone = CompiledTables {
-            selectors: vec![info.clone()],
+            selectors: Arc::new(vec![info.clone()]),
             ..CompiledTables::default()
         };
         let slot = SelectorTables::compile(&alone, 1, uid).map(|alone| alone.classify_path(path));

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{CANNOT, INTERNAL, INVALID, NO, Reply, YES};
@@ -197,10 +198,10 @@ fn tables(policy: &Policy) -> Result<CompiledTables, String> {
         .and_then(|()| compile(policy, &indexes, None))
         .map_err(|error| error.to_string())?;
     let nowhere = Location::default();
-    for rule in &mut tables.rules {
+    for rule in Arc::make_mut(&mut tables.rules) {
         rule.location = nowhere.clone();
     }
-    for selector in &mut tables.selectors {
+    for selector in Arc::make_mut(&mut tables.selectors) {
         selector.location = nowhere.clone();
     }
     Ok(tables)

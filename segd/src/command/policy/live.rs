@@ -46,11 +46,11 @@ pub fn matchers_without_members(
 /// Whether a matcher, alone, claims a cgroup.
 fn fits_one(kind: &SelectorKind, cgroups: &[Cgroup]) -> Result<bool, WorkloadError> {
     let alone = CompiledTables {
-        selectors: vec![SelectorInfo {
+        selectors: std::sync::Arc::new(vec![SelectorInfo {
             segment: segd_common::segment::FIRST_SEGMENT,
             kind: kind.clone(),
             location: Location::default(),
-        }],
+        }]),
         ..CompiledTables::default()
     };
     let tables = SelectorTables::compile(&alone, 1, &users::uid)?;

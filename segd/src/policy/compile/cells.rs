@@ -14,32 +14,35 @@ use super::{
     turns::Turns,
 };
 use crate::policy::{
-    compiled::{CompiledTables, SegmentIndexes},
+    compiled::CompiledTables,
     model::{Pieces, Policy, Rule},
 };
+
+/// What is known of cells that were laid out.
+pub struct Laid {
+    /// They, ascending by their keys; where their lists are is counted from the first.
+    pub cells: Vec<Cell>,
+    /// How many bundles those are that hold together, each time they do.
+    pub met: usize,
+}
 
 /// Lays out what holds between all rows and columns.
 ///
 /// # Errors
 ///
 /// It does not fit.
-pub fn lay_out(
-    tables: &mut CompiledTables,
-    policy: &Policy,
-    indexes: &SegmentIndexes,
-) -> Result<(), CompileError> {
-    let (groups, segments) = Groups::new(policy, indexes)?;
-    for (index, row, column) in segments {
+pub fn lay_out(tables: &mut CompiledTables, policy: &Policy, groups: &Groups) -> Result<Laid, CompileError> {
+    for (index, row, column) in groups.segments() {
         if let Some(segment) = tables.segments.get_mut(usize::from(index)) {
             (segment.row, segment.column) = (row, column);
         }
     }
-    let mut interned = Interned::new(&policy.rules, &groups);
+    let mut interned = Interned::new(&policy.rules, groups);
     let mut cells: Vec<Cell> = Vec::new();
     // Rows that have rules to `any`, and columns that have rules from it.
     let mut open: (BTreeSet<u16>, BTreeSet<u16>) = Default::default();
     groups.cells(&mut |held| {
-        let cell = interned.cell(&groups, held.bundles)?;
+        let cell = interned.cell(groups, held.bundles)?;
         // What rules of `any` hold is in every cell: where there is nothing, they hold nothing.
         if cell == Cell::default() {
             return Ok(());
@@ -63,11 +66,6 @@ pub fn lay_out(
             MAX_PAIRS,
         )
     })?;
-    fits(
-        "pairs of segments with rules of their own",
-        cells.len(),
-        MAX_PAIRS,
-    )?;
     for segment in &mut tables.segments {
         let flags = [
             (segment::SEGMENT_ROW, open.0.contains(&segment.row)),
@@ -77,30 +75,41 @@ pub fn lay_out(
             segment.flags |= flag;
         }
     }
-    fits("port ranges", interned.ranges, MAX_RANGES)?;
     let lists = std::mem::take(&mut interned.lists);
+    tables.ranges = interned.ranges;
+    let met = interned.met;
     tables.together = interned.turns.finish();
+    all_fit(tables, cells.len())?;
+    let (seed, lines) = table::lay_out(&cells)?;
+    (tables.seed, tables.lines) = (seed, lines);
+    put_behind(tables, cells.len(), &lists);
+    Ok(Laid { cells, met })
+}
+
+/// Whether there is room for what there is, and for so many cells.
+pub fn all_fit(tables: &CompiledTables, cells: usize) -> Result<(), CompileError> {
+    fits("pairs of segments with rules of their own", cells, MAX_PAIRS)?;
+    fits("port ranges", tables.ranges, MAX_RANGES)?;
     fits(
         "rules, those that take turns included",
         tables.rules.len() + tables.together.len(),
         MAX_RULES,
-    )?;
-    let (seed, mut lines) = table::lay_out(&cells)?;
-    tables.cells = cells.len();
-    tables.ranges = interned.ranges;
-    tables.seed = seed;
-    tables.buckets = lines.len() as u32;
-    let behind = lines.len() as u32;
-    let used = lines.iter_mut().flat_map(|line| &mut line.cells);
+    )
+}
+
+/// Puts the lists behind the lines of the table, and says so to its cells.
+pub fn put_behind(tables: &mut CompiledTables, cells: usize, lists: &[Line]) {
+    tables.cells = cells;
+    tables.buckets = tables.lines.len() as u32;
+    let behind = tables.buckets;
+    let used = tables.lines.iter_mut().flat_map(|line| &mut line.cells);
     for cell in used
         .chain([&mut tables.any])
         .filter(|cell| cell.rule & CELL_LIST != 0)
     {
         cell.low += behind;
     }
-    lines.extend(lists);
-    tables.lines = lines;
-    Ok(())
+    tables.lines.extend_from_slice(lists);
 }
 
 /// What holds in cells, each list kept once.
@@ -149,13 +158,7 @@ impl<'p> Interned<'p> {
         if let Some(cell) = self.by_bundles.get(bundles) {
             return Ok(*cell);
         }
-        let mut rules: Vec<usize> = bundles
-            .iter()
-            .flat_map(|bundle| groups.rules(*bundle))
-            .copied()
-            .collect();
-        rules.sort_unstable();
-        let cell = self.hold(&rules)?;
+        let cell = self.hold(&groups.rules_of(bundles))?;
         self.met += bundles.len();
         at_most_twice("places of rules in pairs of segments", self.met, MAX_RANGES)?;
         self.by_bundles.insert(bundles.to_vec(), cell);
@@ -163,18 +166,11 @@ impl<'p> Interned<'p> {
     }
 
     fn hold(&mut self, rules: &[usize]) -> Result<Cell, CompileError> {
-        // What most cells hold takes no list to find.
-        if let [only] = rules
-            && let Some(range) = ranges::single(&self.turns, *only)
-        {
-            return Ok(Cell::of(range));
-        }
-        let ranges = ranges::of(&mut self.turns, rules)?;
-        match ranges.as_slice() {
-            [] => return Ok(Cell::default()),
-            [range] => return Ok(Cell::of(*range)),
-            _ => fits("port ranges in one list", ranges.len(), MAX_IN_LIST)?,
-        }
+        let ranges = match content(&mut self.turns, rules)? {
+            None => return Ok(Cell::default()),
+            Some(Content::One(cell)) => return Ok(cell),
+            Some(Content::List(ranges)) => ranges,
+        };
         let high = ranges.len() as u32;
         let low = match self.by_ranges.get(&ranges) {
             Some(first) => *first,
@@ -195,6 +191,37 @@ impl<'p> Interned<'p> {
             high,
         })
     }
+}
+
+/// What some rules hold together, if it is anything.
+pub enum Content {
+    /// One range.
+    One(Cell),
+    /// More.
+    List(Vec<PortRange>),
+}
+
+/// What some rules hold together, ascending by their numbers.
+///
+/// # Errors
+///
+/// There is no place for so much.
+pub fn content(turns: &mut Turns<'_>, rules: &[usize]) -> Result<Option<Content>, CompileError> {
+    // What most cells hold takes no list to find.
+    if let [only] = rules
+        && let Some(range) = ranges::single(turns, *only)
+    {
+        return Ok(Some(Content::One(Cell::of(range))));
+    }
+    let ranges = ranges::of(turns, rules)?;
+    Ok(match ranges.as_slice() {
+        [] => None,
+        [range] => Some(Content::One(Cell::of(*range))),
+        _ => {
+            fits("port ranges in one list", ranges.len(), MAX_IN_LIST)?;
+            Some(Content::List(ranges))
+        }
+    })
 }
 
 /// [`fits`], asked while it is not known how many there will be.

@@ -23,6 +23,21 @@ pub fn on_this_host(policy: &Policy, indexes: &SegmentIndexes) -> BTreeSet<Segme
         .collect()
 }
 
+/// Takes away what [`initiate_and_admit`] gives.
+pub fn clear(segments: &mut [Segment]) {
+    for segment in segments {
+        segment.flags &= !(segment::SEGMENT_INITIATES | segment::SEGMENT_ADMITS | segment::SEGMENT_GUARDED);
+    }
+}
+
+/// Whether a cell opens anything, and whether a guardrail shuts anything in it: all that is asked of it here.
+pub fn does(tables: &CompiledTables, cell: Cell) -> (bool, bool) {
+    let ranges = tables.ranges(cell).map(|range| range.rule & RULE_DENY != 0);
+    ranges.fold((false, false), |(opens, shuts), denies| {
+        (opens || !denies, shuts || denies)
+    })
+}
+
 /// `INITIATES` and `ADMITS`: who could let a packet pass, so that the rest need not be looked at; `GUARDED`: whom it would be
 /// wrong to tell that no rule allows it.
 pub fn initiate_and_admit(tables: &mut CompiledTables, here: &BTreeSet<SegmentIndex>) {
@@ -84,14 +99,9 @@ struct Does<'t> {
 }
 
 impl Does<'_> {
-    /// Whether a cell opens anything, and whether a guardrail shuts anything in it.
+    /// [`does`].
     fn of(&mut self, cell: Cell) -> (bool, bool) {
-        let look = || {
-            let ranges = self.tables.ranges(cell).map(|range| range.rule & RULE_DENY != 0);
-            ranges.fold((false, false), |(opens, shuts), denies| {
-                (opens || !denies, shuts || denies)
-            })
-        };
+        let look = || does(self.tables, cell);
         match cell.rule & CELL_LIST {
             0 => look(),
             _ => *self.lists.entry(cell.low).or_insert_with(look),

@@ -3,8 +3,12 @@
 //! What `any` stands for is everybody: rules with it are kept apart, so that they neither tell segments from each other nor
 //! need a cell for each of them.
 
+mod walk;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    borrow::Cow,
+    collections::BTreeSet,
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -17,6 +21,9 @@ use crate::policy::{
     numbers::Numbers,
 };
 
+pub use walk::Visit;
+use walk::Walk;
+
 /// The number of a set of peers.
 type End = u32;
 /// The number of a bundle.
@@ -26,7 +33,10 @@ pub type Bundle = u32;
 pub type Placed = (SegmentIndex, u16, u16);
 
 /// Which rules hold between which rows and columns.
+#[derive(Debug)]
 pub struct Groups {
+    /// Who is grouped.
+    members: Vec<SegmentIndex>,
     /// The ends of each bundle and the place of its first rule, ascending by ends.
     bundles: Vec<(End, End, usize)>,
     /// By end, where the bundles from it begin; and where the last ends.
@@ -44,6 +54,7 @@ pub struct Groups {
 }
 
 /// Segments by what they stand in on one side of rules. Number 0 are those that stand in nothing but `any`.
+#[derive(Debug)]
 struct Side {
     /// By segment, in the order they were given.
     numbers: Vec<u16>,
@@ -62,12 +73,12 @@ pub struct Held<'g> {
 }
 
 impl Groups {
-    /// Groups the segments of a policy. The segments, `host` and `world` among them, and their rows and columns stand beside.
+    /// Groups the segments of a policy, `host` and `world` among them.
     ///
     /// # Errors
     ///
     /// If a segment has no index.
-    pub fn new(policy: &Policy, indexes: &SegmentIndexes) -> Result<(Groups, Vec<Placed>), CompileError> {
+    pub fn new(policy: &Policy, indexes: &SegmentIndexes) -> Result<Groups, CompileError> {
         let mut members = vec![segment::HOST, segment::WORLD];
         // The names of the members after `host` and `world`, in order.
         let mut places: Vec<&str> = Vec::with_capacity(policy.segments.len());
@@ -136,12 +147,8 @@ impl Groups {
                 }
             }
         }
-        let numbers = rows.numbers.iter().zip(&columns.numbers);
-        let segments = members.into_iter().zip(numbers);
-        let segments = segments
-            .map(|(index, (row, column))| (index, *row, *column))
-            .collect();
-        let groups = Groups {
+        Ok(Groups {
+            members,
             bundles,
             starts,
             rules: by_ends.into_iter().map(|(_, rule)| rule as usize).collect(),
@@ -149,86 +156,46 @@ impl Groups {
             rows,
             columns,
             reach,
-        };
-        Ok((groups, segments))
+        })
     }
 
-    /// The bundles of each cell, the cells of a row together. Row and column 0 stand for every other.
+    /// Who was grouped, with the row and the column of each.
+    pub fn segments(&self) -> impl Iterator<Item = Placed> {
+        let numbers = self.rows.numbers.iter().zip(&self.columns.numbers);
+        let segments = self.members.iter().zip(numbers);
+        segments.map(|(index, (row, column))| (*index, *row, *column))
+    }
+
+    /// The bundles of each cell, ascending by row and then column. Row and column 0 stand for every other.
     ///
     /// # Errors
     ///
     /// What `visit` says.
-    pub fn cells(
+    pub fn cells(&self, visit: &mut Visit<'_>) -> Result<(), CompileError> {
+        let mut walk = Walk::new(self);
+        walk.of_everybody(visit)?;
+        (0..=u16::MAX)
+            .zip(&self.rows.ends)
+            .try_for_each(|(row, _)| walk.of_row(row, visit))
+    }
+
+    /// The bundles of the cells of some rows, as [`Groups::cells`] has them.
+    ///
+    /// # Errors
+    ///
+    /// What `visit` says.
+    pub fn cells_of(
         &self,
-        visit: &mut dyn FnMut(Held<'_>) -> Result<(), CompileError>,
+        rows: impl IntoIterator<Item = u16>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), CompileError> {
-        let any = self.any.unwrap_or(End::MAX);
-        let everybody: Vec<Bundle> = self
-            .from(any)
-            .filter(|(_, to)| *to == any)
-            .map(|(bundle, _)| bundle)
-            .collect();
-        // By column, what `any` may initiate to it.
-        let mut admitted: Vec<Vec<Bundle>> = vec![Vec::new(); self.columns.ends.len()];
-        for (bundle, to) in self.from(any).filter(|(_, to)| *to != any) {
-            for column in self.reach.get(to as usize).into_iter().flatten() {
-                if let Some(bundles) = admitted.get_mut(usize::from(*column)) {
-                    bundles.push(bundle);
-                }
-            }
-        }
-        let mut held = Vec::new();
-        let mut show = |row, column, parts: [&[Bundle]; 4]| {
-            held.clear();
-            for part in parts {
-                held.extend_from_slice(part);
-            }
-            held.sort_unstable();
-            match held.is_empty() {
-                true => Ok(()),
-                false => visit(Held {
-                    row,
-                    column,
-                    bundles: &held,
-                }),
-            }
-        };
-        show(0, 0, [&everybody, &[], &[], &[]])?;
-        let open: Vec<u16> = (0..=u16::MAX)
-            .zip(&admitted)
-            .filter(|(_, held)| !held.is_empty())
-            .map(|(column, _)| column)
-            .collect();
-        for column in &open {
-            let admitted = admitted.get(usize::from(*column)).map_or(&[][..], Vec::as_slice);
-            show(0, *column, [admitted, &everybody, &[], &[]])?;
-        }
-        let (mut met, mut to_any, mut own) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, ends) in (0..=u16::MAX).zip(&self.rows.ends) {
-            met.clear();
-            to_any.clear();
-            for (bundle, to) in ends.iter().flat_map(|end| self.from(*end)) {
-                if to == any {
-                    to_any.push(bundle);
-                } else {
-                    let columns = self.reach.get(to as usize).into_iter().flatten();
-                    met.extend(columns.map(|column| (*column, Some(bundle))));
-                }
-            }
-            if !to_any.is_empty() {
-                show(row, 0, [&to_any, &everybody, &[], &[]])?;
-                met.extend(open.iter().map(|column| (*column, None)));
-            }
-            met.sort_unstable();
-            for cell in met.chunk_by(|(one, _), (other, _)| one == other) {
-                let Some((column, _)) = cell.first() else { continue };
-                own.clear();
-                own.extend(cell.iter().filter_map(|(_, bundle)| *bundle));
-                let admitted = admitted.get(usize::from(*column)).map_or(&[][..], Vec::as_slice);
-                show(row, *column, [&own, &to_any, admitted, &everybody])?;
-            }
-        }
-        Ok(())
+        let mut walk = Walk::new(self);
+        rows.into_iter().try_for_each(|row| walk.of_row(row, visit))
+    }
+
+    /// Whether segments stand in the same rows and columns.
+    pub fn places_as(&self, other: &Groups) -> bool {
+        self.rows.numbers == other.rows.numbers && self.columns.numbers == other.columns.numbers
     }
 
     /// The bundles from an end, with the other end of each.
@@ -258,21 +225,43 @@ impl Groups {
             .get(start(bundle)..start(bundle + 1))
             .unwrap_or_default()
     }
+
+    /// The rules of some bundles, ascending.
+    pub fn rules_of(&self, bundles: &[Bundle]) -> Cow<'_, [usize]> {
+        if let [only] = bundles {
+            return Cow::Borrowed(self.rules(*only));
+        }
+        let mut rules: Vec<usize> = bundles
+            .iter()
+            .flat_map(|bundle| self.rules(*bundle))
+            .copied()
+            .collect();
+        rules.sort_unstable();
+        Cow::Owned(rules)
+    }
 }
 
 impl Side {
     /// Numbers segments by the ends that each stands in.
     fn of(by_segment: Vec<Vec<End>>) -> Side {
-        let mut known: BTreeMap<&[End], u16> = BTreeMap::from([(&[][..], 0)]);
+        // By number less one, the place of the first who has it: 0 are those that stand in nothing.
         let (mut numbers, mut firsts) = (Vec::with_capacity(by_segment.len()), Vec::new());
-        for (place, ends) in by_segment.iter().enumerate() {
-            // There are fewer segments than numbers.
-            let next = u16::try_from(known.len()).unwrap_or_default();
-            let number = *known.entry(ends).or_insert(next);
+        let mut known = Numbers::default();
+        for (place, ends) in (0..).zip(&by_segment) {
+            if ends.is_empty() {
+                numbers.push(0);
+                continue;
+            }
+            let next = firsts.len() as u32;
+            let number = known.number(ends, next, |number| {
+                let first = firsts.get(number as usize).copied();
+                first.and_then(|place: usize| by_segment.get(place)) == Some(ends)
+            });
             if number == next {
                 firsts.push(place);
             }
-            numbers.push(number);
+            // There are fewer segments than numbers.
+            numbers.push(u16::try_from(number + 1).unwrap_or_default());
         }
         let mut by_segment = by_segment;
         let own = firsts
@@ -287,7 +276,7 @@ impl Side {
 #[derive(Default)]
 struct Ends<'p> {
     sets: Vec<&'p BTreeSet<Peer>>,
-    by_content: BTreeMap<&'p BTreeSet<Peer>, End>,
+    by_content: Numbers,
     /// Most rules share their sets: comparing addresses spares comparing names.
     by_address: Numbers,
     addresses: Vec<(*const BTreeSet<Peer>, End)>,
@@ -305,12 +294,33 @@ impl<'p> Ends<'p> {
             return *number;
         }
         let next = self.sets.len() as End;
-        let number = *self.by_content.entry(set).or_insert(next);
+        let sets = &self.sets;
+        let number = self.by_content.number(&Content(set), next, |number| {
+            sets.get(number as usize).is_some_and(|known| *known == &**set)
+        });
         if number == next {
             self.sets.push(set);
         }
         self.addresses.push((address, number));
         number
+    }
+}
+
+/// A set of peers, for its hash.
+struct Content<'p>(&'p BTreeSet<Peer>);
+
+impl Hash for Content<'_> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for peer in self.0 {
+            match peer {
+                Peer::Host => hasher.write_u8(0),
+                Peer::World => hasher.write_u8(1),
+                Peer::Segment(name) => {
+                    hasher.write_u8(2);
+                    name.hash(hasher);
+                }
+            }
+        }
     }
 }
 

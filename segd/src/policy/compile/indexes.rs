@@ -1,6 +1,9 @@
 //! Which segment gets which dense index.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use segd_common::segment::{FIRST_SEGMENT, MAX_SEGMENTS, SegmentIndex};
 
@@ -17,6 +20,10 @@ impl SegmentIndexes {
     ///
     /// If there are more names than indexes; then nothing changes.
     pub fn allocate(&mut self, policy: &Policy, keep: &BTreeSet<String>) -> Result<(), CompileError> {
+        // What most changes leave as it is.
+        if self.by_name.len() == policy.segments.len() && self.by_name.keys().eq(policy.segments.keys()) {
+            return Ok(());
+        }
         let wanted: BTreeSet<&String> = policy
             .segments
             .keys()
@@ -47,15 +54,13 @@ impl SegmentIndexes {
                 by_name.insert(name.clone(), index);
             }
         }
-        self.by_name = by_name;
+        self.by_name = Arc::new(by_name);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::policy::testing::policy_of;
 

@@ -10,8 +10,8 @@ use crate::policy::{
 
 fn tables(document: &str, number: u32) -> Arc<CompiledTables> {
     Arc::new(CompiledTables {
-        names: ["", "host", "world", "", "web", "db"].map(String::from).to_vec(),
-        rules: vec![RuleInfo {
+        names: Arc::new(["", "host", "world", "", "web", "db"].map(String::from).to_vec()),
+        rules: Arc::new(vec![RuleInfo {
             label: RuleLabel::new(document.into(), Action::Allow, number),
             location: Location {
                 file: "p.yaml".into(),
@@ -19,7 +19,7 @@ fn tables(document: &str, number: u32) -> Arc<CompiledTables> {
                 column: 3,
             },
             term: Arc::default(),
-        }],
+        }]),
         ..Default::default()
     })
 }

@@ -40,7 +40,7 @@ fn tables_of(selectors: &[(u16, SelectorKind)]) -> CompiledTables {
         location: location.clone(),
     });
     CompiledTables {
-        selectors: selectors.collect(),
+        selectors: std::sync::Arc::new(selectors.collect()),
         ..CompiledTables::default()
     }
 }
@@ -474,7 +474,7 @@ fn too_many_edges_are_refused() {
         location: location.clone(),
     });
     let tables = CompiledTables {
-        selectors: selectors.collect(),
+        selectors: std::sync::Arc::new(selectors.collect()),
         ..CompiledTables::default()
     };
     assert!(SelectorTables::compile(&tables, 1, &|_| None).is_err());

@@ -42,7 +42,8 @@ fn compiled(mut prefixes: Vec<(u128, u32)>) -> CompiledTables {
     let mut tables = CompiledTables {
         prefixes: owned
             .map(|(prefix, number)| (prefix.0.to_be_bytes(), prefix.1, owner(prefix, number)))
-            .collect(),
+            .collect::<Vec<_>>()
+            .into(),
         // It need not be the first in the lines.
         lines: vec![Line::default(); 3],
         ..CompiledTables::default()
@@ -72,7 +73,7 @@ fn agree(tables: &CompiledTables, address: u128) {
 
 /// Every prefix's ends, and the addresses beside it.
 fn ask(tables: &CompiledTables) {
-    for (address, bits, _) in &tables.prefixes {
+    for (address, bits, _) in tables.prefixes.iter() {
         let first = u128::from_be_bytes(*address);
         let last = first | u128::MAX.checked_shr(*bits).unwrap_or(0);
         for address in [first.wrapping_sub(1), first, last, last.wrapping_add(1)] {
