@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::policy::model::Source;
 
 mod foreign;
+mod kept;
 mod proof;
 
 pub use foreign::ForeignRow;
+pub use kept::{Kept, KeptOf, TextOf};
 pub use proof::{Commit, SealText, Signature};
 
 /// A word from a closed list, or text.
@@ -356,56 +358,6 @@ pub struct Applied {
     pub trial: Option<Trial>,
     /// The files that segd follows do not say what is in force; they win when they change.
     pub differs_from_files: bool,
-}
-
-/// What a daemon leaves for the next one beside a slot of the tables: what the slot was made from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Kept {
-    /// The revision of the slot.
-    pub revision: u32,
-    /// It came by `segd apply`, and stays until the files that segd follows change.
-    pub applied: bool,
-    /// The hash of those files when it came.
-    pub files: String,
-    /// The policy.
-    pub texts: Vec<Text>,
-    /// Where whoever applied it said that it comes from.
-    pub commit: Option<Commit>,
-    /// Who signed it, if it had to be signed.
-    pub signature: Option<Signature>,
-}
-
-/// A [`Kept`] as it is written: a large policy is not copied for it.
-#[derive(Clone, Debug, Serialize)]
-pub struct KeptOf<'k> {
-    /// As there.
-    pub revision: u32,
-    /// As there.
-    pub applied: bool,
-    /// As there.
-    pub files: String,
-    /// As there.
-    pub texts: Vec<TextOf<'k>>,
-    /// As there.
-    pub commit: Option<Commit>,
-    /// As there.
-    pub signature: Option<Signature>,
-}
-
-/// A [`Text`] as it is written.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct TextOf<'k> {
-    /// As there.
-    pub name: &'k str,
-    /// As there.
-    pub text: &'k str,
-}
-
-impl<'k> From<&'k Source> for TextOf<'k> {
-    fn from(Source { name, text }: &'k Source) -> TextOf<'k> {
-        TextOf { name, text }
-    }
 }
 
 /// The daemon ends.
