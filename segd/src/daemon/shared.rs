@@ -206,8 +206,7 @@ impl Shared {
         match &answer {
             // Now, or the next policy would wait for it.
             Ok(reloaded) if reloaded.changed => lock(&self.engine).date_hits(),
-            Ok(_) => {}
-            Err(_) => super::give_back_much(),
+            _ => super::give_back_much(),
         }
         answer
     }

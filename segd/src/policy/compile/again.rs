@@ -60,7 +60,7 @@ struct Last {
 }
 
 impl Compiler {
-    /// [`super::compile`]. `indexes` are those of the policy before, or others; so is everything else.
+    /// [`super::compile`]. Any policy, indexes and mode may follow any others.
     ///
     /// # Errors
     ///

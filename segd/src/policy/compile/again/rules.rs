@@ -120,10 +120,11 @@ impl Rules {
         if old_end == new_end {
             let between = pairs().enumerate().skip(before).take(old_end - before);
             for (number, (old, new)) in between {
-                if same.means(old, new) {
+                let ends = same.ends(old, new);
+                if ends && same.says(old, new) {
                     continue;
                 }
-                self.same_ends &= same.ends(old, new);
+                self.same_ends &= ends;
                 self.gone.push(old_at + number);
                 self.come.push(new_at + number);
                 if self.gone.len() > most {
@@ -145,11 +146,19 @@ impl Rules {
     }
 }
 
-/// Compares what rules share by address first, and remembers addresses of the same content: most rules have their ends in common
-/// with many.
+/// Compares what rules share by address first, and remembers what it has compared: most rules have their ends in common with many.
+/// Both policies live longer than this, so no address comes to stand for something else.
 struct Same {
     /// By a part of the second address.
-    known: Vec<(usize, usize)>,
+    known: Vec<Known>,
+}
+
+/// Two addresses that were compared.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    old: usize,
+    new: usize,
+    same: bool,
 }
 
 /// How many are remembered at most.
@@ -159,16 +168,20 @@ impl Same {
     /// For so many rules.
     fn of(rules: usize) -> Same {
         Same {
-            known: vec![(0, 0); rules.clamp(64, KNOWN).next_power_of_two()],
+            known: vec![Known::default(); rules.clamp(64, KNOWN).next_power_of_two()],
         }
     }
 
     /// Whether both let the same pass between the same, at the same times.
     fn means(&mut self, old: &Rule, new: &Rule) -> bool {
+        self.says(old, new) && self.ends(old, new)
+    }
+
+    /// Whether both say the same of their ends.
+    fn says(&self, old: &Rule, new: &Rule) -> bool {
         old.action == new.action
             && (Arc::ptr_eq(&old.term, &new.term) || old.term == new.term)
             && (Arc::ptr_eq(&old.services, &new.services) || old.services == new.services)
-            && self.ends(old, new)
     }
 
     fn ends(&mut self, old: &Rule, new: &Rule) -> bool {
@@ -194,13 +207,13 @@ impl Same {
         let Some(known) = self.known.get_mut(place) else {
             return old == new;
         };
-        if *known == addresses {
-            return true;
+        if (known.old, known.new) != addresses {
+            *known = Known {
+                old: addresses.0,
+                new: addresses.1,
+                same: old == new,
+            };
         }
-        let same = old == new;
-        if same {
-            *known = addresses;
-        }
-        same
+        known.same
     }
 }

@@ -1,7 +1,7 @@
 //! What is made of a change is what is made from scratch.
 
 use super::*;
-use crate::policy::{compile::compile, testing::policy_of};
+use crate::policy::{compile::compile, model::Pieces, testing::policy_of};
 
 /// Numbers that are the same in every run.
 struct Draw(u64);
@@ -92,6 +92,20 @@ fn segments(count: usize) -> String {
     format!("{{{}}}", segments.join(", "))
 }
 
+/// The rules in pieces, as files have them: one that says what one before said is that one.
+fn in_pieces(mut policy: Policy, cuts: &[usize], before: Option<&Policy>) -> Policy {
+    let mut left: Vec<Rule> = policy.rules.iter().cloned().collect();
+    let mut pieces = Pieces::default();
+    for cut in cuts.iter().chain(&[usize::MAX]) {
+        let rest = left.split_off((*cut).min(left.len()));
+        let piece = Arc::new(std::mem::replace(&mut left, rest));
+        let known = before.and_then(|before| before.rules.pieces().find(|(_, known)| **known == piece));
+        pieces.add(known.map_or(piece, |(_, known)| Arc::clone(known)));
+    }
+    policy.rules = pieces;
+    policy
+}
+
 #[test]
 fn a_changed_policy_is_compiled_as_it_would_be_alone() {
     let mut followed = 0;
@@ -102,6 +116,8 @@ fn a_changed_policy_is_compiled_as_it_would_be_alone() {
         let mut compiler = Compiler::default();
         let mut indexes = SegmentIndexes::default();
         let mut names = None;
+        let mut before: Option<Arc<Policy>> = None;
+        let mut cuts = vec![];
         for step in 0..40 {
             for _ in 0..=draw.below(2) {
                 match draw.below(8) {
@@ -111,7 +127,12 @@ fn a_changed_policy_is_compiled_as_it_would_be_alone() {
             }
             let count = if step < 35 { 9 } else { 10 };
             let list = |rules: &[String]| format!("[{}]", rules.join(", "));
-            let policy = Arc::new(policy_of(&segments(count), &list(&allow), &list(&deny)));
+            if draw.below(10) == 0 {
+                cuts = (0..draw.below(4)).map(|_| draw.below(20)).collect();
+            }
+            let policy = policy_of(&segments(count), &list(&allow), &list(&deny));
+            let policy = Arc::new(in_pieces(policy, &cuts, before.as_deref()));
+            before = Some(Arc::clone(&policy));
             indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
             let mode = (step >= 30).then_some(Mode::Audit);
             let alone = compile(&policy, &indexes, mode).expect("fits");
