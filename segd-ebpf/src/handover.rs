@@ -151,13 +151,19 @@ impl Entry {
     /// Whether a datagram of this tuple is its sender's, whatever it begins with.
     #[inline(always)]
     pub fn is_believed(self, now: u64) -> bool {
-        !within(CONTESTED_NS, self.changed_ns(), now) && within(BELIEVED_NS, self.sent_ns(), now)
+        !self.was_anothers(CONTESTED_NS, now) && within(BELIEVED_NS, self.sent_ns(), now)
     }
 
     /// Whether the sender of what begins so is the one of another entry, and nobody else was it lately.
     #[inline(always)]
     fn is_alone(self, sender: Entry, now: u64) -> bool {
-        self.cgroup() == sender.cgroup() && !within(BELIEVED_NS, self.changed_ns(), now)
+        self.cgroup() == sender.cgroup() && !self.was_anothers(BELIEVED_NS, now)
+    }
+
+    /// Whether it changed hands so short a time ago.
+    #[inline(always)]
+    pub fn was_anothers(self, window: u64, now: u64) -> bool {
+        self.changed_ns() != 0 && within(window, self.changed_ns(), now)
     }
 
     /// A datagram has arrived as it left. Not written for each, as its sender reads it on another CPU.
@@ -265,7 +271,7 @@ fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry
     let print = print(skb, packet);
     let mut bound = None;
     if let Some(full) = full {
-        let contested = within(CONTESTED_NS, full.changed_ns(), now);
+        let contested = full.was_anothers(CONTESTED_NS, now);
         key.print = print;
         bound = fresh(key, BELIEVED_NS, now);
         if bound.is_none() && contested {
@@ -294,14 +300,6 @@ fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry
 #[inline(always)]
 fn fresh(key: &HandoverKey, window: u64, now: u64) -> Option<Entry> {
     Entry::at(key).filter(|entry| within(window, entry.sent_ns(), now))
-}
-
-/// Whether somebody of this host has sent on an arriving datagram's very tuple a moment ago: then it is no answer that was translated.
-#[inline(never)]
-pub fn is_taken(packet: &Packet, skb: Skb) -> bool {
-    let mut key = HandoverKey::default();
-    fill_key(&mut key, packet, skb.namespace(), Side::Source);
-    fresh(&key, BELIEVED_NS, now()).is_some()
 }
 
 /// Whether a moment is less than so long ago. Another CPU's clock may be a little ahead of this one's.

@@ -246,6 +246,9 @@ extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
     single | pack(Identity::of(owner))
 }
 
+/// What [`of_sender`] says instead of a cgroup: somebody of this host, and nobody can tell who.
+pub const ONE_OF_SEVERAL: u64 = u64::MAX;
+
 /// The sender of a packet, or of its reply: its identity, and its cgroup if it is on this host.
 #[inline(always)]
 pub fn of_sender(policy: &Policy, packet: &Packet, skb: Skb, side: Side, cgroup: &mut u64) -> Identity {
@@ -271,12 +274,12 @@ fn of_handover(policy: &Policy, packet: &Packet, skb: Skb, what: u32, cgroup: &m
     };
     let mut key = HandoverKey::default();
     let Some(entry) = handover::find(packet, skb, side, what & DIALS != 0, &mut key) else {
+        if handover::is_disputed(&key) {
+            *cgroup = ONE_OF_SEVERAL;
+            return pack(UNKNOWN);
+        }
         *cgroup = 0;
-        return if handover::is_disputed(&key) {
-            pack(UNKNOWN)
-        } else {
-            pack(of_foreign(policy, packet, skb, side))
-        };
+        return pack(of_foreign(policy, packet, skb, side));
     };
     let (id, then) = (entry.cgroup(), entry.identity());
     *cgroup = id;

@@ -15,7 +15,7 @@ use crate::{
     adopt::adopt,
     egress::{is_dhcp, no_policy},
     errors, exchange, globals,
-    handover::{self, Side},
+    handover::Side,
     identity, kept,
     policy::Policy,
     ruling::{COPY, KEEP, REVERSED, Ruling, judge, settle, tell},
@@ -116,6 +116,10 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         ruling.flags |= COPY;
     }
     let peer = ruling.from;
+    let shows = ruling.peer_cgroup != 0;
+    if ruling.peer_cgroup == identity::ONE_OF_SEVERAL {
+        ruling.peer_cgroup = 0;
+    }
     let key = exchange::key_of(packet, skb, true);
     let mut flow = Flow::default();
     let found = exchange::find(socket.storage(), &key, &mut flow);
@@ -124,7 +128,7 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         ruling.after = KEEP;
     }
     // A kernel's echo reply was judged where it was asked for; a workload that sends one by hand asks for something itself.
-    let by_kernel = packet.is_echo_reply() && ruling.peer_cgroup == 0;
+    let by_kernel = packet.is_echo_reply() && !shows;
     if by_kernel {
         // No rule is about an answer. Who did not ask gets it in audit mode alone.
         judge(policy, ruling, peer, *own, service::NONE);
@@ -136,19 +140,19 @@ fn datagram_arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: 
         && (by_kernel || !packet.is_echo_reply())
         && let Some(flow) = known
     {
-        answered(policy, ruling, packet, skb, flow, own, &peer);
+        answered(policy, ruling, packet, shows, flow, own, &peer);
     }
     let asks = (ruling.allowed() && has_ports(packet.protocol)).then_some(FLOW_PEER_ASKED);
     exchange::note(policy, ruling, socket.storage(), &key, known, asks);
 }
 
-/// A datagram to a socket that asked this peer: judged as what was asked.
+/// A datagram to a socket that asked this peer: judged as what was asked. `shows`: its sender, or one of several, is of this host.
 #[inline(always)]
 fn answered(
     policy: &Policy,
     ruling: &mut Ruling,
     packet: &Packet,
-    skb: Skb,
+    shows: bool,
     flow: &Flow,
     own: &Identity,
     peer: &Identity,
@@ -164,12 +168,12 @@ fn answered(
     };
     // Who answers an echo is the kernel of whoever was asked. Who answers a datagram is its sender, if it showed
     // itself. One behind a translated address did not: it was judged where it received, and is where it answers.
-    // But a receiver that was seen when it was asked must show itself, and so must whoever sends on the very tuple.
+    // But a receiver that was seen when it was asked must show itself, and who `shows` that he is of this host must be known.
     let to = if packet.is_echo_reply() {
         flow.peer
     } else if peer.segment != segment::NONE {
         *peer
-    } else if flow.peer_cgroup == 0 && !handover::is_taken(packet, skb) {
+    } else if flow.peer_cgroup == 0 && !shows {
         flow.peer
     } else {
         return;

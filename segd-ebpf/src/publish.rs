@@ -234,7 +234,7 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
         && known.cgroup() == cgroup
     {
         keep_fresh(known, entry.sent_ns);
-        return if within(CONTESTED_NS, known.changed_ns(), entry.sent_ns) {
+        return if known.was_anothers(CONTESTED_NS, entry.sent_ns) {
             CONTESTED
         } else {
             0
@@ -247,9 +247,19 @@ fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
         return 0;
     }
     // Both may have something on its way, and the entry cannot be right for both.
-    entry.changed_ns = entry.sent_ns;
+    let contested = has_something_on_its_way(known, entry.sent_ns);
+    if contested {
+        entry.changed_ns = entry.sent_ns;
+    }
     write(&key, &entry);
-    CONTESTED
+    if contested { CONTESTED } else { 0 }
+}
+
+/// Whether something of the one that an entry names may still arrive; of one that could not be looked at, it may.
+#[inline(always)]
+fn has_something_on_its_way(known: Option<Entry>, now: u64) -> bool {
+    // How long a datagram may take, and for how long its sender may not have said that it goes on.
+    known.is_none_or(|known| within(BELIEVED_NS + CONTESTED_NS, known.sent_ns(), now))
 }
 
 /// Whether the tuple of a datagram that stays in its namespace is its sender's, and nobody else's lately: then there is
@@ -264,7 +274,7 @@ pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
 
 /// Whether there is nothing to publish of a datagram into another namespace: as [`has_tuple`], such datagrams are seen to arrive
 /// as they left, and nobody else has sent from there for as long as what he sent is believed. So even if this one loses its
-/// tuple on the way, it is not taken for another's that began alike.
+/// tuple on the way, it is not taken for what another sent before that began alike.
 #[inline(never)]
 pub fn needs_no_print(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
@@ -282,7 +292,7 @@ pub fn needs_no_print(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
 /// Whether a cgroup alone has sent for so long as an entry says; it is noted that it goes on.
 #[inline(always)]
 fn goes_on(known: Entry, cgroup: u64, window: u64, now: u64) -> bool {
-    let sole = known.cgroup() == cgroup && !within(window, known.changed_ns(), now);
+    let sole = known.cgroup() == cgroup && !known.was_anothers(window, now);
     if sole {
         keep_fresh(known, now);
     }
@@ -306,7 +316,9 @@ fn take_source(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> bool {
     if known.is_none() && HANDOVERS.insert(&key, &entry, BPF_NOEXIST).is_ok() {
         return true;
     }
-    entry.changed_ns = entry.sent_ns;
+    if has_something_on_its_way(known, entry.sent_ns) {
+        entry.changed_ns = entry.sent_ns;
+    }
     write(&key, &entry);
     true
 }
@@ -352,10 +364,11 @@ fn bind(key: &HandoverKey, entry: &mut Handover) {
     if let Some(known) = Entry::at(key)
         && within(BELIEVED_NS, known.sent_ns(), entry.sent_ns)
     {
-        if known.cgroup() == entry.cgroup {
-            return known.refresh(entry.sent_ns);
-        }
-        entry.changed_ns = entry.sent_ns;
+        entry.changed_ns = if known.cgroup() == entry.cgroup {
+            known.changed_ns()
+        } else {
+            entry.sent_ns
+        };
     }
     write(key, entry);
 }
