@@ -539,6 +539,14 @@ impl Segd {
         sum
     }
 
+    /// How many packets were counted with a verdict from one segment to another.
+    #[track_caller]
+    #[must_use]
+    pub fn counted(&self, verdict: &str, from: &str, to: &str) -> u64 {
+        let labels = [("verdict", verdict), ("from", from), ("to", to)];
+        self.metric("segd_packets_total", &labels).unwrap_or_default() as u64
+    }
+
     /// How many packets were denied, by reason; segd's own probe aside.
     #[track_caller]
     #[must_use]

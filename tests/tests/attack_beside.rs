@@ -8,7 +8,7 @@ use std::{
 };
 
 use segd_tests::{
-    Cgroup, Lab, Netns, Segd, Worker,
+    Cgroup, Lab, Netns, Worker,
     netns::{NftTable, Sysctl, cable, ip},
     wait,
     worker::Handle,
@@ -65,12 +65,6 @@ spec:
     )
 }
 
-/// How many packets were counted so.
-fn counted(segd: &Segd, verdict: &str, from: &str, to: &str) -> u64 {
-    let labels = [("verdict", verdict), ("from", from), ("to", to)];
-    segd.metric("segd_packets_total", &labels).unwrap_or_default() as u64
-}
-
 /// Sends until all of it is kept; each arrives.
 #[track_caller]
 fn warm(client: &Worker, socket: Handle, server: &Worker, service: Handle) {
@@ -116,7 +110,7 @@ fn between_namespaces_the_next_datagram_is_refused_when_its_rule_is_gone_and_pas
     }
     let passed = 2 * (rounds * WARM) as u64;
     assert_eq!(
-        counted(&segd, "allowed", "web", "db"),
+        segd.counted("allowed", "web", "db"),
         passed,
         "each is counted once"
     );
@@ -147,7 +141,7 @@ fn between_namespaces_who_gets_the_port_of_a_sender_gets_none_of_its_right() {
         assert_eq!(server.receive(service, 200).unwrap(), None);
         enemy.close(stolen);
     }
-    assert_eq!(counted(&segd, "denied", "rogue", "db"), 3 * WARM as u64);
+    assert_eq!(segd.counted("denied", "rogue", "db"), 3 * WARM as u64);
 }
 
 #[test]
@@ -174,8 +168,8 @@ fn between_namespaces_who_gets_the_port_of_a_receiver_gets_none_of_its_datagrams
         assert_eq!(enemy.receive(trap, 300).unwrap(), None);
         enemy.close(trap);
     }
-    assert_eq!(counted(&segd, "allowed", "web", "db"), (rounds * WARM) as u64);
-    assert_eq!(counted(&segd, "denied", "web", "rogue"), (rounds * WARM) as u64);
+    assert_eq!(segd.counted("allowed", "web", "db"), (rounds * WARM) as u64);
+    assert_eq!(segd.counted("denied", "web", "rogue"), (rounds * WARM) as u64);
 }
 
 /// A host that begins to translate in the middle of an exchange, datagram by datagram, without conntrack.
@@ -218,8 +212,8 @@ ip daddr {} udp dport {OPEN} notrack udp dport set {}
         while server.receive(other, 200).unwrap().is_some() {}
         warm(&client, socket, &server, service);
     }
-    assert!(counted(&segd, "denied", "web", "db") > 0, "by its own name");
-    assert_eq!(counted(&segd, "allowed", "unknown", "db"), 0);
+    assert!(segd.counted("denied", "web", "db") > 0, "by its own name");
+    assert_eq!(segd.counted("allowed", "unknown", "db"), 0);
 }
 
 #[test]
@@ -251,11 +245,11 @@ fn an_address_that_moved_to_another_namespace_takes_no_right_along() {
     third.ip(&format!("addr add {moving}/32 dev eth0"));
     ip(&format!("route add {moving}/32 via 10.213.53.2"));
     let trap = enemy.open_udp(at, None).unwrap();
-    let before = counted(&segd, "allowed", "web", "rogue");
+    let before = segd.counted("allowed", "web", "rogue");
     for _ in 0..20 {
         client.send_to(socket, at, "stolen;").ok();
         assert_eq!(enemy.receive(trap, 100).unwrap(), None);
     }
-    assert_eq!(counted(&segd, "allowed", "web", "rogue"), before);
-    assert!(counted(&segd, "denied", "web", "rogue") > 0, "by its own name");
+    assert_eq!(segd.counted("allowed", "web", "rogue"), before);
+    assert!(segd.counted("denied", "web", "rogue") > 0, "by its own name");
 }

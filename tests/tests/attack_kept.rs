@@ -7,7 +7,7 @@ use std::{
 };
 
 use segd_common::flow::MAX_FLOWS;
-use segd_tests::{Cgroup, Lab, Segd, Worker, netns::cable, wait, worker::Handle};
+use segd_tests::{Cgroup, Lab, Worker, netns::cable, wait, worker::Handle};
 
 /// Enough that the last of them are judged by what is kept.
 const WARM: usize = 5;
@@ -64,12 +64,6 @@ fn refused(client: &Worker, sockets: [Handle; 2], to: Handle, what: &str) {
     assert_eq!(errors, ["EPERM", "EPERM"], "{what}");
 }
 
-/// How many packets were counted so.
-fn counted(segd: &Segd, verdict: &str, from: &str, to: &str) -> u64 {
-    let labels = [("verdict", verdict), ("from", from), ("to", to)];
-    segd.metric("segd_packets_total", &labels).unwrap_or_default() as u64
-}
-
 #[test]
 fn the_next_datagram_is_refused_when_its_rule_is_gone_and_passes_when_it_is_back() {
     let Some(lab) = Lab::open() else { return };
@@ -105,9 +99,9 @@ fn the_next_datagram_is_refused_when_its_rule_is_gone_and_passes_when_it_is_back
             sent,
             "each that was let go arrived once: {messages:?}"
         );
-        assert_eq!(counted(&segd, "allowed", "web", "db"), messages.len() as u64);
+        assert_eq!(segd.counted("allowed", "web", "db"), messages.len() as u64);
         assert_eq!(
-            counted(&segd, "denied", "web", "db"),
+            segd.counted("denied", "web", "db"),
             2 * 3,
             "each refused one was counted once"
         );
@@ -154,8 +148,8 @@ fn one_socket_that_talks_to_many_is_judged_for_each_and_counted_exactly() {
         );
     }
     let sent = (rounds * open.len()) as u64;
-    assert_eq!(counted(&segd, "allowed", "web", "db"), sent);
-    assert_eq!(counted(&segd, "denied", "web", "db"), sent);
+    assert_eq!(segd.counted("allowed", "web", "db"), sent);
+    assert_eq!(segd.counted("denied", "web", "db"), sent);
 }
 
 #[test]
@@ -180,8 +174,8 @@ fn who_gets_the_port_of_a_sender_gets_none_of_its_right() {
         assert_eq!(error.errno, "EPERM");
     }
     enemy.close(stolen);
-    assert_eq!(counted(&segd, "allowed", "web", "db"), WARM as u64);
-    assert_eq!(counted(&segd, "denied", "rogue", "db"), WARM as u64);
+    assert_eq!(segd.counted("allowed", "web", "db"), WARM as u64);
+    assert_eq!(segd.counted("denied", "rogue", "db"), WARM as u64);
 }
 
 #[test]
@@ -225,8 +219,8 @@ fn who_gets_the_port_of_a_receiver_gets_none_of_its_datagrams() {
         assert_eq!(enemy.receive(trap, 200).unwrap(), None);
         enemy.close(trap);
     }
-    assert_eq!(counted(&segd, "allowed", "web", "db"), 3 * 2 * WARM as u64);
-    assert_eq!(counted(&segd, "denied", "web", "rogue"), 3 * 2 * WARM as u64);
+    assert_eq!(segd.counted("allowed", "web", "db"), 3 * 2 * WARM as u64);
+    assert_eq!(segd.counted("denied", "web", "rogue"), 3 * 2 * WARM as u64);
 }
 
 #[test]
@@ -317,7 +311,7 @@ fn an_answer_is_kept_as_an_answer() {
         assert_eq!(error.errno, "EPERM", "nobody asked from there");
     }
     assert_eq!(
-        counted(&segd, "allowed", "web", "db"),
+        segd.counted("allowed", "web", "db"),
         4 * WARM as u64,
         "both ways are the asker's"
     );
@@ -407,5 +401,5 @@ fn an_address_that_is_gone_is_no_longer_its_senders() {
     }
     wait::quiet(wait::SILENCE);
     assert_eq!(server.inbox(service).messages.len(), arrived);
-    assert_eq!(counted(&segd, "allowed", "web", "db"), arrived as u64);
+    assert_eq!(segd.counted("allowed", "web", "db"), arrived as u64);
 }

@@ -8,10 +8,10 @@ use std::{
 };
 
 use segd_tests::{
-    Cgroup, Kind, Lab, Netns, Probe, Worker,
+    Cgroup, Kind, Lab, Netns, Probe, Segd, Worker,
     netns::{NftTable, Sysctl, cable},
     wait, wire,
-    worker::probe,
+    worker::{Handle, probe},
 };
 
 fn policy(web: &Cgroup, rogue: &Cgroup, db: &Cgroup) -> String {
@@ -150,9 +150,54 @@ fn a_translated_connection_is_nobodys_even_on_the_port_of_another() {
     assert_eq!(server.inbox(service).accepts, 1, "nobody else was accepted");
 }
 
-/// Lets a few hundred bytes a second leave by a device of the host, so that datagrams wait on their way.
+/// The address and port on the database's link that [`Shared`]'s clients share.
+const SHARED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 213, 33, 1)), 41_000);
+
+/// Who may ask the database and who may not, in the host's namespace. Two segments live behind the database's address: only the
+/// receiver can judge.
+struct Shared {
+    _segd: Segd,
+    client: Worker,
+    enemy: Worker,
+    server: Worker,
+    _neighbour: Worker,
+    /// On a port that the policy opens.
+    service: Handle,
+    /// On another, open as well.
+    other: Handle,
+    _cgroups: [Cgroup; 3],
+    _far: Netns,
+}
+
+impl Shared {
+    #[track_caller]
+    fn build(lab: &Lab) -> Shared {
+        let far = lab.netns("far");
+        let (far_ip, _) = cable(&far, 33);
+        let cgroups = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+        let [web, rogue, db] = &cgroups;
+        let (client, enemy) = (lab.worker(web), lab.worker(rogue));
+        let server = lab.worker_in(db, &far);
+        let neighbour = lab.worker_in(web, &far);
+        let [service, other] = [5432, 5433].map(|port| server.listen_udp((far_ip, port)));
+        Shared {
+            _segd: lab.enforce(&policy(web, rogue, db)),
+            client,
+            enemy,
+            server,
+            _neighbour: neighbour,
+            service,
+            other,
+            _cgroups: cgroups,
+            _far: far,
+        }
+    }
+}
+
+/// Lets a few hundred bytes a second leave by the database's link, so that datagrams wait on their way.
 #[track_caller]
-fn slow_down(device: &str) {
+fn slow_down() {
+    let device = format!("sgt{}c33", std::process::id() % 100_000);
     let words = format!("qdisc add dev {device} root tbf rate 4kbit burst 200 latency 8s");
     let status = Command::new("tc").args(words.split(' ')).status().expect("tc");
     assert!(status.success(), "tc {words}");
@@ -161,24 +206,14 @@ fn slow_down(device: &str) {
 #[test]
 fn two_segments_on_one_shared_port_keep_their_own_names() {
     let Some(lab) = Lab::open() else { return };
-    let far = lab.netns("far");
-    let (far_ip, _) = cable(&far, 33);
-    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
-    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
-    let server = lab.worker_in(&db, &far);
-    // Two segments live behind the database's address: only the receiver can judge.
-    let _neighbour = lab.worker_in(&web, &far);
-    let (service, other) = (
-        server.listen_udp((far_ip, 5432)),
-        server.listen_udp((far_ip, 5433)),
-    );
-    let _segd = lab.enforce(&policy(&web, &rogue, &db));
-    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
-    let (ours, theirs) = (client.share_udp(at), enemy.share_udp(at));
+    let place = Shared::build(&lab);
+    let (client, enemy, server) = (&place.client, &place.enemy, &place.server);
+    let (service, other) = (place.service, place.other);
+    let [ours, theirs] = [client, enemy].map(|worker| worker.share_udp(SHARED));
     client.send_to(ours, service.local, "first;").unwrap();
     server.wait_for_message(service, "first;");
     // Both are on their way at once, and the last to send was one that may.
-    slow_down(&format!("sgt{}c33", std::process::id() % 100_000));
+    slow_down();
     for _ in 0..10 {
         client.send_to(ours, other.local, "queue;").unwrap();
     }
@@ -194,20 +229,12 @@ fn two_segments_on_one_shared_port_keep_their_own_names() {
 #[test]
 fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike() {
     let Some(lab) = Lab::open() else { return };
-    let far = lab.netns("far");
-    let (far_ip, _) = cable(&far, 33);
-    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
     let nobody = lab.cgroup("nobody");
-    let (client, enemy, third) = (lab.worker(&web), lab.worker(&rogue), lab.worker(&nobody));
-    let server = lab.worker_in(&db, &far);
-    let _neighbour = lab.worker_in(&web, &far);
-    let (service, other) = (
-        server.listen_udp((far_ip, 5432)),
-        server.listen_udp((far_ip, 5433)),
-    );
-    let _segd = lab.enforce(&policy(&web, &rogue, &db));
-    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
-    let [ours, theirs, thirds] = [&client, &enemy, &third].map(|worker| worker.share_udp(at));
+    let third = lab.worker(&nobody);
+    let place = Shared::build(&lab);
+    let (client, enemy, server) = (&place.client, &place.enemy, &place.server);
+    let (service, other) = (place.service, place.other);
+    let [ours, theirs, thirds] = [client, enemy, &third].map(|worker| worker.share_udp(SHARED));
     for round in 0..5 {
         let right = format!("{ALIKE}right-{round};");
         client.send_to(ours, service.local, &right).unwrap();
@@ -218,7 +245,7 @@ fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike()
         enemy.send_to(theirs, service.local, "of its own;").unwrap();
         wait::quiet(Duration::from_millis(50));
     }
-    slow_down(&format!("sgt{}c33", std::process::id() % 100_000));
+    slow_down();
     for _ in 0..4 {
         enemy.send_to(theirs, other.local, "queue;").unwrap();
     }
@@ -238,20 +265,11 @@ fn a_datagram_that_loses_its_tuple_on_the_way_is_not_anothers_that_began_alike()
 #[test]
 fn a_datagram_on_its_way_is_not_its_tuples_next_owners_that_begins_alike() {
     let Some(lab) = Lab::open() else { return };
-    let far = lab.netns("far");
-    let (far_ip, _) = cable(&far, 33);
-    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
-    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
-    let server = lab.worker_in(&db, &far);
-    let _neighbour = lab.worker_in(&web, &far);
-    let (service, other) = (
-        server.listen_udp((far_ip, 5432)),
-        server.listen_udp((far_ip, 5433)),
-    );
-    let _segd = lab.enforce(&policy(&web, &rogue, &db));
-    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
-    let [ours, theirs] = [&client, &enemy].map(|worker| worker.share_udp(at));
-    slow_down(&format!("sgt{}c33", std::process::id() % 100_000));
+    let place = Shared::build(&lab);
+    let (client, enemy, server) = (&place.client, &place.enemy, &place.server);
+    let (service, other) = (place.service, place.other);
+    let [ours, theirs] = [client, enemy].map(|worker| worker.share_udp(SHARED));
+    slow_down();
     for _ in 0..4 {
         enemy.send_to(theirs, other.local, "queue;").unwrap();
     }
@@ -274,16 +292,10 @@ fn the_pieces_of_a_train_are_not_anothers_that_began_alike() {
     const UDP: i32 = 17;
     const UDP_SEGMENT: i32 = 103;
     let Some(lab) = Lab::open() else { return };
-    let far = lab.netns("far");
-    let (far_ip, _) = cable(&far, 33);
-    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
-    let (client, enemy) = (lab.worker(&web), lab.worker(&rogue));
-    let server = lab.worker_in(&db, &far);
-    let _neighbour = lab.worker_in(&web, &far);
-    let service = server.listen_udp((far_ip, 5432));
-    let _segd = lab.enforce(&policy(&web, &rogue, &db));
-    let at = SocketAddr::from((Ipv4Addr::new(10, 213, 33, 1), 41_000));
-    let [ours, theirs] = [&client, &enemy].map(|worker| worker.share_udp(at));
+    let place = Shared::build(&lab);
+    let (client, enemy, server) = (&place.client, &place.enemy, &place.server);
+    let service = place.service;
+    let [ours, theirs] = [client, enemy].map(|worker| worker.share_udp(SHARED));
     let right = format!("{ALIKE}right;");
     client.send_to(ours, service.local, &right).unwrap();
     server.wait_for_message(service, &right);
