@@ -82,11 +82,10 @@ extern "C" fn segd_ancestors(skb: *mut __sk_buff, slot: u32, revision: u32) -> u
         }
         let packed = segd_cgroup(slot, revision, id);
         if packed & FOUND != 0 {
-            let identity = unpack(packed);
-            return if identity.segment == segment::HOST && table_overflowed() {
+            return if table_overflowed() {
                 pack(UNKNOWN)
             } else {
-                pack(identity)
+                pack(unpack(packed))
             };
         }
     }
@@ -109,7 +108,7 @@ fn ancestry_of_task(policy: &Policy, id: &mut u64) -> Option<Identity> {
         if let Some(identity) = of_cgroup(policy, at) {
             let own = at == *id;
             return Some(
-                if !own && identity.segment == segment::HOST && table_overflowed() {
+                if !own && table_overflowed() {
                     UNKNOWN
                 } else {
                     identity
