@@ -107,13 +107,11 @@ fn ancestry_of_task(policy: &Policy, id: &mut u64) -> Option<Identity> {
     for _ in 0..MAX_DEPTH {
         if let Some(identity) = of_cgroup(policy, at) {
             let own = at == *id;
-            return Some(
-                if !own && table_overflowed() {
-                    UNKNOWN
-                } else {
-                    identity
-                },
-            );
+            return Some(if !own && table_overflowed() {
+                UNKNOWN
+            } else {
+                identity
+            });
         }
         // css is the first member of a cgroup: the parent's css is the parent.
         cgroup = peek(cgroup + globals::cgroup_parent())?;

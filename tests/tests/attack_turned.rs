@@ -115,7 +115,9 @@ const RIGHT: &str = "    - {from: rogue, to: right, ports: [udp/5400, icmp/echo-
 /// Class 13. That a container has sent to a machine once is no right to send to it now.
 #[test]
 fn what_was_sent_once_opens_no_way_when_its_right_has_ended() {
-    let Some(scene) = Container::open(BOTH) else { return };
+    let Some(scene) = Container::open(BOTH) else {
+        return;
+    };
     let socket = scene.enemy.open_udp((v4(10), 0), None).unwrap();
     let (right, wrong) = ((scene.right.v4, PORT), (scene.wrong.v4, PORT));
     for (machine, to) in [(&scene.right, right), (&scene.wrong, wrong)] {
@@ -138,11 +140,22 @@ fn what_was_sent_once_opens_no_way_when_its_right_has_ended() {
 /// Class 13. Echo requests, and ports of DHCP, which nobody but the kernel and the host's client need not account for.
 #[test]
 fn echoes_and_ports_of_dhcp_are_no_way_to_another_machine() {
-    let Some(scene) = Container::open(RIGHT) else { return };
+    let Some(scene) = Container::open(RIGHT) else {
+        return;
+    };
     let right = IpAddr::from(scene.right.v4);
     scene.near.sysctl("net/ipv4/ping_group_range", "0 0");
-    assert_eq!(scene.enemy.probe(Kind::Echo, (right, 0), "straight;").result, "ok");
-    assert_eq!(scene.enemy.probe(Kind::PingSocket, (right, 0), "straight;").result, "ok");
+    assert_eq!(
+        scene.enemy.probe(Kind::Echo, (right, 0), "straight;").result,
+        "ok"
+    );
+    assert_eq!(
+        scene
+            .enemy
+            .probe(Kind::PingSocket, (right, 0), "straight;")
+            .result,
+        "ok"
+    );
     wait::wait_until("the echoes arrive", PATIENCE, || {
         scene.right.echo_requests_received().0 >= 2
     });
@@ -153,7 +166,9 @@ fn echoes_and_ports_of_dhcp_are_no_way_to_another_machine() {
         });
     }
     scene.stays(1, 0);
-    scene.near.run(&["nft", "-f", "-"], "delete table netdev divert\n");
+    scene
+        .near
+        .run(&["nft", "-f", "-"], "delete table netdev divert\n");
     scene.divert("udp dport 5400", "udp sport set 68 udp dport set 67");
     let socket = scene.enemy.open_udp((v4(10), 0), None).unwrap();
     scene.segd.denies(1, &["no-rule"], || {
@@ -167,11 +182,16 @@ fn echoes_and_ports_of_dhcp_are_no_way_to_another_machine() {
 fn pieces_of_a_tunnels_packet_do_not_leave_and_those_of_an_allowed_datagram_do() {
     let inside = Ipv4Addr::new(10, 214, 0, 2);
     let rules = "    - {from: rogue, to: right, ports: [udp/5400]}\n    - {from: rogue, to: world, ports: [udp/80]}\n";
-    let Some(scene) = Container::open(rules) else { return };
+    let Some(scene) = Container::open(rules) else {
+        return;
+    };
     let socket = scene.enemy.open_udp((v4(10), 0), None).unwrap();
     let long = "long;".repeat(700);
     wait::wait_until("it arrives in pieces", PATIENCE, || {
-        scene.enemy.send_to(socket, (scene.right.v4, PORT), &long).unwrap();
+        scene
+            .enemy
+            .send_to(socket, (scene.right.v4, PORT), &long)
+            .unwrap();
         wait::quiet(wait::SILENCE);
         let frames = scene.right.frames();
         let pieces: Vec<_> = frames.iter().filter(|frame| frame.protocol == 17).collect();
@@ -185,8 +205,13 @@ fn pieces_of_a_tunnels_packet_do_not_leave_and_those_of_an_allowed_datagram_do()
     scene.near.sysctl("net/ipv6/conf/tunnel/disable_ipv6", "1");
     scene.near.ip("addr add 10.214.0.1/24 dev tunnel");
     scene.near.ip("link set tunnel up mtu 6000");
-    scene.near.ip(&format!("neigh add {inside} lladdr 02:00:00:00:00:02 dev tunnel"));
-    let through = scene.enemy.open_udp((Ipv4Addr::new(10, 214, 0, 1), 0), None).unwrap();
+    scene
+        .near
+        .ip(&format!("neigh add {inside} lladdr 02:00:00:00:00:02 dev tunnel"));
+    let through = scene
+        .enemy
+        .open_udp((Ipv4Addr::new(10, 214, 0, 1), 0), None)
+        .unwrap();
     let before = scene.strayed(17);
     scene.segd.denies(3, &["fragment", "orphan-fragment"], || {
         scene.enemy.send_to(through, (inside, 80), &long).ok();
@@ -196,7 +221,12 @@ fn pieces_of_a_tunnels_packet_do_not_leave_and_those_of_an_allowed_datagram_do()
 
 /// The packet of a tunnel that says to be from another machine, for the host's `db`.
 fn wrapped(from: SocketAddr, to: SocketAddr, token: &str) -> Vec<u8> {
-    let packet = wire::packet(from.ip(), to.ip(), 17, &wire::udp_between(from, to, token.as_bytes()));
+    let packet = wire::packet(
+        from.ip(),
+        to.ip(),
+        17,
+        &wire::udp_between(from, to, token.as_bytes()),
+    );
     let mut payload = vec![8, 0, 0, 0, 0, 0, 77, 0];
     payload.extend(wire::frame([0xff; 6], &packet));
     payload

@@ -119,9 +119,9 @@ spec:
     wait::quiet(Duration::from_secs(1));
     let reached = |protocol: u8, port: u16| {
         let frames = remote.frames();
-        frames
-            .iter()
-            .any(|frame| frame.protocol == protocol && frame.port == port && frame.source == IpAddr::from(v4(30)))
+        frames.iter().any(|frame| {
+            frame.protocol == protocol && frame.port == port && frame.source == IpAddr::from(v4(30))
+        })
     };
     wait::wait_until("what it may arrives", wait::PATIENCE, || {
         claimed.probe(Kind::Udp, (remote.v4, 5600), "may;");
@@ -129,7 +129,11 @@ spec:
     });
     segd.denies(1, &["no-rule"], || {
         claimed
-            .craft(Craft::udp((remote.v4, 67), "dhcp;").bind((v4(30), 68)).connected())
+            .craft(
+                Craft::udp((remote.v4, 67), "dhcp;")
+                    .bind((v4(30), 68))
+                    .connected(),
+            )
             .ok();
     });
     // Time exceeded, about nothing, with whatever it wants to tell.

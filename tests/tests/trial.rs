@@ -525,7 +525,10 @@ fn who_was_asked_before_a_trial_may_answer_after_it() {
     let stage = Stage::new(&lab);
     let segd = stage.enforce(&lab);
     let client = stage.client.open_udp((Ipv4Addr::LOCALHOST, 0), None).unwrap();
-    stage.client.send_to(client, stage.old.local, "question;").unwrap();
+    stage
+        .client
+        .send_to(client, stage.old.local, "question;")
+        .unwrap();
     stage.server.wait_for_message(stage.old, "question;");
     let answer = |token: &str| {
         stage.server.send_to(stage.old, client.local, token).ok();
