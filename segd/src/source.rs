@@ -19,7 +19,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use load::{LoadError, Loaded, load, load_named, resolve_read, resolve_read_again, resolve_read_quietly};
+pub use load::{
+    LoadError, Loaded, load, load_named, resolve_read, resolve_read_doubting, resolve_read_quietly,
+};
 pub use trust::Trust;
 
 use self::{

@@ -18,7 +18,7 @@ use segd_common::{
 use super::{engine::Engine, error::ApplyError};
 use crate::{
     control::types::RuleRow,
-    policy::compiled::CompiledTables,
+    policy::{compiled::CompiledTables, model::Rule},
     telemetry::{
         clock::{self, rfc3339, timestamp},
         hits::{Counts, RuleHits},
@@ -96,10 +96,8 @@ impl Engine {
                 continue;
             }
             let rules = policy.policy.rules.iter();
-            new[slot] = Some(rules.map(|rule| Key::of(&rule.label, &rule.text)).collect());
-            self.hits
-                .totals
-                .know(policy.tables.rules.iter().map(|rule| &rule.label));
+            new[slot] = Some(rules.map(|rule| Key::of(&rule.label(), &rule.text())).collect());
+            self.hits.totals.know(policy.tables.rules.iter().map(Rule::label));
             *followed = Some(Followed {
                 revision,
                 tables: Arc::clone(&policy.tables),
@@ -132,7 +130,7 @@ impl Engine {
             let Some((place, rule)) = place.and_then(|at| Some((at, followed.tables.rules.get(at)?))) else {
                 continue;
             };
-            self.hits.totals.add(&rule.label, hits);
+            self.hits.totals.add(&rule.label(), hits);
             if let Some(now) = dated {
                 self.hits.usage.hit(slot, place, now);
             }
@@ -173,12 +171,12 @@ impl Engine {
             return Ok(Vec::new());
         };
         let rows = in_force.policy.rules.iter().enumerate().map(|(index, rule)| {
-            let used = self.hits.usage.of(Key::of(&rule.label, &rule.text));
+            let used = self.hits.usage.of(Key::of(&rule.label(), &rule.text()));
             RuleRow {
-                location: rule.location.to_string(),
-                text: rule.text.to_string(),
-                hits: self.hits.totals.total(&rule.label),
-                rule: rule.label.to_string(),
+                location: rule.location().to_string(),
+                text: rule.text().to_string(),
+                hits: self.hits.totals.total(&rule.label()),
+                rule: rule.label().to_string(),
                 watched_since: used.map(|used| rfc3339(used.since)).unwrap_or_default(),
                 last_hit: used.and_then(|used| used.last).map(rfc3339),
                 sessions: sessions.get(&index).copied().unwrap_or(0),

@@ -8,7 +8,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::policy::model::{RuleLabel, Written};
@@ -49,9 +49,27 @@ pub struct Usage {
     /// Ascending, each once.
     keys: Vec<Key>,
     /// By the place of the key.
-    uses: Vec<Use>,
+    uses: Vec<Told>,
     /// By slot, the place of the key of each rule that it holds; `FORGOTTEN`: it is not in force any more.
     places: [Vec<u32>; 2],
+}
+
+/// A [`Use`], as it is kept: in nanoseconds since 1970; 0: never.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    since: u64,
+    last: u64,
+}
+
+/// A moment as it is kept.
+fn kept(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// A moment that was kept.
+fn told(ns: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
 }
 
 /// In the place of a place.
@@ -96,17 +114,15 @@ impl Usage {
         keys.sort();
         keys.dedup();
         keys.shrink_to_fit();
+        let new_use = Told {
+            since: kept(now),
+            last: 0,
+        };
         let mut before = self.keys.iter().zip(&self.uses).peekable();
         let uses = keys.iter().map(|key| {
             while before.next_if(|(known, _)| *known < key).is_some() {}
             let known = before.next_if(|(known, _)| *known == key);
-            known.map_or(
-                Use {
-                    since: now,
-                    last: None,
-                },
-                |(_, known)| *known,
-            )
+            known.map_or(new_use, |(_, known)| *known)
         });
         let uses = uses.collect();
         for ((slot, count), places) in slots.into_iter().zip(counts).zip(&mut self.places) {
@@ -134,21 +150,23 @@ impl Usage {
     pub fn hit(&mut self, slot: u32, rule: usize, now: SystemTime) {
         let place = self.places[(slot & 1) as usize].get(rule);
         if let Some(known) = place.and_then(|place| self.uses.get_mut(*place as usize)) {
-            known.last = Some(now);
+            known.last = kept(now);
         }
     }
 
     /// What is known of a rule.
     #[must_use]
     pub fn of(&self, key: Key) -> Option<Use> {
-        self.uses.get(self.keys.binary_search(&key).ok()?).copied()
+        let known = self.uses.get(self.keys.binary_search(&key).ok()?)?;
+        Some(Use {
+            since: told(known.since),
+            last: (known.last != 0).then(|| told(known.last)),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::policy::model::Action;
 

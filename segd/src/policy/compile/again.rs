@@ -33,7 +33,7 @@ use super::{
     turns::Turns,
 };
 use crate::policy::{
-    compiled::{CompiledTables, SegmentIndexes},
+    compiled::{CompiledTables, SegmentIndexes, ToldRules},
     model::{Mode, Peer, Policy, Rule},
 };
 
@@ -244,10 +244,7 @@ impl Last {
             any: self.tables.any,
             cells: self.tables.cells,
             ranges: self.tables.ranges,
-            rules: match rules.told_the_same {
-                true => Arc::clone(&self.tables.rules),
-                false => super::told(&policy.rules),
-            },
+            rules: ToldRules(policy.rules.clone()),
             ending: super::ending(&policy.rules),
             together: Vec::new(),
             names: Arc::clone(&self.tables.names),

@@ -11,7 +11,7 @@ use super::{Resolver, name};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span, nearest},
     document::{Peers, PeersKind, Ports, RuleEntry, Text, WindowEntry},
-    model::{Location, Peer, Rule, RuleLabel, Written},
+    model::{Home, Peer, Rule, Spot, Written},
     port::{self, Interval},
     term::Term,
     time,
@@ -19,7 +19,7 @@ use crate::policy::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn rule(&mut self, document: &Arc<str>, entry: &RuleEntry) -> Option<Rule> {
+    pub(super) fn rule(&mut self, home: &Arc<Home>, entry: &RuleEntry) -> Option<Rule> {
         let from = self.peers(entry.from.as_ref());
         let to = self.peers(entry.to.as_ref());
         let services = match &entry.ports {
@@ -52,35 +52,37 @@ impl Resolver<'_> {
             (until, when) => Arc::new(Term { until, when }),
         };
         let location = self.places.locate(entry.span);
-        let rule = self.made(document, entry, location, [from?, to?], services?);
-        Some(Rule { term, ..rule })
+        let place = (location.line, location.column);
+        let mut rule = self.made(home, entry, place, [from?, to?], services?);
+        rule.term = term;
+        Some(rule)
     }
 
     /// The rule of an entry whose ends and ports are known, as if it held for good.
     pub(super) fn made(
         &self,
-        document: &Arc<str>,
+        home: &Arc<Home>,
         entry: &RuleEntry,
-        location: Location,
+        (line, column): (u32, u32),
         [from, to]: [Arc<BTreeSet<Peer>>; 2],
         services: Arc<[Interval]>,
     ) -> Rule {
-        Rule {
-            location,
-            label: RuleLabel::new(
-                Arc::clone(document),
-                entry.action,
-                u32::try_from(entry.index).unwrap_or(u32::MAX),
-            ),
-            action: entry.action,
-            from,
-            to,
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let spot = Spot {
+            line,
+            column,
+            number: number(entry.index),
+            start: number(entry.extent.start),
+            end: number(entry.extent.end),
+        };
+        let reason = entry.reason.as_deref().map(Box::from);
+        Rule::new(
+            (Arc::clone(home), spot),
+            entry.action,
+            [from, to],
             services,
-            text: self.written(entry.extent),
-            reason: entry.reason.as_deref().map(Box::from),
-            term: Arc::clone(&self.lasting),
-            resting: None,
-        }
+            (reason, Arc::clone(&self.lasting)),
+        )
     }
 
     /// The windows of a rule; `None` if one of them is none.
@@ -217,12 +219,10 @@ impl Resolver<'_> {
             "any" => self.everyone(),
             "host" => Arc::new(BTreeSet::from([Peer::Host])),
             "world" => Arc::new(BTreeSet::from([Peer::World])),
-            _ if self.defined.spans.contains_key(name) => {
-                Arc::new(BTreeSet::from([Peer::Segment(name.to_owned())]))
-            }
+            _ if self.defined.has(name) => Arc::new(BTreeSet::from([Peer::Segment(name.to_owned())])),
             _ => return None,
         };
-        self.known.alone.insert(name.to_owned(), Arc::clone(&alone));
+        self.known.alone.insert(name, Arc::clone(&alone));
         Some(alone)
     }
 
@@ -240,7 +240,7 @@ impl Resolver<'_> {
                 "any" => any = true,
                 "host" => drop(found.insert(Peer::Host)),
                 "world" => drop(found.insert(Peer::World)),
-                known if self.defined.spans.contains_key(known) => {
+                known if self.defined.has(known) => {
                     found.insert(Peer::Segment(known.to_owned()));
                 }
                 _ => {
