@@ -484,8 +484,12 @@ mod tests {
         };
         let right = format!("{HEAD}{}    # none\n{}", run(4, 20), run(4, 20));
         assert_eq!(read(&mut files, &right), Ok(()));
-        for hidden in ["    # none\r    - {from: db, to: web, ports: [any]}\n", "    # none\r\n    \r"] {
-            let found = read(&mut files, &right.replace("    # none\n", hidden)).expect_err("must be refused");
+        for hidden in [
+            "    # none\r    - {from: db, to: web, ports: [any]}\n",
+            "    # none\r\n    \r",
+        ] {
+            let found =
+                read(&mut files, &right.replace("    # none\n", hidden)).expect_err("must be refused");
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found.first().map(|found| found.code), Some(Code::Syntax));
             assert_eq!(read(&mut files, &right), Ok(()));

@@ -132,9 +132,11 @@ impl Decoder<'_> {
                 None,
             ),
         };
-        let mut diagnostic = Diagnostic::error(code, node.span, message);
-        diagnostic.help.extend(help);
-        self.report(diagnostic);
+        let diagnostic = Diagnostic::error(code, node.span, message);
+        self.report(match help {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        });
         None
     }
 
@@ -199,9 +201,11 @@ impl Decoder<'_> {
             Some(("labels" | "segments", _)) | None => message.replace(" is expected", " are expected"),
             _ => message,
         };
-        let mut diagnostic = Diagnostic::error(Code::WrongType, node.span, message);
-        diagnostic.help.extend(help);
-        self.report(diagnostic);
+        let diagnostic = Diagnostic::error(Code::WrongType, node.span, message);
+        self.report(match help {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        });
     }
 
     /// The entries whose key has not been seen before; the others are reported with both places.
