@@ -22,7 +22,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::policy::diagnostic::Style;
+use crate::policy::diagnostic::{Style, clean};
 
 /// The subcommands of `segd policy`.
 #[derive(Debug, clap::Subcommand)]
@@ -111,7 +111,7 @@ impl Reply {
     /// A refusal to answer.
     fn refusal(message: &str) -> Reply {
         Reply {
-            complaint: format!("error: {message}\n"),
+            complaint: format!("error: {}\n", clean(message)),
             code: INVALID,
             ..Reply::default()
         }
@@ -332,6 +332,39 @@ mod tests {
              change   to deny it, add under `deny`: {from: web, to: db, ports: [tcp/5432]}\n"
         );
         assert_eq!(reply.code, YES);
+    }
+
+    #[test]
+    fn nothing_of_a_policy_steers_the_terminal() {
+        let odd = RIGHT.replace("reason: orders", r#"reason: "\e[2J\u202e""#);
+        let question = [
+            "explain", "PATH", "--from", "web", "--to", "db", "--port", "tcp/5432",
+        ];
+        let reply = ask(&odd, &question);
+        assert!(
+            reply.answer.contains("because  \\u{1b}[2J\\u{202e}\n"),
+            "{:?}",
+            reply.answer
+        );
+        let machines: serde_json::Value =
+            serde_json::from_str(&ask(&odd, &[&question[..], &["-o", "json"]].concat()).answer)
+                .expect("JSON");
+        assert_eq!(
+            machines["because"], "\u{1b}[2J\u{202e}",
+            "machines get what is there"
+        );
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("p\u{1b}[2J.yaml");
+        let missing = ask_about(&path, &["check", "PATH"]);
+        fs::write(&path, odd.replace("to: db", "to: bd")).expect("a file");
+        for reply in [missing, ask_about(&path, &["check", "PATH"])] {
+            assert!(
+                reply.complaint.contains("p\\u{1b}[2J.yaml"),
+                "{:?}",
+                reply.complaint
+            );
+            assert!(!reply.complaint.contains('\u{1b}'), "{:?}", reply.complaint);
+        }
     }
 
     #[test]
