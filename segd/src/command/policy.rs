@@ -305,6 +305,19 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_policy_is_refused_by_whoever_has_no_flag_for_it() {
+        let explain = [
+            "explain", "PATH", "--from", "host", "--to", "world", "--port", "tcp/22",
+        ];
+        for arguments in [&["test", "PATH"][..], &explain] {
+            let reply = ask("# nothing\n", arguments);
+            assert_eq!((reply.answer.as_str(), reply.code), ("", INVALID));
+            let said = "gives up every segment, rule and guardrail";
+            assert!(reply.complaint.contains(said), "{}", reply.complaint);
+        }
+    }
+
+    #[test]
     fn check_of_a_missing_path_names_it_and_exits_with_2() {
         let reply = ask_about(Path::new("/nowhere/at/all.yaml"), &["check", "PATH"]);
         assert_eq!(reply.code, INVALID);

@@ -121,7 +121,7 @@ impl Explain {
             Ok(question) => question,
             Err(refusal) => return refusal,
         };
-        let loaded = match source::load(&self.paths, true, &Trust::Everybody) {
+        let loaded = match source::load(&self.paths, false, &Trust::Everybody) {
             Ok(loaded) => loaded.at(self.at.unwrap_or_else(Timestamp::now)),
             Err(error) => {
                 return Reply {
