@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(reply.code, INVALID);
         assert_eq!(
             reply.complaint,
-            "error: cannot read `/nowhere/at/all.yaml`: No such file or directory (os error 2)\n"
+            "error: cannot read `/nowhere/at/all.yaml`: No such file or directory (os error 2)\nhelp: check the path\n"
         );
     }
 

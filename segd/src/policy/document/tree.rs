@@ -128,6 +128,17 @@ pub fn parse_of(
             Diagnostic::error(Code::Syntax, span, message).help("save it as UTF-8 without a byte order mark"),
         ));
     }
+    if let Some(at) = text.find(char::REPLACEMENT_CHARACTER) {
+        let span = Span {
+            file,
+            start: at,
+            end: at + char::REPLACEMENT_CHARACTER.len_utf8(),
+        };
+        let message = "what stands here is not UTF-8, or stands for what was not (U+FFFD)";
+        return Err(Box::new(
+            Diagnostic::error(Code::Syntax, span, message).help("save it as UTF-8"),
+        ));
+    }
     if let Some(at) = lone_return(text) {
         let span = Span {
             file,
