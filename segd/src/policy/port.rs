@@ -257,6 +257,11 @@ fn number(text: &str, digits: &str) -> Result<u32, Problem> {
 
 /// The best guess at what was meant by a word that is no protocol.
 fn unknown(text: &str, word: &str, rest: Option<&str>) -> Problem {
+    let trimmed = text.trim();
+    if trimmed != text && parse(trimmed).is_ok() {
+        let help = format!("write `{trimmed}`, without spaces around it");
+        return Problem::new(format!("`{text}` is not a port"), help);
+    }
     let lower = word.to_ascii_lowercase();
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let help = match (lower.as_str(), rest) {

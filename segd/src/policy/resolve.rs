@@ -244,6 +244,11 @@ impl<'s> Resolver<'s> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         if self.out.iter().any(is_error) {
             self.out.retain(is_error);
+            for diagnostic in self.out.iter_mut().filter(|told| told.help.is_empty()) {
+                diagnostic
+                    .help
+                    .extend(diagnostic.code.remedy().map(str::to_owned));
+            }
             sort(self.sources, &mut self.out);
             return Err(self.out);
         }
