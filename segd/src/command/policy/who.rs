@@ -92,11 +92,7 @@ fn of_address(tables: &CompiledTables, address: IpAddr) -> Identified {
 
 /// Classifies a cgroup as segd would. Who made its directories counts, so this host is asked if it has them.
 fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, String> {
-    if !path.starts_with('/') {
-        return Err(format!(
-            "`{path}` is no cgroup path; write `/{path}`, from the cgroup root"
-        ));
-    }
+    check_path(path)?;
     let selectors = SelectorTables::compile(tables, 1, &users::uid).map_err(|error| error.to_string())?;
     let here = on_this_host(path);
     let mut position: Position = selectors.root_position();
@@ -137,6 +133,21 @@ fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, String> 
     })
 }
 
+/// Whether a text is a cgroup's path from the root, as the kernel tells it: it begins there, and makes no detours.
+fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(format!(
+            "`{path}` is no cgroup path; write `/{path}`, from the cgroup root"
+        ));
+    }
+    match path.split('/').find(|name| matches!(*name, "." | "..")) {
+        Some(detour) => Err(format!(
+            "`{path}` has the component `{detour}`; write the path without detours"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The flags of each cgroup on the way, as far as this host has them.
 pub fn on_this_host(path: &str) -> Vec<u16> {
     let way = CgroupRoot::find().and_then(|root| root.way_to(path));
@@ -167,6 +178,7 @@ pub fn of_record(flow: &FlowRecord) -> Result<(Who, Who, String), String> {
     // `cgroup` is the local side: who sends at an egress hook or a system call, who receives at an ingress hook.
     let sends = &*flow.hook != "ingress";
     let (own, peer) = (flow.cgroup.clone(), flow.peer_cgroup.clone());
+    own.iter().chain(&peer).try_for_each(|path| check_path(path))?;
     let (from, to) = if sends { (own, peer) } else { (peer, own) };
     let side = |cgroup: Option<String>, segment: &str, address: &str| match cgroup {
         Some(path) => Who::Cgroup(path),
@@ -209,6 +221,23 @@ mod tests {
             (from, to),
             (Who::Cgroup("/db".into()), Who::Named("10.0.0.2".into()))
         );
+    }
+
+    #[test]
+    fn a_cgroup_that_is_no_path_is_no_flow() {
+        for odd in ["db", "", "../db", "/on/../db", "/./db"] {
+            for field in ["cgroup", "peer_cgroup"] {
+                let line = FLOW.replace(
+                    r#""cgroup":"/db","peer_cgroup":null"#,
+                    &format!(r#""{field}":"{odd}""#),
+                );
+                assert!(of_flow(&line).is_err(), "{line}");
+            }
+        }
+        let tables = CompiledTables::default();
+        for odd in ["db", "/on/../db"] {
+            assert!(Who::Cgroup(odd.to_owned()).identify(&tables).is_err(), "{odd}");
+        }
     }
 
     #[test]
