@@ -318,6 +318,44 @@ mod tests {
     }
 
     #[test]
+    fn verify_answers_machines_and_tells_no_signature_from_no_list_of_signers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let signers = directory.path().join("signers");
+        let words = [
+            "verify",
+            "PATH",
+            "--allowed-signers",
+            signers.to_str().expect("UTF-8"),
+        ];
+        assert_eq!(ask(RIGHT, &words).code, INVALID, "there is no list");
+        fs::write(&signers, "").expect("a file");
+        let unsigned = ask(RIGHT, &words);
+        assert_eq!(
+            (unsigned.answer.as_str(), unsigned.code),
+            ("", NO),
+            "{}",
+            unsigned.complaint
+        );
+        assert!(
+            unsigned.complaint.contains("is not signed"),
+            "{}",
+            unsigned.complaint
+        );
+        for format in ["json", "yaml"] {
+            let reply = ask(RIGHT, &[&words[..], &["-o", format]].concat());
+            assert_eq!((reply.complaint.as_str(), reply.code), ("", NO));
+            let answer: serde_json::Value = serde_yaml::from_str(&reply.answer).expect("YAML, or JSON");
+            assert_eq!(answer["signed"], false, "{}", reply.answer);
+            assert_eq!(answer["serial"], serde_json::Value::Null);
+            assert!(
+                answer["error"]
+                    .as_str()
+                    .is_some_and(|error| error.contains("is not signed"))
+            );
+        }
+    }
+
+    #[test]
     fn check_of_a_missing_path_names_it_and_exits_with_2() {
         let reply = ask_about(Path::new("/nowhere/at/all.yaml"), &["check", "PATH"]);
         assert_eq!(reply.code, INVALID);
