@@ -66,9 +66,9 @@ pub enum Value {
 pub enum TextStyle {
     /// Without quotes, on one line.
     Plain,
-    /// In quotes.
+    /// In quotes, or said to be a text by a tag.
     Quoted,
-    /// A block, a folded line, or changed by a tag.
+    /// A block, or a folded line.
     Other,
 }
 

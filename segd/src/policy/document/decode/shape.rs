@@ -59,7 +59,7 @@ impl Decoder<'_> {
             }
             Value::Text { .. } => (
                 Code::AmbiguousScalar,
-                format!("{what} is expected on one line, without a tag"),
+                format!("{what} is expected on one line"),
                 Some("write it plainly, or in quotes".to_owned()),
             ),
             Value::Bool => (
@@ -120,6 +120,20 @@ impl Decoder<'_> {
         what: &str,
         choices: &[&'static str],
     ) -> Option<&'static str> {
+        if let Value::Text {
+            text,
+            style: TextStyle::Other,
+        } = &node.value
+            && choices.contains(&text.trim())
+        {
+            let diagnostic = Diagnostic::error(
+                Code::AmbiguousScalar,
+                node.span,
+                format!("{what} is expected on one line"),
+            );
+            self.report(diagnostic.help(format!("write `{}` plainly", text.trim())));
+            return None;
+        }
         let found = choices.iter().find(|choice| is_text(node, choice));
         if found.is_none() {
             let message = format!("{} is not {what}", describe(node));
@@ -332,6 +346,19 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_tag_that_says_text_is_as_good_as_quotes() {
+        let spec = "apiVersion: segd.dev/v1\nkind: !!str SegmentPolicy\nmetadata: {name: t}\nspec:\n  mode: !!str audit\n  \
+            segments: {\"no\": {match: [{cgroup: !!str /web}]}}\n  \
+            allow: [{from: !!str no, to: [!!str \"no\"], ports: [!!str tcp/1]}]\n";
+        let source = Source {
+            name: "t.yaml".to_owned(),
+            text: spec.into(),
+        };
+        let (policy, _) = resolve(&[source], false).expect("a policy");
+        assert_eq!(policy.rules.len(), 1);
+    }
+
     fn matcher(matcher: &str) -> String {
         format!("  segments: {{web: {{match: {matcher}}}}}\n")
     }
@@ -388,6 +415,16 @@ mod tests {
             (rule("to: any, ports: [any]"), "`from: web`"),
         ] {
             helps(&spec, expected);
+        }
+        helps(
+            "  mode: |\n    audit\n",
+            "a mode is expected on one line; write `audit` plainly",
+        );
+        for peers in ["{env: \"\"}", "{\"\": prod}", "{env: a b}"] {
+            helps(
+                &rule(&format!("from: {peers}, to: any, ports: [any]")),
+                "cannot be a label",
+            );
         }
         let test = format!(
             "{}  tests: [{{from: web, to: any, port: [], expect: deny}}]\n",
