@@ -547,7 +547,12 @@ mod tests {
                 "tcp/22",
                 "the policy has no segment `webb`; did you mean `web`?",
             ),
-            ("web", "any", "tcp/22", "the policy has no segment `any`"),
+            (
+                "web",
+                "any",
+                "tcp/22",
+                "`any` is everybody; name one party: a segment, `host`, `world` or an address",
+            ),
             (
                 "web",
                 "db",

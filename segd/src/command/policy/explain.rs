@@ -196,6 +196,11 @@ impl Explain {
             }
         };
         let (from, to, port) = asked.map_err(|error| Reply::refusal(&error))?;
+        if [&from, &to].contains(&&Who::Named("any".to_owned())) {
+            return Err(Reply::refusal(
+                "`any` is everybody; name one party: a segment, `host`, `world` or an address",
+            ));
+        }
         let service = port::parse_one(&port).map_err(|problem| {
             let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
             Reply::refusal(&format!("{}{help}", problem.message))
