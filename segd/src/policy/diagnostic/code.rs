@@ -106,6 +106,8 @@ codes! {
         UnusedRule = "unused-rule";
         /// A rule whose time is over (`check`).
         Expired = "expired";
+        /// A segment of a name that metrics and flows give to something else.
+        SharedLabel = "shared-label";
         /// A `# segd: allow(…)` that names no warning.
         UnknownAllowance = "unknown-allowance";
         /// A `# segd: allow(…)` of a warning that there is not.
