@@ -519,6 +519,33 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_of_two_segments_is_denied_and_both_are_named() {
+        let tie = RIGHT
+            .replace("{user: alice}", "{systemd: \"a*.service\"}")
+            .replace("{cgroup: /web}", "{systemd: \"*b.service\"}");
+        let question = [
+            "explain",
+            "PATH",
+            "--from-cgroup",
+            "/x/ab.service",
+            "--to",
+            "db",
+            "--port",
+            "tcp/22",
+        ];
+        let reply = ask(&tie, &question);
+        assert_eq!((reply.complaint.as_str(), reply.code), ("", NO));
+        for said in [
+            "denied: /x/ab.service -> db tcp/22",
+            "reason   ambiguous: ",
+            "`web` by systemd: *b.service at p.yaml:6",
+            "`ops` by systemd: a*.service at p.yaml:8",
+        ] {
+            assert!(reply.answer.contains(said), "{said}\n{}", reply.answer);
+        }
+    }
+
+    #[test]
     fn explain_says_what_would_turn_the_answer_round() {
         let guarded = format!("{RIGHT}  deny:\n    - {{from: web, to: db}}\n");
         let question = [
