@@ -173,8 +173,14 @@ const MOST_QUOTED: usize = 100;
 /// No message is longer, whatever it quotes.
 const MOST_SAID: usize = 2_000;
 
-/// A message in which no text in backticks is longer than people read: a name, or what stands for one, may have megabytes.
+/// A message of one line in which no text in backticks is longer than people read: a name, or what stands for one, may have
+/// megabytes, and line breaks after which a line of ours seems to begin.
 fn bounded(message: String) -> String {
+    let message = if message.contains(render::steers) {
+        clean(&message).into_owned()
+    } else {
+        message
+    };
     if message.len() <= MOST_QUOTED {
         return message;
     }
@@ -412,7 +418,7 @@ mod tests {
         for source in &mut sources {
             source.name = "p\u{1b}]0;owned\u{7}\n.yaml".to_owned();
         }
-        let odd = "`\u{1b}[2J\u{202e}`";
+        let odd = "`\u{1b}[2J\u{202e}\nerror: x`";
         let other = Span { file: 1, ..at(0) };
         let diagnostic = |span| {
             Diagnostic::error(Code::InvalidName, span, odd)
@@ -420,6 +426,7 @@ mod tests {
                 .label(odd)
                 .related(other, odd)
         };
+        assert!(diagnostic(at(0)).message.ends_with("\\nerror: x`"));
         let drawn = render(&[diagnostic(at(0)), diagnostic(other)], &sources, Style::Plain);
         let steers = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
         assert!(!drawn.contains(steers), "{drawn:?}");

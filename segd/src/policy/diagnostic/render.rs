@@ -141,17 +141,21 @@ fn draw<'a>(sources: &'a [Source], lines: &Places<'_>, file: usize, marks: &[Mar
     Some(Drawn::Lines(snippet))
 }
 
+/// Whether a character does something to a terminal.
+pub(super) fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text that is safe on a terminal and stays on one line: what the user wrote, or a workload chose, must not steer it. Control
 /// characters, and those that turn the direction of writing, are spelled out.
 #[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !text.contains(bad) {
+    if !text.contains(steers) {
         return Cow::Borrowed(text);
     }
     let mut cleaned = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if bad(c) {
+        if steers(c) {
             cleaned.extend(c.escape_default());
         } else {
             cleaned.push(c);
