@@ -356,6 +356,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_text_is_neither_signed_nor_formatted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("p.yaml");
+        let bytes = b"# segd: serial 1\na: \xff\xfe\nb: c\n";
+        fs::write(&path, bytes).expect("a file");
+        for words in [&["sign", "PATH", "--key", "/no/such/key"][..], &["fmt", "PATH"]] {
+            let reply = ask_about(&path, words);
+            assert_eq!(reply.code, INVALID, "{}", reply.complaint);
+            assert!(reply.complaint.contains("not UTF-8"), "{}", reply.complaint);
+            assert_eq!(fs::read(&path).expect("a file"), bytes);
+        }
+    }
+
+    #[test]
     fn check_of_a_missing_path_names_it_and_exits_with_2() {
         let reply = ask_about(Path::new("/nowhere/at/all.yaml"), &["check", "PATH"]);
         assert_eq!(reply.code, INVALID);
