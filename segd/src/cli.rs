@@ -2,9 +2,9 @@
 
 mod log;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
     apply::ApplyArgs, completions::CompletionsArgs, decide::DecideArgs, doctor::DoctorArgs, flows::FlowsArgs,
@@ -31,6 +31,7 @@ Exit codes:
 
 Environment:
   Every flag of `run` and every --control, --pin-dir has a SEGD_ variable: SEGD_CONTROL, SEGD_PIN_DIR, …
+  An empty one is as good as none, but for SEGD_REQUIRE_SIGNATURE, which must not be empty.
   SEGD_LOG sets what is logged on stderr: error, warn, info (default), debug, segd::telemetry=debug, …";
 
 /// Zero-trust segmentation of a Linux host: who may talk to whom is decided by cgroup, not by address
@@ -100,7 +101,9 @@ enum Command {
 /// The entry point. A wrong usage ends here with exit code 2, help and version with 0.
 #[must_use]
 pub fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let matches = without_empty(Cli::command(), &is_empty).try_get_matches();
+    let command = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli.command,
         Err(error) => {
             // A reader that went away is no reason to fail.
@@ -118,6 +121,18 @@ pub fn main() -> ExitCode {
             other.run()
         }
     }
+}
+
+/// The one variable whose empty value is not as if it were unset: what it asks for must not go missing silently.
+const NEVER_EMPTY: &str = "SEGD_REQUIRE_SIGNATURE";
+
+/// The usage, where an empty variable is as good as none: `EnvironmentFile=` and Kubernetes set such.
+fn without_empty(command: clap::Command, is_empty: &impl Fn(&OsStr) -> bool) -> clap::Command {
+    let command = command.mut_args(|flag| match flag.get_env() {
+        Some(name) if name != NEVER_EMPTY && is_empty(name) => flag.env(clap::builder::Resettable::Reset),
+        _ => flag,
+    });
+    command.mut_subcommands(|command| without_empty(command, is_empty))
 }
 
 impl Command {

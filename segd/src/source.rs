@@ -17,6 +17,7 @@ mod walk;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 pub use load::{
@@ -38,6 +39,8 @@ pub const MAX_FILE_BYTES: u64 = tree::MAX_FILE_BYTES as u64;
 pub const MAX_FILES: usize = 4096;
 /// The deepest nesting of directories.
 pub const MAX_DEPTH: usize = 32;
+/// So many bytes of a line that is no text are shown.
+const MOST_KEPT: usize = 200;
 /// How often a policy that changes while it is read is read again.
 const ATTEMPTS: usize = 5;
 
@@ -182,10 +185,45 @@ impl SourceError {
                 path.display()
             )),
             SourceError::Signature(error) => Some(error.help()),
+            SourceError::NotUtf8 { .. } => Some("save it as UTF-8".to_owned()),
+            SourceError::NotAFile { .. } => Some("give a file or a directory".to_owned()),
+            SourceError::TooLarge { .. } => Some("docs/policy.md has the limits".to_owned()),
+            SourceError::Unstable { .. } => Some("try again when whoever writes it is done".to_owned()),
+            SourceError::Io { path, source, .. } => match source.kind() {
+                io::ErrorKind::NotFound if path.is_symlink() => {
+                    Some("the link leads nowhere: put back what it leads to, or take it out".to_owned())
+                }
+                io::ErrorKind::NotFound => Some("check the path".to_owned()),
+                io::ErrorKind::PermissionDenied => {
+                    Some("ask as a user who may read it, or change its owner or mode".to_owned())
+                }
+                _ => None,
+            },
             SourceError::Shared { path, .. } => Some(format!("chmod go-w {}", path.display())),
             _ => None,
         }
     }
+}
+
+/// The text of a policy file. What is no UTF-8 has U+FFFD in its place, for which such a file is refused at that place
+/// ([`tree::parse`]), like any other with a mistake; behind the line of the first nothing of it is kept.
+fn text_of(bytes: Vec<u8>) -> Arc<str> {
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return text.into(),
+        Err(error) => error,
+    };
+    let valid = error.utf8_error().valid_up_to();
+    let bytes = error.as_bytes();
+    let (right, wrong) = bytes.split_at_checked(valid).unwrap_or((bytes, &[]));
+    let line = wrong.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.get(..MOST_KEPT.min(line.len())).unwrap_or_default();
+    [
+        String::from_utf8_lossy(right),
+        String::from_utf8_lossy(line),
+        "\n".into(),
+    ]
+    .concat()
+    .into()
 }
 
 /// Reads files, and directories recursively (`*.yaml`, `*.yml`, no hidden names).

@@ -124,13 +124,18 @@ fn every_expectation_has_its_case() {
 }
 
 #[test]
-fn every_error_names_its_place() {
+fn every_error_names_its_place_and_what_to_do() {
     for (name, sources) in cases("broken") {
         for diagnostic in resolve(&sources, false).expect_err("refused") {
             let general = ["empty", "capacity"].contains(&diagnostic.code.label());
             assert!(
                 general || diagnostic.span.is_some(),
                 "{name}: {}",
+                diagnostic.message
+            );
+            assert!(
+                !diagnostic.help.is_empty(),
+                "{name}: nothing to do about: {}",
                 diagnostic.message
             );
             assert!(

@@ -59,13 +59,26 @@ fn the_hook_lets_right_policies_be_committed_and_shows_what_they_change() {
     let (done, said) = commit(repository, &RIGHT.replace("[tcp/5432]", "[tcp/5432, tcp/5433]"));
     assert!(done, "{said}");
     assert!(said.contains("web -> db  tcp/5433"), "{said}");
+    assert!(said.contains("+ policies/shop.yaml:9 shop/allow[0]"), "{said}");
     let (done, said) = commit(
         repository,
         &RIGHT.replace("from: web, to: db, ports", "from: wbe, to: db, ports"),
     );
     assert!(!done && said.contains("did you mean `web`?"), "{said}");
+    assert!(said.contains("--> policies/shop.yaml:9:"), "{said}");
     let (done, said) = commit(repository, &RIGHT.replace("[tcp/5432]", "[tcp/22]"));
     assert!(!done && said.contains("test-failed"), "{said}");
+    assert!(
+        git(repository, &["rm", "-q", "-f", "policies/shop.yaml"])
+            .status
+            .success()
+    );
+    let done = git(repository, &["commit", "-m", "none"]);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        !done.status.success() && said.contains("deletes the last policy file of policies"),
+        "{said}"
+    );
     // What is not staged does not count.
     assert!(git(repository, &["reset", "-q", "--hard"]).status.success());
     fs::write(repository.join("policies/shop.yaml"), "broken").expect("a file");

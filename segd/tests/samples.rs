@@ -195,3 +195,12 @@ fn a_sample_that_fails_its_own_tests_is_refused_with_the_rule_that_decides() {
     assert!(refused.contains(said), "{refused}");
     assert!(refused.contains("this rule decides"), "{refused}");
 }
+
+#[test]
+fn the_alerts_that_are_shipped_are_those_of_the_documentation() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("a file");
+    let (documented, shipped) = (read("docs/metrics.md"), read("deploy/prometheus/segd.rules.yml"));
+    let (_, rules) = shipped.split_once('\n').expect("a comment first");
+    assert!(documented.contains(&format!("```yaml\n{rules}```\n")), "{rules}");
+}

@@ -1,7 +1,5 @@
 //! The command line as users type it.
 
-use clap::CommandFactory as _;
-
 use super::*;
 use crate::{daemon::Options, policy::model::Mode, source::Trust};
 
@@ -114,4 +112,38 @@ fn refuses_a_wrong_usage_with_exit_code_2() {
         let error = Cli::try_parse_from(all).expect_err("the usage is wrong");
         assert_eq!(error.exit_code(), 2, "{wrong:?}");
     }
+}
+
+#[test]
+fn an_empty_variable_is_as_good_as_none() {
+    fn left(command: &clap::Command, out: &mut Vec<String>) {
+        let names = command.get_arguments().filter_map(clap::Arg::get_env);
+        out.extend(names.map(|name| name.to_string_lossy().into_owned()));
+        command.get_subcommands().for_each(|command| left(command, out));
+    }
+    let (mut all, mut empty, mut one) = (Vec::new(), Vec::new(), Vec::new());
+    left(&without_empty(Cli::command(), &|_| false), &mut all);
+    assert!(all.len() > 20, "{all:?}");
+    left(&without_empty(Cli::command(), &|_| true), &mut empty);
+    assert_eq!(empty, ["SEGD_REQUIRE_SIGNATURE"]);
+    left(
+        &without_empty(Cli::command(), &|name| name == "SEGD_CONTROL"),
+        &mut one,
+    );
+    assert_eq!(
+        one,
+        all.iter()
+            .filter(|name| *name != "SEGD_CONTROL")
+            .cloned()
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn no_signature_is_required_by_an_empty_name() {
+    let wrong = ["segd", "run", "--policy", "x", "--require-signature", ""];
+    let error = Cli::try_parse_from(wrong).expect_err("the usage is wrong");
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("SEGD_REQUIRE_SIGNATURE"), "{error}");
+    assert!(options(&["--policy", "x", "--interface", "", "--interface", "eth0,"]).interfaces == ["eth0"]);
 }

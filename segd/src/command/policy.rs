@@ -22,7 +22,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::policy::diagnostic::Style;
+use crate::policy::diagnostic::{Style, clean};
 
 /// The subcommands of `segd policy`.
 #[derive(Debug, clap::Subcommand)]
@@ -111,7 +111,7 @@ impl Reply {
     /// A refusal to answer.
     fn refusal(message: &str) -> Reply {
         Reply {
-            complaint: format!("error: {message}\n"),
+            complaint: format!("error: {}\n", clean(message)),
             code: INVALID,
             ..Reply::default()
         }
@@ -305,12 +305,77 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_policy_is_refused_by_whoever_has_no_flag_for_it() {
+        let explain = [
+            "explain", "PATH", "--from", "host", "--to", "world", "--port", "tcp/22",
+        ];
+        for arguments in [&["test", "PATH"][..], &explain] {
+            let reply = ask("# nothing\n", arguments);
+            assert_eq!((reply.answer.as_str(), reply.code), ("", INVALID));
+            let said = "gives up every segment, rule and guardrail";
+            assert!(reply.complaint.contains(said), "{}", reply.complaint);
+        }
+    }
+
+    #[test]
+    fn verify_answers_machines_and_tells_no_signature_from_no_list_of_signers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let signers = directory.path().join("signers");
+        let words = [
+            "verify",
+            "PATH",
+            "--allowed-signers",
+            signers.to_str().expect("UTF-8"),
+        ];
+        assert_eq!(ask(RIGHT, &words).code, INVALID, "there is no list");
+        fs::write(&signers, "").expect("a file");
+        let unsigned = ask(RIGHT, &words);
+        assert_eq!(
+            (unsigned.answer.as_str(), unsigned.code),
+            ("", NO),
+            "{}",
+            unsigned.complaint
+        );
+        assert!(
+            unsigned.complaint.contains("is not signed"),
+            "{}",
+            unsigned.complaint
+        );
+        for format in ["json", "yaml"] {
+            let reply = ask(RIGHT, &[&words[..], &["-o", format]].concat());
+            assert_eq!((reply.complaint.as_str(), reply.code), ("", NO));
+            let answer: serde_json::Value = serde_yaml::from_str(&reply.answer).expect("YAML, or JSON");
+            assert_eq!(answer["signed"], false, "{}", reply.answer);
+            assert_eq!(answer["serial"], serde_json::Value::Null);
+            assert!(
+                answer["error"]
+                    .as_str()
+                    .is_some_and(|error| error.contains("is not signed"))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_neither_signed_nor_formatted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("p.yaml");
+        let bytes = b"# segd: serial 1\na: \xff\xfe\nb: c\n";
+        fs::write(&path, bytes).expect("a file");
+        for words in [&["sign", "PATH", "--key", "/no/such/key"][..], &["fmt", "PATH"]] {
+            let reply = ask_about(&path, words);
+            assert_eq!(reply.code, INVALID, "{}", reply.complaint);
+            assert!(reply.complaint.contains("not UTF-8"), "{}", reply.complaint);
+            assert_eq!(fs::read(&path).expect("a file"), bytes);
+        }
+    }
+
+    #[test]
     fn check_of_a_missing_path_names_it_and_exits_with_2() {
         let reply = ask_about(Path::new("/nowhere/at/all.yaml"), &["check", "PATH"]);
         assert_eq!(reply.code, INVALID);
         assert_eq!(
             reply.complaint,
-            "error: cannot read `/nowhere/at/all.yaml`: No such file or directory (os error 2)\n"
+            "error: cannot read `/nowhere/at/all.yaml`: No such file or directory (os error 2)\nhelp: check the path\n"
         );
     }
 
@@ -332,6 +397,39 @@ mod tests {
              change   to deny it, add under `deny`: {from: web, to: db, ports: [tcp/5432]}\n"
         );
         assert_eq!(reply.code, YES);
+    }
+
+    #[test]
+    fn nothing_of_a_policy_steers_the_terminal() {
+        let odd = RIGHT.replace("reason: orders", r#"reason: "\e[2J\u202e""#);
+        let question = [
+            "explain", "PATH", "--from", "web", "--to", "db", "--port", "tcp/5432",
+        ];
+        let reply = ask(&odd, &question);
+        assert!(
+            reply.answer.contains("because  \\u{1b}[2J\\u{202e}\n"),
+            "{:?}",
+            reply.answer
+        );
+        let machines: serde_json::Value =
+            serde_json::from_str(&ask(&odd, &[&question[..], &["-o", "json"]].concat()).answer)
+                .expect("JSON");
+        assert_eq!(
+            machines["because"], "\u{1b}[2J\u{202e}",
+            "machines get what is there"
+        );
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("p\u{1b}[2J.yaml");
+        let missing = ask_about(&path, &["check", "PATH"]);
+        fs::write(&path, odd.replace("to: db", "to: bd")).expect("a file");
+        for reply in [missing, ask_about(&path, &["check", "PATH"])] {
+            assert!(
+                reply.complaint.contains("p\\u{1b}[2J.yaml"),
+                "{:?}",
+                reply.complaint
+            );
+            assert!(!reply.complaint.contains('\u{1b}'), "{:?}", reply.complaint);
+        }
     }
 
     #[test]
@@ -435,6 +533,33 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_of_two_segments_is_denied_and_both_are_named() {
+        let tie = RIGHT
+            .replace("{user: alice}", "{systemd: \"a*.service\"}")
+            .replace("{cgroup: /web}", "{systemd: \"*b.service\"}");
+        let question = [
+            "explain",
+            "PATH",
+            "--from-cgroup",
+            "/x/ab.service",
+            "--to",
+            "db",
+            "--port",
+            "tcp/22",
+        ];
+        let reply = ask(&tie, &question);
+        assert_eq!((reply.complaint.as_str(), reply.code), ("", NO));
+        for said in [
+            "denied: /x/ab.service -> db tcp/22",
+            "reason   ambiguous: ",
+            "`web` by systemd: *b.service at p.yaml:6",
+            "`ops` by systemd: a*.service at p.yaml:8",
+        ] {
+            assert!(reply.answer.contains(said), "{said}\n{}", reply.answer);
+        }
+    }
+
+    #[test]
     fn explain_says_what_would_turn_the_answer_round() {
         let guarded = format!("{RIGHT}  deny:\n    - {{from: web, to: db}}\n");
         let question = [
@@ -463,7 +588,12 @@ mod tests {
                 "tcp/22",
                 "the policy has no segment `webb`; did you mean `web`?",
             ),
-            ("web", "any", "tcp/22", "the policy has no segment `any`"),
+            (
+                "web",
+                "any",
+                "tcp/22",
+                "`any` is everybody; name one party: a segment, `host`, `world` or an address",
+            ),
             (
                 "web",
                 "db",

@@ -50,7 +50,7 @@ pub struct RunArgs {
     policy_owner: Vec<u32>,
     /// Believe only a policy that is signed by one of these signers (a file as of ssh-keygen(1), ALLOWED SIGNERS) and not
     /// older than the last one; takes one policy path. See `segd policy sign`
-    #[arg(long, env = "SEGD_REQUIRE_SIGNATURE", value_name = "FILE")]
+    #[arg(long, env = "SEGD_REQUIRE_SIGNATURE", value_name = "FILE", value_parser = signers)]
     require_signature: Option<PathBuf>,
     /// Where the serial of the last signed policy is kept
     #[arg(long, env = "SEGD_STATE_DIR", default_value = cli::STATE_DIR, value_name = "DIR")]
@@ -126,7 +126,11 @@ impl RunArgs {
             metrics: self.metrics.0,
             strict_sockets: self.strict_sockets,
             protect: self.protect,
-            interfaces: self.interface,
+            interfaces: self
+                .interface
+                .into_iter()
+                .filter(|name| !name.is_empty())
+                .collect(),
             node_name: self.node_name.unwrap_or_else(host_name),
         }
     }
@@ -147,6 +151,17 @@ fn user(text: &str) -> Result<u32, String> {
         .ok()
         .or_else(|| users::uid(text))
         .ok_or_else(|| "no user has this name".to_owned())
+}
+
+/// An empty name is no reason to believe everybody.
+fn signers(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err(
+            "SEGD_REQUIRE_SIGNATURE, or the flag, is empty: name the file of allowed signers, or unset it"
+                .to_owned(),
+        );
+    }
+    Ok(PathBuf::from(text))
 }
 
 fn host_name() -> String {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::clean;
 use crate::policy::{
     diff::{Cause, Change, Diff, Entry, Moved, Name},
     port,
@@ -270,8 +271,8 @@ fn changes(changes: &[Changed]) -> String {
                 parties(&entry.from),
                 parties(&entry.to),
                 entry.ports.join(", "),
-                entry.old.line(),
-                entry.new.line()
+                clean(&entry.old.line()),
+                clean(&entry.new.line())
             ));
         }
         out.push('\n');
@@ -298,8 +299,8 @@ fn traffic(replayed: &Replayed) -> String {
             traffic.from,
             traffic.to,
             traffic.port,
-            traffic.old.words(),
-            traffic.new.words()
+            clean(&traffic.old.words()),
+            clean(&traffic.new.words())
         ));
     }
     out.push('\n');

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::clean;
 use crate::policy::{
     compiled::CompiledTables,
     expectation::{Answer, decider, each_answer, is_expected, sentence},
@@ -213,23 +214,18 @@ pub fn table(tested: &Tested) -> String {
     let mut out = String::new();
     for row in &tested.tests {
         match &row.answer {
-            None => out.push_str(&format!("ok    {} at {}\n", row.test, row.location)),
+            None => out.push_str(&format!("ok    {} at {}\n", row.test, clean(&row.location))),
             Some(answer) => {
                 let rule = match (&answer.rule, &answer.location) {
                     (Some(rule), Some(location)) => format!(" ({rule} at {location})"),
                     _ => String::new(),
                 };
-                out.push_str(&format!(
-                    "FAIL  {} at {} {}\n      {} -> {} {} is {}: {}{rule}\n",
-                    row.test,
-                    row.location,
-                    row.text,
-                    answer.from,
-                    answer.to,
-                    answer.port,
-                    answer.verdict,
-                    answer.sentence
-                ));
+                let test = format!("{} at {} {}", row.test, row.location, row.text);
+                let told = format!(
+                    "{} -> {} {} is {}: {}{rule}",
+                    answer.from, answer.to, answer.port, answer.verdict, answer.sentence
+                );
+                out.push_str(&format!("FAIL  {}\n      {}\n", clean(&test), clean(&told)));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Format;
+use super::{Format, clean};
 use crate::policy::{
     diagnostic::{Diagnostic, Label, Places, Span},
     explain::{self, Explanation},
@@ -320,8 +320,9 @@ impl Explained {
     /// For people.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut out = format!("{}: {} -> {} {}\n", self.verdict, self.from, self.to, self.port);
-        let mut line = |name: &str, text: &str| out.push_str(&format!("  {name:8} {text}\n"));
+        let asked = format!("{}: {} -> {} {}", self.verdict, self.from, self.to, self.port);
+        let mut out = format!("{}\n", clean(&asked));
+        let mut line = |name: &str, text: &str| out.push_str(&format!("  {name:8} {}\n", clean(text)));
         for because in [&self.from_because, &self.to_because].into_iter().flatten() {
             line("who", because);
         }

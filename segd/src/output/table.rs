@@ -1,8 +1,8 @@
 //! Columns of text, as `kubectl` prints them: a header in capitals, two spaces between, no lines.
 
-use std::borrow::Cow;
-
 use comfy_table::{ContentArrangement, Table, presets};
+
+pub use crate::policy::diagnostic::clean;
 
 /// Lays out rows below a header. Cells are cleaned; an empty one becomes `-`.
 #[must_use]
@@ -27,23 +27,4 @@ pub fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Text that is safe on a terminal and stays on one line: a workload may have chosen a cgroup's name, so
-/// control characters are shown escaped.
-#[must_use]
-pub fn clean(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !text.contains(bad) {
-        return Cow::Borrowed(text);
-    }
-    let mut cleaned = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if bad(c) {
-            cleaned.extend(c.escape_default());
-        } else {
-            cleaned.push(c);
-        }
-    }
-    Cow::Owned(cleaned)
 }

@@ -7,10 +7,14 @@ mod render;
 mod suggest;
 
 pub use code::Code;
-pub use render::{Style, render};
+pub use render::{MOST_DRAWN, Style, clean, render};
 pub use suggest::nearest;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use super::model::{Location, Source};
 
@@ -59,7 +63,12 @@ pub struct Places<'s> {
     names: Vec<Arc<str>>,
     /// Where each line of each source starts, once it was asked for.
     lines: Vec<OnceLock<Vec<usize>>>,
+    /// How many characters stand before each block of each source, once a long line was asked for.
+    blocks: Vec<OnceLock<Vec<usize>>>,
 }
+
+/// So many bytes of a line are counted for each place; of a longer one, the blocks before are counted once.
+const BLOCK: usize = 1 << 10;
 
 impl<'s> Places<'s> {
     /// Finds the lines.
@@ -69,6 +78,7 @@ impl<'s> Places<'s> {
             sources,
             names: sources.iter().map(|source| source.name.as_str().into()).collect(),
             lines: vec![OnceLock::new(); sources.len()],
+            blocks: vec![OnceLock::new(); sources.len()],
         }
     }
 
@@ -99,12 +109,87 @@ impl<'s> Places<'s> {
         let lines = self.lines(span.file).unwrap_or_default();
         let line = lines.partition_point(|start| *start <= span.start);
         let line_start = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
-        let before = source.text.get(line_start..span.start).unwrap_or_default();
+        let before = match span.start.saturating_sub(line_start) {
+            few if few <= BLOCK => characters(&source.text, line_start, span.start),
+            _ => self.before(span.file, span.start) - self.before(span.file, line_start),
+        };
         Location {
             file: Arc::clone(name),
             line: u32::try_from(line).unwrap_or(u32::MAX),
-            column: u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX),
+            column: u32::try_from(before + 1).unwrap_or(u32::MAX),
         }
+    }
+
+    /// How many characters stand before a byte, found without looking at all of them for each.
+    fn before(&self, file: usize, at: usize) -> usize {
+        let (Some(source), Some(blocks)) = (self.sources.get(file), self.blocks.get(file)) else {
+            return 0;
+        };
+        let blocks = blocks.get_or_init(|| {
+            let mut before = 0;
+            let mut blocks = vec![0];
+            for start in (0..source.text.len()).step_by(BLOCK) {
+                before += characters(&source.text, start, start + BLOCK);
+                blocks.push(before);
+            }
+            blocks
+        });
+        let block = (at / BLOCK).min(blocks.len() - 1);
+        let counted = blocks.get(block).copied().unwrap_or_default();
+        counted + characters(&source.text, block * BLOCK, at)
+    }
+
+    /// The bytes of the line in which a byte stands, without its end.
+    #[must_use]
+    fn line_around(&self, file: usize, at: usize) -> Range<usize> {
+        let lines = self.lines(file).unwrap_or_default();
+        let line = lines.partition_point(|start| *start <= at);
+        let start = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let end = match lines.get(line) {
+            Some(next) => next - 1,
+            None => self.sources.get(file).map_or(0, |source| source.text.len()),
+        };
+        start..end.max(start)
+    }
+}
+
+/// How many characters begin in a stretch of a text.
+fn characters(text: &str, start: usize, end: usize) -> usize {
+    let end = end.min(text.len());
+    let bytes = text.as_bytes().get(start.min(end)..end).unwrap_or_default();
+    // A byte that goes on with a character begins none.
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
+}
+
+/// So many characters of what a user wrote are told again.
+const MOST_QUOTED: usize = 100;
+/// No message is longer, whatever it quotes.
+const MOST_SAID: usize = 2_000;
+
+/// A message of one line in which no text in backticks is longer than people read: a name, or what stands for one, may have
+/// megabytes, and line breaks after which a line of ours seems to begin.
+fn bounded(message: String) -> String {
+    let message = if message.contains(render::steers) {
+        clean(&message).into_owned()
+    } else {
+        message
+    };
+    if message.len() <= MOST_QUOTED {
+        return message;
+    }
+    let parts = message.split('`').enumerate().map(|(at, part)| match at % 2 {
+        1 => cut(part, MOST_QUOTED),
+        _ => part.into(),
+    });
+    let parts: Vec<Cow<'_, str>> = parts.collect();
+    cut(&parts.join("`"), MOST_SAID).into_owned()
+}
+
+/// At most so many characters of a text.
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()).into(),
+        None => text.into(),
     }
 }
 
@@ -143,7 +228,7 @@ impl Diagnostic {
         Diagnostic {
             severity: Severity::Error,
             code,
-            message: message.into(),
+            message: bounded(message.into()),
             span: Some(span),
             label: None,
             related: Vec::new(),
@@ -172,14 +257,14 @@ impl Diagnostic {
     /// Says what to do.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
-        self.help.push(help.into());
+        self.help.push(bounded(help.into()));
         self
     }
 
     /// Says what is marked.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Diagnostic {
-        self.label = Some(label.into());
+        self.label = Some(bounded(label.into()));
         self
     }
 
@@ -188,7 +273,7 @@ impl Diagnostic {
     pub fn related(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
         self.related.push(Label {
             span,
-            text: text.into(),
+            text: bounded(text.into()),
         });
         self
     }
@@ -225,8 +310,119 @@ impl Problem {
     /// The diagnostic at a place.
     #[must_use]
     pub fn at(self, code: Code, span: Span) -> Diagnostic {
-        let mut diagnostic = Diagnostic::error(code, span, self.message);
-        diagnostic.help.extend(self.help);
-        diagnostic
+        let diagnostic = Diagnostic::error(code, span, self.message);
+        match self.help {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: String) -> Source {
+        Source {
+            name: "t.yaml".to_owned(),
+            text: text.into(),
+        }
+    }
+
+    const fn at(start: usize) -> Span {
+        Span {
+            file: 0,
+            start,
+            end: start + 1,
+        }
+    }
+
+    #[test]
+    fn a_column_is_that_of_a_count_however_long_the_line() {
+        let text = format!("a: b\n{}\nc: d", "xä€, 😀".repeat(1000));
+        let sources = [source(text.clone())];
+        let places = Places::new(&sources);
+        for (start, _) in text.char_indices() {
+            let before = &text[..start];
+            let line = before.rsplit('\n').next().expect("there is a line");
+            let expected = (before.matches('\n').count() + 1, line.chars().count() + 1);
+            let found = places.locate(at(start));
+            assert_eq!((found.line as usize, found.column as usize), expected, "{start}");
+        }
+        assert_eq!(places.locate(at(text.len())).column, 5);
+    }
+
+    #[test]
+    fn places_in_one_long_line_are_not_counted_from_its_start_each() {
+        let text = "x, ".repeat(1 << 20);
+        let sources = [source(text)];
+        let places = Places::new(&sources);
+        // Counted from the start it would be 10^11 bytes.
+        let sum: u64 = (0..100_000)
+            .map(|number| u64::from(places.locate(at(number * 30)).column))
+            .sum();
+        assert_eq!(sum, (0..100_000_u64).map(|number| number * 30 + 1).sum::<u64>());
+    }
+
+    #[test]
+    fn what_a_user_wrote_is_quoted_in_part() {
+        let name = "ä".repeat(1 << 20);
+        let diagnostic = Diagnostic::error(Code::InvalidName, at(0), format!("`{name}` cannot be a name"))
+            .help(format!("write `{name}`"))
+            .label(format!("`{name}`"))
+            .related(at(0), format!("`{name}`"));
+        let cut = format!("`{}…`", "ä".repeat(MOST_QUOTED));
+        assert_eq!(diagnostic.message, format!("{cut} cannot be a name"));
+        assert_eq!(diagnostic.help, [format!("write {cut}")]);
+        assert_eq!(diagnostic.label, Some(cut.clone()));
+        assert_eq!(diagnostic.related[0].text, cut);
+        // Backticks in it change nothing.
+        let odd = Diagnostic::error(
+            Code::InvalidName,
+            at(0),
+            format!("`{}` is odd", "`a".repeat(1 << 20)),
+        );
+        assert!(odd.message.chars().count() <= MOST_SAID + 1);
+        let problem = Problem::new(format!("`{name}`"), format!("`{name}`")).at(Code::InvalidName, at(0));
+        assert!(problem.help[0].len() < 300);
+    }
+
+    #[test]
+    fn so_many_are_drawn_and_the_others_counted() {
+        let sources = [source("a: b\n".to_owned())];
+        let diagnostics = vec![Diagnostic::error(Code::InvalidName, at(0), "no"); MOST_DRAWN + 17];
+        let drawn = render(&diagnostics, &sources, Style::Plain);
+        assert_eq!(drawn.matches("error[").count(), MOST_DRAWN);
+        assert!(
+            drawn.ends_with("\n\nand 17 more\n"),
+            "{}",
+            &drawn[drawn.len() - 100..]
+        );
+        let all = render(&diagnostics[..MOST_DRAWN], &sources, Style::Plain);
+        assert!(!all.contains("more"));
+    }
+
+    #[test]
+    fn nothing_of_a_file_steers_the_terminal() {
+        let mut sources = [
+            source("a: \u{1b}[31m\u{202e}\n".to_owned()),
+            source("x".repeat(1000)),
+        ];
+        for source in &mut sources {
+            source.name = "p\u{1b}]0;owned\u{7}\n.yaml".to_owned();
+        }
+        let odd = "`\u{1b}[2J\u{202e}\nerror: x`";
+        let other = Span { file: 1, ..at(0) };
+        let diagnostic = |span| {
+            Diagnostic::error(Code::InvalidName, span, odd)
+                .help(odd)
+                .label(odd)
+                .related(other, odd)
+        };
+        assert!(diagnostic(at(0)).message.ends_with("\\nerror: x`"));
+        let drawn = render(&[diagnostic(at(0)), diagnostic(other)], &sources, Style::Plain);
+        let steers = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!drawn.contains(steers), "{drawn:?}");
+        assert!(drawn.contains("p\\u{1b}]0;owned\\u{7}\\n.yaml"), "{drawn}");
     }
 }

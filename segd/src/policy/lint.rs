@@ -60,12 +60,31 @@ pub fn lint(policy: &Policy, standing: &Standing<'_>, out: &mut Vec<Diagnostic>)
         out.extend(found.or_else(|| implied.of(number, policy)));
     }
     unused(policy, standing.segments, &ends, out);
+    labels(standing.segments, out);
     let alive = looked_at
         .iter()
         .zip(&shadowed)
         .filter(|(_, shadowed)| !**shadowed);
     let alive = alive.map(|(looked, _)| looked);
     unreachable::segments(policy, standing.segments, alive, (&deny, &across), out);
+}
+
+/// What metrics and flows call something that is no segment of the policy, and what that is.
+const LABELS: [(&str, &str); 3] = [
+    ("other", "what does not fit, or has no name any more"),
+    ("probe", "segd's own health probe"),
+    ("unknown", "whose identity nobody can tell"),
+];
+
+/// Segments whose numbers come under one label with those of something else.
+fn labels(segments: &BTreeMap<String, Span>, out: &mut Vec<Diagnostic>) {
+    for (label, what) in LABELS {
+        if let Some(span) = segments.get(label) {
+            let message = format!("metrics and flows say `{label}` for {what}, too");
+            let help = "call the segment something else: the two are counted as one";
+            out.push(Diagnostic::warning(Code::SharedLabel, *span, message).help(help));
+        }
+    }
 }
 
 /// Adds warnings about what segments match.

@@ -190,6 +190,9 @@ fn icmp(text: &str, protocol: u8, names: &[(&str, u8)], rest: Option<&str>) -> R
     })
 }
 
+/// IPsec's authentication header (RFC 4302).
+const AUTHENTICATION: u8 = 51;
+
 /// `ip/47`: a protocol that has no ports.
 fn bare(text: &str, rest: &str) -> Result<Interval, Problem> {
     let value = number(text, rest)?;
@@ -210,6 +213,15 @@ fn bare(text: &str, rest: &str) -> Result<Interval, Problem> {
         0 | 43 | 44 | 60 | 135 | 139 | 140 => {
             let message = format!("`{text}` is an IPv6 extension header, not a protocol");
             return Err(Problem::new(message, "name the protocol that follows it"));
+        }
+        // Over IPv6 the walk goes on behind it; over IPv4 alone it would mean something.
+        AUTHENTICATION => {
+            let message =
+                format!("`{text}` is the authentication header (AH), which is not judged by itself");
+            return Err(Problem::new(
+                message,
+                "name the protocol that follows it; only `any` covers AH over IPv4",
+            ));
         }
         _ => return Ok((service::bare(protocol), service::bare(protocol))),
     };
@@ -257,6 +269,11 @@ fn number(text: &str, digits: &str) -> Result<u32, Problem> {
 
 /// The best guess at what was meant by a word that is no protocol.
 fn unknown(text: &str, word: &str, rest: Option<&str>) -> Problem {
+    let trimmed = text.trim();
+    if trimmed != text && parse(trimmed).is_ok() {
+        let help = format!("write `{trimmed}`, without spaces around it");
+        return Problem::new(format!("`{text}` is not a port"), help);
+    }
     let lower = word.to_ascii_lowercase();
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let help = match (lower.as_str(), rest) {
@@ -352,7 +369,11 @@ mod tests {
         assert!(refused("443/tcp").contains("`tcp/443`"));
         assert!(refused("tpc/443").contains("`tcp`"));
         assert!(refused("icmp/echo-requets").contains("`echo-request`"));
-        assert!(refused("ip/44").contains("extension header"));
+        for number in [0, 43, 44, 60, 135, 139, 140] {
+            assert!(refused(&format!("ip/{number}")).contains("extension header"));
+        }
+        assert!(refused("ip/51").contains("authentication header"));
+        assert!(parse("ip/50").is_ok(), "ESP is what is judged");
         assert!(refused("udplite/53").contains("not supported"));
     }
 

@@ -125,9 +125,12 @@ fn resolved<'s>(
     let read = resolver.read(files);
     let documents: Vec<&Document> = read.iter().flat_map(|kept| kept.file.documents.iter()).collect();
     if documents.is_empty() && resolver.complete && !allow_empty {
-        let message = "the policy has no document: under it everything would be denied";
-        let diagnostic = Diagnostic::general(Code::Empty, message);
-        resolver.report(diagnostic.help("check the path; `--allow-empty` takes an empty policy"));
+        let message = "the policy has no document: it gives up every segment, rule and guardrail";
+        let diagnostic = Diagnostic::general(Code::Empty, message).help("check the path");
+        resolver.report(diagnostic.help(
+            "under an empty policy nothing is enforced but on what segments left behind; where that is meant, `segd run`, \
+             `segd apply`, `segd policy check` and `segd policy diff` take it with `--allow-empty`",
+        ));
     }
     resolver.names(&documents);
     resolver.define(&read, &mut files.defined);
@@ -257,6 +260,11 @@ impl<'s> Resolver<'s> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         if self.out.iter().any(is_error) {
             self.out.retain(is_error);
+            for diagnostic in self.out.iter_mut().filter(|told| told.help.is_empty()) {
+                diagnostic
+                    .help
+                    .extend(diagnostic.code.remedy().map(str::to_owned));
+            }
             sort(self.sources, &mut self.out);
             return Err(self.out);
         }

@@ -58,7 +58,15 @@ pub fn parse(text: &str) -> Result<Timestamp, Problem> {
     if zone != "Z" && !has_form(zone, "+dd:dd") && !has_form(zone, "-dd:dd") {
         return Err(problem("is not a time", FORM));
     }
-    let help = "look at the month, the day, the hour and the offset";
+    let help = "look at the month, the day, the hour, the second and the offset";
+    // The library that reads it takes a second 60 for 59, and offsets of more than a day.
+    let beyond = |number: Option<&str>, most: u8| {
+        let number = number.and_then(|digits| digits.parse::<u8>().ok());
+        number.is_some_and(|number| number > most)
+    };
+    if beyond(time.get(7..9), 59) || beyond(zone.get(1..3), 23) || beyond(zone.get(4..6), 59) {
+        return Err(problem("is no moment of the calendar", help));
+    }
     text.parse()
         .map_err(|_| problem("is no moment of the calendar", help))
 }
@@ -85,6 +93,8 @@ mod tests {
             "2026-12-01T19:00:00+01:00",
             "2026-12-01T12:30:00-05:30",
             "2026-12-02T00:00:00+06:00",
+            "2026-12-02T17:59:00+23:59",
+            "2026-12-01T18:00:00-00:00",
         ] {
             assert_eq!(parse(text), Ok(moment), "{text}");
         }
@@ -107,6 +117,11 @@ mod tests {
             ("2026-02-29T18:00:00Z", "is no moment"),
             ("2026-12-01T24:00:00Z", "is no moment"),
             ("2026-12-01T18:00:00+99:00", "is no moment"),
+            ("2026-12-01T18:00:00+24:00", "is no moment"),
+            ("2026-12-01T18:00:00-25:59", "is no moment"),
+            ("2026-12-01T18:00:00+01:60", "is no moment"),
+            ("2026-12-01T18:00:60Z", "is no moment"),
+            ("2026-12-01T18:00:60.5+01:00", "is no moment"),
             ("tomorrow", "is not a time"),
             ("ä026-12-01T18:00:00Z", "is not a time"),
             ("", "is not a time"),

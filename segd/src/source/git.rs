@@ -8,11 +8,12 @@ mod provenance;
 use std::{
     path::{Component, Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
 pub use self::provenance::{Provenance, provenance};
-use super::{MAX_BYTES, MAX_FILES, SourceError, Sources, child, room};
+use super::{MAX_BYTES, MAX_FILES, SourceError, Sources, child, room, text_of};
 use crate::policy::model::Source;
 
 /// How long git may take for one answer.
@@ -55,7 +56,7 @@ impl GitPath {
         let texts = self.texts(&directory, &blobs)?;
         let sources = blobs.into_iter().zip(texts).map(|(blob, text)| Source {
             name: format!("git:{}:{}", self.revision, blob.name),
-            text: text.into(),
+            text,
         });
         Ok(Sources::of(sources.collect()))
     }
@@ -144,7 +145,7 @@ impl GitPath {
         Ok(blobs)
     }
 
-    fn texts(&self, directory: &Path, blobs: &[Blob]) -> Result<Vec<String>, SourceError> {
+    fn texts(&self, directory: &Path, blobs: &[Blob]) -> Result<Vec<Arc<str>>, SourceError> {
         let hashes: String = blobs.iter().map(|blob| format!("{}\n", blob.hash)).collect();
         let mut output = self
             .feed(directory, &["cat-file", "--batch"], hashes.into_bytes())?
@@ -159,10 +160,7 @@ impl GitPath {
             if head != expected.as_bytes() || content.len() != size || output.next() != Some(b'\n') {
                 return Err(self.failed(format!("git did not print `{}`", blob.name)));
             }
-            texts.push(String::from_utf8(content).map_err(|error| SourceError::NotUtf8 {
-                path: PathBuf::from(&blob.name),
-                offset: error.utf8_error().valid_up_to(),
-            })?);
+            texts.push(text_of(content));
         }
         Ok(texts)
     }

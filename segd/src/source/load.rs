@@ -19,7 +19,7 @@ use super::{
 use crate::policy::{
     compile::compile,
     compiled::SegmentIndexes,
-    diagnostic::{Diagnostic, Span, Style, render},
+    diagnostic::{Diagnostic, Span, Style, clean, render},
     document::allowance::Allowance,
     expectation,
     model::{Policy, SelectorKind, Source},
@@ -135,8 +135,12 @@ impl LoadError {
     pub fn render(&self, style: Style) -> String {
         match self {
             LoadError::Unreadable(error) => {
-                let help = error.help().map(|help| format!("help: {help}\n"));
-                format!("error: {error}\n{}", help.unwrap_or_default())
+                let help = error.help().map(|help| format!("help: {}\n", clean(&help)));
+                format!(
+                    "error: {}\n{}",
+                    clean(&error.to_string()),
+                    help.unwrap_or_default()
+                )
             }
             LoadError::Invalid {
                 diagnostics, sources, ..
@@ -159,9 +163,9 @@ impl fmt::Display for LoadError {
                 if let Some(span) = first.span {
                     let places = crate::policy::diagnostic::Places::new(sources);
                     let place = places.locate(span);
-                    write!(f, "{}:{}:{}: ", place.file, place.line, place.column)?;
+                    write!(f, "{}:{}:{}: ", clean(&place.file), place.line, place.column)?;
                 }
-                f.write_str(&first.message)?;
+                f.write_str(&clean(&first.message))?;
                 match diagnostics.len() {
                     0 | 1 => Ok(()),
                     2 => f.write_str(" (and 1 more error)"),

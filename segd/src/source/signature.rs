@@ -74,6 +74,12 @@ impl SignatureError {
         SignatureError::new(Path::new("segd apply"), "the policy is not signed", SIGN)
     }
 
+    /// The file that is to blame.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn help(&self) -> String {

@@ -163,16 +163,46 @@ fn names_path_and_operation() {
 }
 
 #[test]
-fn says_where_a_text_is_not_utf8() {
+fn text_that_is_not_utf8_is_a_mistake_at_its_place_and_hides_no_other() {
     let root = directory();
-    fs::write(root.path().join("a.yaml"), b"abc\xffdef").expect("a file");
-    let error = look(&[root.path().to_owned()]).expect_err("not UTF-8");
+    fs::write(root.path().join("a.yaml"), b"# \xc3\xa4\nab: \xff\xfe b\nc").expect("a file");
+    write(&root.path().join("b.yaml"), "[");
+    fs::write(root.path().join("c.yaml"), vec![0xff; 1 << 20]).expect("a file");
+    let error = load(&[root.path().to_owned()], false, &Trust::Everybody).expect_err("not UTF-8");
+    let LoadError::Invalid {
+        diagnostics, sources, ..
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(diagnostics.len(), 3, "{diagnostics:?}");
+    assert!(
+        sources.iter().all(|source| source.text.len() < 1000),
+        "nothing is kept of what is no text"
+    );
+    let told = error.to_string();
+    assert!(
+        told.contains("a.yaml:2:5: what stands here is not UTF-8"),
+        "{told}"
+    );
     assert!(
         error
-            .to_string()
-            .ends_with("a.yaml` is not UTF-8: invalid byte at offset 3"),
-        "{error}"
+            .render(crate::policy::diagnostic::Style::Plain)
+            .contains("help: save it as UTF-8")
     );
+}
+
+#[test]
+fn what_cannot_be_read_is_told_with_a_remedy() {
+    let root = directory();
+    symlink("nowhere.yaml", root.path().join("a.yaml")).expect("a link");
+    let help = |path: &Path| look(&[path.to_owned()]).expect_err("unreadable").help();
+    assert!(help(root.path()).is_some_and(|help| help.contains("leads nowhere")));
+    assert_eq!(
+        help(Path::new("/no/such/policy")).as_deref(),
+        Some("check the path")
+    );
+    assert!(help(Path::new("/dev/null")).is_some());
 }
 
 #[test]

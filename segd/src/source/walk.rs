@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{MAX_DEPTH, MAX_FILES, SourceError, Trust, io_at, open, room};
+use super::{MAX_DEPTH, MAX_FILES, SourceError, Trust, io_at, open, room, text_of};
 use crate::policy::model::Source;
 
 /// One walk.
@@ -145,13 +145,9 @@ impl Walk<'_> {
             return Err(SourceError::TooLarge { path, what, limit });
         }
         self.bytes += len;
-        let text = String::from_utf8(bytes).map_err(|error| SourceError::NotUtf8 {
-            path: path.clone(),
-            offset: error.utf8_error().valid_up_to(),
-        })?;
         texts.push(Source {
             name: path.display().to_string(),
-            text: text.into(),
+            text: text_of(bytes),
         });
         Ok(())
     }

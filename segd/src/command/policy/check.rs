@@ -16,12 +16,12 @@ use crate::{
     policy::{
         compile::{CompileError, compile},
         compiled::SegmentIndexes,
-        diagnostic::{Code, Diagnostic, Style},
+        diagnostic::{Code, Diagnostic, Style, render},
         document::allowance::{self, Allowance},
         lint, resolve, time,
     },
     source::{self, LoadError, Loaded, Trust},
-    workload::{cgroupfs::CgroupRoot, error::WorkloadError},
+    workload::{cgroupfs::CgroupRoot, error::WorkloadError, users},
 };
 
 /// Validate a policy.
@@ -62,7 +62,7 @@ impl Check {
     pub(super) fn reply(&self, style: Style) -> Reply {
         match source::load(&self.paths, self.allow_empty, &Trust::Everybody).and_then(Loaded::tested) {
             Ok(mut loaded) => match fits(&loaded) {
-                Ok(()) => match self.look_beyond_the_text(&mut loaded) {
+                Ok(()) => match self.look_beyond_the_text(&mut loaded, style) {
                     Ok(notes) => self.valid(&loaded, notes, style),
                     Err(reply) => reply,
                 },
@@ -108,12 +108,18 @@ impl Check {
     }
 
     /// Adds what the text alone does not tell: the time does, and with `--live` the host; and notes of what it cannot.
-    fn look_beyond_the_text(&self, loaded: &mut Loaded) -> Result<Vec<String>, Reply> {
+    fn look_beyond_the_text(&self, loaded: &mut Loaded, style: Style) -> Result<Vec<String>, Reply> {
         let now = self.at.unwrap_or_else(Timestamp::now);
         let mut found = lint::expired(&loaded.policy, &loaded.rules, now);
         allowance::apply(&allowed(loaded, Code::Expired), true, &mut found);
         let mut notes = Vec::new();
         if self.live {
+            let ties = live::users_of_two(&loaded.matchers, &users::uid);
+            if !ties.is_empty() {
+                let drawn = render(&ties, &loaded.sources, style);
+                let complaint = format!("{drawn}\ninvalid: {}\n", counted(ties.len(), "error"));
+                return Err(self.invalid(None, findings(&ties, &loaded.sources), complaint));
+            }
             let matchers = self.matchers(loaded).map_err(|error| Reply {
                 complaint: format!("error: {}\n", crate::report::chain(&error)),
                 code: CANNOT,

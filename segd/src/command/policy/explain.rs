@@ -8,17 +8,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use segd_common::{service::Service, verdict::Outcome};
+use segd_common::{reason::Reason, service::Service, verdict::Outcome};
 
 use super::{
     INVALID, NO, Reply, YES,
-    who::{Identified, Who, of_flow},
+    who::{Identified, Unidentified, Who, of_flow},
 };
 use crate::{
     command::live,
     output::{
         Format,
-        policy::{Explained, print},
+        policy::{Change, Explained, print},
     },
     policy::{
         compile::compile,
@@ -121,7 +121,7 @@ impl Explain {
             Ok(question) => question,
             Err(refusal) => return refusal,
         };
-        let loaded = match source::load(&self.paths, true, &Trust::Everybody) {
+        let loaded = match source::load(&self.paths, false, &Trust::Everybody) {
             Ok(loaded) => loaded.at(self.at.unwrap_or_else(Timestamp::now)),
             Err(error) => {
                 return Reply {
@@ -139,13 +139,13 @@ impl Explain {
             Ok(tables) => tables,
             Err(error) => return Reply::refusal(&error.to_string()),
         };
-        let sides = question
-            .from
-            .identify(&tables)
-            .and_then(|from| Ok((from, question.to.identify(&tables)?)));
-        let (from, to) = match sides {
-            Ok(sides) => sides,
-            Err(error) => return Reply::refusal(&error),
+        let names = [question.from.to_string(), question.to.to_string()];
+        let (from, to) = match (question.from.identify(&tables), question.to.identify(&tables)) {
+            (Ok(from), Ok(to)) => (from, to),
+            (Err(error @ Unidentified::Question(_)), _) | (_, Err(error @ Unidentified::Question(_))) => {
+                return Reply::refusal(&error.to_string());
+            }
+            (from, to) => return self.ambiguous(names, &question.port, [from.err(), to.err()]),
         };
         match explain(
             &loaded.policy,
@@ -176,6 +176,35 @@ impl Explain {
         Reply::of(print(self.output, &answer, Explained::table), String::new(), code)
     }
 
+    /// The answer about somebody whom two segments claim: segd denies him everything.
+    fn ambiguous(&self, names: [String; 2], port: &str, why: [Option<Unidentified>; 2]) -> Reply {
+        let ([from, to], [from_because, to_because]) = (names, why.map(|why| why.map(|why| why.to_string())));
+        let answer = Explained {
+            from,
+            to,
+            port: port.to_owned(),
+            verdict: Outcome::Denied.label(),
+            reason: Reason::Ambiguous.label(),
+            sentence: "two segments claim one side with equal right".to_owned(),
+            rule: None,
+            location: None,
+            text: None,
+            because: None,
+            nearest: None,
+            commit: None,
+            from_because,
+            to_because,
+            considered: Vec::new(),
+            change: Change {
+                list: None,
+                add: None,
+                narrow: Vec::new(),
+                sentence: "leave the workload to one of the two segments".to_owned(),
+            },
+        };
+        Reply::of(print(self.output, &answer, Explained::table), String::new(), NO)
+    }
+
     /// What is asked, or why it cannot be.
     fn question(&self) -> Result<Question, Reply> {
         let asked = match &self.flow {
@@ -196,6 +225,11 @@ impl Explain {
             }
         };
         let (from, to, port) = asked.map_err(|error| Reply::refusal(&error))?;
+        if [&from, &to].contains(&&Who::Named("any".to_owned())) {
+            return Err(Reply::refusal(
+                "`any` is everybody; name one party: a segment, `host`, `world` or an address",
+            ));
+        }
         let service = port::parse_one(&port).map_err(|problem| {
             let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
             Reply::refusal(&format!("{}{help}", problem.message))

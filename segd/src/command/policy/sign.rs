@@ -35,6 +35,14 @@ impl Sign {
             Ok(sources) => sources.sources,
             Err(error) => return Reply::refusal(&error.to_string()),
         };
+        // What stands for bytes that are no text is not to be signed, nor written over them.
+        let odd = |source: &&Source| source.text.contains(char::REPLACEMENT_CHARACTER);
+        if let Some(odd) = sources.iter().find(odd) {
+            return Reply::refusal(&format!(
+                "`{}` is not UTF-8: `segd policy check` says where",
+                odd.name
+            ));
+        }
         let (file, text, serial) = match self.statement(&sources) {
             Ok(statement) => statement,
             Err(why) => return Reply::refusal(&why),

@@ -1,16 +1,19 @@
 //! Who somebody is under a policy: a segment by name, an address, a cgroup, a process, a side of a recorded flow.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use segd_common::{
     matching::{Name, child_flags},
     segment,
-    workload::AMBIGUOUS,
+    workload::{AMBIGUOUS, CgroupSlot},
 };
 
 use crate::{
     control::types::FlowRecord,
-    policy::{compiled::CompiledTables, prefixes},
+    policy::{
+        compiled::{CompiledTables, SelectorInfo},
+        prefixes,
+    },
     workload::{
         cgroupfs::CgroupRoot,
         selector::{Position, SelectorTables},
@@ -38,6 +41,32 @@ pub struct Identified {
     pub because: Option<String>,
 }
 
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Named(text) | Who::Cgroup(text) => f.write_str(text),
+            Who::Process(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+/// Why it cannot be told who somebody is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unidentified {
+    /// The question is wrong.
+    #[error("{0}")]
+    Question(String),
+    /// Several segments claim him with equal right: an answer, and no good one.
+    #[error("{0}")]
+    Ambiguous(String),
+}
+
+impl From<String> for Unidentified {
+    fn from(why: String) -> Unidentified {
+        Unidentified::Question(why)
+    }
+}
+
 impl Who {
     /// The cgroup of a process; a cgroup as it is.
     ///
@@ -58,7 +87,7 @@ impl Who {
     /// # Errors
     ///
     /// Why that cannot be told, in words.
-    pub fn identify(self, tables: &CompiledTables) -> Result<Identified, String> {
+    pub fn identify(self, tables: &CompiledTables) -> Result<Identified, Unidentified> {
         match self.settled()? {
             Who::Named(name) => Ok(match name.parse::<IpAddr>() {
                 Ok(address) => of_address(tables, address),
@@ -68,7 +97,7 @@ impl Who {
                 },
             }),
             Who::Cgroup(path) => of_cgroup(tables, &path),
-            Who::Process(_) => Err("a process without a cgroup".to_owned()),
+            Who::Process(_) => Err("a process without a cgroup".to_owned().into()),
         }
     }
 }
@@ -91,28 +120,20 @@ fn of_address(tables: &CompiledTables, address: IpAddr) -> Identified {
 }
 
 /// Classifies a cgroup as segd would. Who made its directories counts, so this host is asked if it has them.
-fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, String> {
-    if !path.starts_with('/') {
-        return Err(format!(
-            "`{path}` is no cgroup path; write `/{path}`, from the cgroup root"
-        ));
-    }
-    let selectors = SelectorTables::compile(tables, 1, &users::uid).map_err(|error| error.to_string())?;
+fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, Unidentified> {
+    check_path(path)?;
     let here = on_this_host(path);
-    let mut position: Position = selectors.root_position();
-    let mut flags = 0;
-    for (at, name) in path.split('/').filter(|name| !name.is_empty()).enumerate() {
-        flags = match here.get(at) {
-            Some(found) => *found,
-            None => child_flags(flags, true, &Name::new(name.as_bytes())),
-        };
-        position = selectors.descend(&position, flags, name.as_bytes());
-    }
-    let slot = position.slot;
+    let slot = slot_under(tables, path, &here)?;
     if slot.identity.flags & AMBIGUOUS != 0 {
-        return Err(format!(
-            "{path} is ambiguous: two segments claim it with equal right, and it is denied everything"
-        ));
+        let claims = tied(tables, path, &here)?;
+        let by = if claims.is_empty() {
+            "two segments claim it".to_owned()
+        } else {
+            format!("{} claim it", claims.join(" and "))
+        };
+        return Err(Unidentified::Ambiguous(format!(
+            "{path} is ambiguous: {by} with equal right, and it is denied everything"
+        )));
     }
     let segment = named(tables, slot.identity.segment);
     let depth = path.split('/').filter(|name| !name.is_empty()).count();
@@ -135,6 +156,72 @@ fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, String> 
         segment,
         because: Some(because),
     })
+}
+
+/// What a cgroup gets under the selectors of some tables.
+fn slot_under(tables: &CompiledTables, path: &str, here: &[u16]) -> Result<CgroupSlot, String> {
+    let selectors = SelectorTables::compile(tables, 1, &users::uid).map_err(|error| error.to_string())?;
+    let mut position: Position = selectors.root_position();
+    let mut flags = 0;
+    for (at, name) in path.split('/').filter(|name| !name.is_empty()).enumerate() {
+        flags = match here.get(at) {
+            Some(found) => *found,
+            None => child_flags(flags, true, &Name::new(name.as_bytes())),
+        };
+        position = selectors.descend(&position, flags, name.as_bytes());
+    }
+    Ok(position.slot)
+}
+
+/// The claims between which nothing decides, in words: two that are ambiguous by themselves and with each of the others.
+fn tied(tables: &CompiledTables, path: &str, here: &[u16]) -> Result<Vec<String>, String> {
+    let under = |selectors: &[&SelectorInfo]| {
+        let alone = CompiledTables {
+            selectors: Arc::new(selectors.iter().map(|selector| (*selector).clone()).collect()),
+            ..CompiledTables::default()
+        };
+        slot_under(&alone, path, here)
+    };
+    let mut claims = Vec::new();
+    for selector in tables.selectors.iter() {
+        if under(&[selector])?.selector != 0 {
+            claims.push(selector);
+        }
+    }
+    let is_tie = |selectors: &[&SelectorInfo]| -> Result<bool, String> {
+        Ok(under(selectors)?.identity.flags & AMBIGUOUS != 0)
+    };
+    for (at, one) in claims.iter().enumerate() {
+        for other in claims.iter().skip(at + 1) {
+            let mut wins = is_tie(&[one, other])?;
+            for third in &claims {
+                wins = wins && is_tie(&[one, other, third])?;
+            }
+            if wins {
+                let told = |selector: &SelectorInfo| {
+                    let segment = named(tables, selector.segment);
+                    format!("`{segment}` by {} at {}", selector.kind, selector.location)
+                };
+                return Ok(vec![told(one), told(other)]);
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Whether a text is a cgroup's path from the root, as the kernel tells it: it begins there, and makes no detours.
+fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(format!(
+            "`{path}` is no cgroup path; write `/{path}`, from the cgroup root"
+        ));
+    }
+    match path.split('/').find(|name| matches!(*name, "." | "..")) {
+        Some(detour) => Err(format!(
+            "`{path}` has the component `{detour}`; write the path without detours"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The flags of each cgroup on the way, as far as this host has them.
@@ -167,6 +254,7 @@ pub fn of_record(flow: &FlowRecord) -> Result<(Who, Who, String), String> {
     // `cgroup` is the local side: who sends at an egress hook or a system call, who receives at an ingress hook.
     let sends = &*flow.hook != "ingress";
     let (own, peer) = (flow.cgroup.clone(), flow.peer_cgroup.clone());
+    own.iter().chain(&peer).try_for_each(|path| check_path(path))?;
     let (from, to) = if sends { (own, peer) } else { (peer, own) };
     let side = |cgroup: Option<String>, segment: &str, address: &str| match cgroup {
         Some(path) => Who::Cgroup(path),
@@ -209,6 +297,23 @@ mod tests {
             (from, to),
             (Who::Cgroup("/db".into()), Who::Named("10.0.0.2".into()))
         );
+    }
+
+    #[test]
+    fn a_cgroup_that_is_no_path_is_no_flow() {
+        for odd in ["db", "", "../db", "/on/../db", "/./db"] {
+            for field in ["cgroup", "peer_cgroup"] {
+                let line = FLOW.replace(
+                    r#""cgroup":"/db","peer_cgroup":null"#,
+                    &format!(r#""{field}":"{odd}""#),
+                );
+                assert!(of_flow(&line).is_err(), "{line}");
+            }
+        }
+        let tables = CompiledTables::default();
+        for odd in ["db", "/on/../db"] {
+            assert!(Who::Cgroup(odd.to_owned()).identify(&tables).is_err(), "{odd}");
+        }
     }
 
     #[test]

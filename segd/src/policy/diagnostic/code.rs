@@ -106,6 +106,8 @@ codes! {
         UnusedRule = "unused-rule";
         /// A rule whose time is over (`check`).
         Expired = "expired";
+        /// A segment of a name that metrics and flows give to something else.
+        SharedLabel = "shared-label";
         /// A `# segd: allow(…)` that names no warning.
         UnknownAllowance = "unknown-allowance";
         /// A `# segd: allow(…)` of a warning that there is not.
@@ -118,6 +120,25 @@ impl Code {
     #[must_use]
     pub fn of_label(label: &str) -> Option<Code> {
         Code::ALL.iter().copied().find(|code| code.label() == label)
+    }
+
+    /// What to do about an error of which nothing better is known.
+    #[must_use]
+    pub const fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Code::Syntax => "look at quotes, brackets and indentation, here and on the line before",
+            Code::UnknownField => "take it out; docs/policy.md lists the fields",
+            Code::DuplicateKey => "keep one of the two",
+            Code::MissingField => "write it; docs/policy.md shows how",
+            Code::WrongType => "docs/policy.md shows the form of every field",
+            Code::ReservedName => "take it out: `host`, `world` and `any` are always there",
+            Code::DuplicateName | Code::IdentifierCollision => "give one of the two another name",
+            Code::InvalidPrefix => "name a part of the prefix, or take it out",
+            Code::InvalidWindow => "name each day once",
+            Code::Conflict => "leave it to one of them",
+            Code::Capacity => "take out what this host does not need; docs/policy.md has the limits",
+            _ => return None,
+        })
     }
 
     /// Whether a comment in the file can allow it: every warning but those about such comments.

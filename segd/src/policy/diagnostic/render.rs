@@ -20,7 +20,10 @@ pub enum Style {
 /// A longer line, in bytes, is named but not drawn.
 const LONGEST_LINE: usize = 400;
 
-/// Draws all of them, with an empty line between.
+/// So many diagnostics are drawn; how many more there are is said. Nobody reads as many.
+pub const MOST_DRAWN: usize = 1_000;
+
+/// Draws them, with an empty line between.
 #[must_use]
 pub fn render(diagnostics: &[Diagnostic], sources: &[Source], style: Style) -> String {
     let renderer = match style {
@@ -30,12 +33,15 @@ pub fn render(diagnostics: &[Diagnostic], sources: &[Source], style: Style) -> S
     // Found once: a thousand diagnostics do not count a large file's lines a thousand times.
     let places = Places::new(sources);
     let mut out = String::new();
-    for diagnostic in diagnostics {
+    for diagnostic in diagnostics.iter().take(MOST_DRAWN) {
         if !out.is_empty() {
             out.push('\n');
         }
         out.push_str(&renderer.render(&[group(diagnostic, sources, &places)]));
         out.push('\n');
+    }
+    if let Some(more @ 1..) = diagnostics.len().checked_sub(MOST_DRAWN) {
+        out.push_str(&format!("\nand {more} more\n"));
     }
     out
 }
@@ -108,10 +114,10 @@ fn draw<'a>(sources: &'a [Source], lines: &Places<'_>, file: usize, marks: &[Mar
     let source = sources.get(file)?;
     if marks
         .iter()
-        .any(|mark| line_of(source, mark.span).len() > LONGEST_LINE)
+        .any(|mark| lines.line_around(file, mark.span.start).len() > LONGEST_LINE)
     {
         let at = lines.locate(marks.first()?.span);
-        let origin = Origin::path(source.name.as_str()).line(at.line as usize);
+        let origin = Origin::path(clean(&source.name)).line(at.line as usize);
         return Some(Drawn::Place(origin.char_column(at.column as usize)));
     }
     // The drawing library looks at every line it is given, for each diagnostic: it gets those that count.
@@ -119,15 +125,12 @@ fn draw<'a>(sources: &'a [Source], lines: &Places<'_>, file: usize, marks: &[Mar
     let places: Vec<(usize, usize)> = marks.iter().map(|mark| on_one_line(source, mark.span)).collect();
     let first = places.iter().map(|(start, _)| *start).min()?;
     let last = places.iter().map(|(_, end)| *end).max()?;
-    let from = text.get(..first)?.rfind('\n').map_or(0, |at| at + 1);
-    let to = text
-        .get(last..)?
-        .find('\n')
-        .map_or(text.len(), |at| last + at + 1);
+    let from = lines.line_around(file, first).start;
+    let to = (lines.line_around(file, last).end + 1).min(text.len());
     let line = lines.line(file, from);
     let mut snippet = Snippet::source(text.get(from..to)?)
         .line_start(line)
-        .path(source.name.as_str());
+        .path(clean(&source.name));
     for (mark, (start, end)) in marks.iter().zip(places) {
         let mut annotation = mark.kind.span(start - from..end - from);
         if let Some(label) = mark.label {
@@ -138,31 +141,27 @@ fn draw<'a>(sources: &'a [Source], lines: &Places<'_>, file: usize, marks: &[Mar
     Some(Drawn::Lines(snippet))
 }
 
-/// What the user wrote must not steer the terminal: control characters are spelled out.
-fn clean(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let spelled = |c: char| {
-        if c.is_control() {
-            c.escape_unicode().to_string()
-        } else {
-            c.to_string()
-        }
-    };
-    Cow::Owned(text.chars().map(spelled).collect())
+/// Whether a character does something to a terminal.
+pub(super) fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The line in which a span starts.
-fn line_of(source: &Source, span: Span) -> &str {
-    let text = &*source.text;
-    let start = text
-        .get(..span.start)
-        .and_then(|before| before.rfind('\n'))
-        .map_or(0, |at| at + 1);
-    text.get(start..)
-        .and_then(|rest| rest.lines().next())
-        .unwrap_or_default()
+/// Text that is safe on a terminal and stays on one line: what the user wrote, or a workload chose, must not steer it. Control
+/// characters, and those that turn the direction of writing, are spelled out.
+#[must_use]
+pub fn clean(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if steers(c) {
+            cleaned.extend(c.escape_default());
+        } else {
+            cleaned.push(c);
+        }
+    }
+    Cow::Owned(cleaned)
 }
 
 /// A mark stays on the line where it starts: a page of carets helps nobody.

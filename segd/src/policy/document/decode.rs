@@ -1,5 +1,6 @@
 //! From the tree to the document: every unknown field, every wrong type, all at once.
 
+mod remedies;
 mod rule;
 mod shape;
 mod test;
@@ -248,7 +249,9 @@ impl Decoder<'_> {
             && name != "cidr"
         {
             let message = format!("`except` belongs to `cidr`, not to `{name}`");
-            self.report(Diagnostic::error(Code::UnknownField, except.span, message));
+            let help =
+                "take it out: a matcher that is longer wins, so give what is not meant to another segment";
+            self.report(Diagnostic::error(Code::UnknownField, except.span, message).help(help));
         }
         let kind = match name {
             "cgroup" => MatcherKind::Cgroup(self.text(value, "a cgroup path")?),

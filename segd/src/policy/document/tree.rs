@@ -66,9 +66,9 @@ pub enum Value {
 pub enum TextStyle {
     /// Without quotes, on one line.
     Plain,
-    /// In quotes.
+    /// In quotes, or said to be a text by a tag.
     Quoted,
-    /// A block, a folded line, or changed by a tag.
+    /// A block, or a folded line.
     Other,
 }
 
@@ -128,6 +128,28 @@ pub fn parse_of(
             Diagnostic::error(Code::Syntax, span, message).help("save it as UTF-8 without a byte order mark"),
         ));
     }
+    if let Some(at) = text.find(char::REPLACEMENT_CHARACTER) {
+        let span = Span {
+            file,
+            start: at,
+            end: at + char::REPLACEMENT_CHARACTER.len_utf8(),
+        };
+        let message = "what stands here is not UTF-8, or stands for what was not (U+FFFD)";
+        return Err(Box::new(
+            Diagnostic::error(Code::Syntax, span, message).help("save it as UTF-8"),
+        ));
+    }
+    if let Some(at) = lone_return(text) {
+        let span = Span {
+            file,
+            start: at,
+            end: at + 1,
+        };
+        let message = "a carriage return stands alone: a line ends here for YAML, and for nothing else";
+        return Err(Box::new(
+            Diagnostic::error(Code::Syntax, span, message).help("save it with LF or CRLF line ends"),
+        ));
+    }
     let refuse = |fault: build::Fault| {
         let diagnostic = Diagnostic::error(Code::Syntax, fault.span, fault.message);
         Box::new(match fault.help {
@@ -142,6 +164,13 @@ pub fn parse_of(
         builder.take(event, place).map_err(refuse)?;
     }
     Ok(builder.finish())
+}
+
+/// A `\r` without `\n`. It ends a comment for YAML, while git, grep and most editors show what follows as a part of it: a rule
+/// could hide there. (NEL, LS and PS end nothing in YAML 1.2, which is what is read.)
+fn lone_return(text: &str) -> Option<usize> {
+    let mut returns = text.match_indices('\r').map(|(at, _)| at);
+    returns.find(|at| text.as_bytes().get(at + 1) != Some(&b'\n'))
 }
 
 /// Strict, and bounded where the parser itself recurses.

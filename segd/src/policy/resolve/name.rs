@@ -105,10 +105,12 @@ pub fn user(name: &str) -> Result<(), Problem> {
     if name.starts_with(first) && name.len() <= 256 && name.chars().all(ok) {
         return Ok(());
     }
-    let help = if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-        format!("a user number is written without quotes: `user: {name}`")
-    } else {
-        "write a login name or a user number".to_owned()
+    let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    let help = match name.parse::<u32>() {
+        Ok(id) if digits && id < u32::MAX => {
+            format!("a user number is written without quotes and leading zeros: `user: {id}`")
+        }
+        _ => "write a login name or a user number".to_owned(),
     };
     Err(Problem::new(format!("`{name}` cannot be a user"), help))
 }

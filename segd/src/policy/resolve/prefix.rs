@@ -71,7 +71,10 @@ fn parse_address(text: &str, address: &str) -> Result<IpAddr, Problem> {
         return Err(Problem::new(message, "leave out the part from `%` on"));
     }
     let parts: Vec<&str> = address.split('.').collect();
-    let zeros = parts.len() == 4 && parts.iter().any(|part| part.len() > 1 && part.starts_with('0'));
+    let digits = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let zeros = parts.len() == 4
+        && parts.iter().all(digits)
+        && parts.iter().any(|part| part.len() > 1 && part.starts_with('0'));
     if zeros {
         let short: Vec<&str> = parts
             .iter()

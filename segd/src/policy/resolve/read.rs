@@ -316,6 +316,7 @@ mod tests {
         super::{Resolved, resolve_again, resolve_quietly},
         *,
     };
+    use crate::policy::diagnostic::Code;
 
     fn source(name: &str, text: &str) -> Source {
         Source {
@@ -397,7 +398,7 @@ mod tests {
     }
 
     /// Lines of all kinds, between which and within which runs of rules are drawn.
-    const OTHERS: [&str; 22] = [
+    const OTHERS: [&str; 23] = [
         "    - {from: [web, db], to: web, ports: [tcp/1, udp/2]}",
         "    - {from: web, to: db, ports: [tcp/1], reason: x}",
         "    - {from: web, to: db}",
@@ -409,6 +410,7 @@ mod tests {
         "    so\"}",
         "    # segd: allow(implied)",
         "# nothing",
+        "    # none\r    - {from: db, to: web, ports: [tcp/1]}",
         "",
         "  deny:",
         "  allow: &all",
@@ -489,6 +491,28 @@ mod tests {
                 }
             }
             read_as_whole(text);
+        }
+    }
+
+    #[test]
+    fn no_rule_hides_in_a_comment_whatever_was_read_before() {
+        let mut files = ReadFiles::default();
+        let read = |files: &mut ReadFiles, text: &str| {
+            let sources = [source("a.yaml", SEGMENTS), source("b.yaml", text)];
+            as_fresh(&sources, files);
+            resolve_again(&sources, false, files).map(drop)
+        };
+        let right = format!("{HEAD}{}    # none\n{}", run(4, 20), run(4, 20));
+        assert_eq!(read(&mut files, &right), Ok(()));
+        for hidden in [
+            "    # none\r    - {from: db, to: web, ports: [any]}\n",
+            "    # none\r\n    \r",
+        ] {
+            let found =
+                read(&mut files, &right.replace("    # none\n", hidden)).expect_err("must be refused");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found.first().map(|found| found.code), Some(Code::Syntax));
+            assert_eq!(read(&mut files, &right), Ok(()));
         }
     }
 

@@ -202,7 +202,9 @@ impl Defining<'_> {
         } else {
             return true;
         };
-        self.report(Diagnostic::error(Code::InvalidPrefix, text.span, message).related(span, "the prefix"));
+        let diagnostic =
+            Diagnostic::error(Code::InvalidPrefix, text.span, message).related(span, "the prefix");
+        self.report(diagnostic.help("except a part of the prefix, or take the exception out"));
         false
     }
 }

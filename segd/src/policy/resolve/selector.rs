@@ -23,10 +23,14 @@ const WITHOUT_CGROUP: [&str; 5] = [".target", ".timer", ".path", ".device", ".au
 /// What is wrong with it.
 pub fn cgroup(path: &str) -> Result<Vec<String>, Problem> {
     let Some(inside) = path.strip_prefix('/') else {
-        let message = format!("`{path}` is not an absolute cgroup path");
+        let absolute = format!("/{path}");
+        let help = match !path.is_empty() && cgroup(&absolute).is_ok() {
+            true => format!("write `{absolute}`, from the cgroup root"),
+            false => "write it from the cgroup root, as in `/shop/web`".to_owned(),
+        };
         return Err(Problem::new(
-            message,
-            format!("write `/{path}`, from the cgroup root"),
+            format!("`{path}` is not an absolute cgroup path"),
+            help,
         ));
     };
     if inside.is_empty() {
@@ -110,10 +114,12 @@ fn component(path: &str, part: &str) -> Result<(), Problem> {
 pub fn unit(name: &str) -> Result<(), Problem> {
     if name.contains('/') {
         let message = format!("`{name}` is a path, not a unit name");
-        return Err(Problem::new(
-            message,
-            format!("match the path with `cgroup: {name}`"),
-        ));
+        let path = format!("/{}", name.trim_start_matches('/'));
+        let help = match cgroup(&path) {
+            Ok(_) => format!("match the path with `cgroup: {path}`"),
+            Err(_) => "match a path with `cgroup`, as in `cgroup: /shop/web`".to_owned(),
+        };
+        return Err(Problem::new(message, help));
     }
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@' | '*');
     if let Some(odd) = name.chars().find(|c| !ok(*c)) {
@@ -124,9 +130,14 @@ pub fn unit(name: &str) -> Result<(), Problem> {
         return Err(Problem::new(message, "`*` is the only pattern"));
     }
     let Some(stem) = WITH_CGROUP.iter().find_map(|suffix| name.strip_suffix(suffix)) else {
-        let help = match WITHOUT_CGROUP.iter().find(|suffix| name.ends_with(*suffix)) {
-            Some(suffix) => format!("a `{suffix}` unit has no processes; name the service it starts"),
-            None => format!("write the whole name, as in `{name}.service`"),
+        let ends = |suffix: &&&str| name.to_ascii_lowercase().ends_with(**suffix);
+        let help = match (WITHOUT_CGROUP.iter().find(ends), WITH_CGROUP.iter().find(ends)) {
+            (Some(suffix), _) => format!("a `{suffix}` unit has no processes; name the service it starts"),
+            (None, Some(suffix)) => {
+                let stem = name.get(..name.len() - suffix.len()).unwrap_or_default();
+                format!("a suffix is written in small letters: `{stem}{suffix}`")
+            }
+            (None, None) => format!("write the whole name, as in `{name}.service`"),
         };
         return Err(Problem::new(
             format!("`{name}` has no unit suffix with a cgroup"),

@@ -9,6 +9,7 @@ use crate::policy::{
         tree::{Node, Value},
     },
     model::Action,
+    resolve::name,
 };
 
 impl Decoder<'_> {
@@ -116,7 +117,19 @@ impl Decoder<'_> {
 
     pub(super) fn peers(&mut self, node: &Node) -> Option<Peers> {
         let kind = match &node.value {
-            Value::Map(_) => PeersKind::Labels(self.labels(node)?),
+            Value::Map(_) => {
+                let labels = self.labels(node)?;
+                let before = self.out.len();
+                for text in labels.iter().flat_map(|(key, value)| [key, value]) {
+                    if let Err(problem) = name::label(&text.value) {
+                        self.report(problem.at(Code::InvalidName, text.span));
+                    }
+                }
+                if self.out.len() > before {
+                    return None;
+                }
+                PeersKind::Labels(labels)
+            }
             Value::List(items) => {
                 let names: Vec<Text> = items
                     .iter()

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use super::Decoder;
+use super::{
+    Decoder,
+    remedies::{example, form_of, listed, remedy},
+};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{
@@ -30,56 +33,6 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// What other tools call it, and what it is called here.
-const ELSEWHERE: [(&str, &str); 17] = [
-    ("source", "`from` says who starts to talk"),
-    ("src", "`from` says who starts to talk"),
-    ("destination", "`to` says towards whom"),
-    ("dest", "`to` says towards whom"),
-    ("dst", "`to` says towards whom"),
-    ("port", "`ports` is a list, as in `ports: [tcp/443]`"),
-    (
-        "protocol",
-        "the protocol stands before the port, as in `ports: [tcp/443]`",
-    ),
-    ("services", "`ports` is a list, as in `ports: [tcp/443]`"),
-    ("action", "rules under `allow` open, rules under `deny` forbid"),
-    (
-        "rules",
-        "rules that open stand under `allow`, guardrails under `deny`",
-    ),
-    (
-        "ingress",
-        "rules stand under `allow` and `deny`; `to` is the side that is started towards",
-    ),
-    (
-        "egress",
-        "rules stand under `allow` and `deny`; `from` is the side that starts",
-    ),
-    ("description", "`reason` is the text for people"),
-    ("comment", "`reason` is the text for people"),
-    (
-        "priority",
-        "there are no priorities: a `deny` beats every `allow`",
-    ),
-    ("selector", "`match` is the list of who belongs to a segment"),
-    ("groups", "`segments` are the groups"),
-];
-
-/// What to do about a field that does not exist.
-fn remedy(name: &str, known: &'static Known) -> Option<String> {
-    if let Some((field, value)) = name.split_once(':')
-        && names(known).any(|known| known == field)
-    {
-        return Some(format!(
-            "put a space after the colon: `{field}: {}`",
-            shortened(value)
-        ));
-    }
-    let elsewhere = ELSEWHERE.iter().find(|(word, _)| *word == name);
-    elsewhere.map(|(_, help)| (*help).to_owned())
-}
-
 impl Decoder<'_> {
     /// The text of a scalar that every YAML reader takes for the same text.
     pub(super) fn text(&mut self, node: &Node, what: &str) -> Option<Text> {
@@ -90,7 +43,10 @@ impl Decoder<'_> {
             } if is_odd(text) => (
                 Code::AmbiguousScalar,
                 format!("`{text}` is a boolean or nothing to some YAML readers; {what} is expected"),
-                Some(format!("write \"{text}\" if you mean the text")),
+                Some(
+                    form_of(what)
+                        .map_or_else(|| format!("write \"{text}\" if you mean the text"), str::to_owned),
+                ),
             ),
             Value::Text {
                 text,
@@ -103,38 +59,57 @@ impl Decoder<'_> {
             }
             Value::Text { .. } => (
                 Code::AmbiguousScalar,
-                format!("{what} is expected on one line, without a tag"),
+                format!("{what} is expected on one line"),
                 Some("write it plainly, or in quotes".to_owned()),
             ),
             Value::Bool => (
                 Code::AmbiguousScalar,
                 format!("{what} is expected, this is a boolean"),
-                Some("put it in quotes if you mean the text".to_owned()),
+                Some(
+                    form_of(what)
+                        .unwrap_or("put it in quotes if you mean the text")
+                        .to_owned(),
+                ),
             ),
             Value::Number(spelled) => (
                 Code::AmbiguousScalar,
                 format!("{what} is expected, `{spelled}` is a number"),
-                Some(format!("write \"{spelled}\" if you mean the text")),
+                Some(match (form_of(what), what) {
+                    (Some(form), _) => form.to_owned(),
+                    // No number can be one.
+                    (None, "a segment name") => "a name begins with a letter `a` to `z`".to_owned(),
+                    (None, _) => format!("write \"{spelled}\" if you mean the text"),
+                }),
             ),
             Value::Null => (
                 Code::WrongType,
                 format!("{what} is expected, there is nothing"),
-                None,
+                Some(
+                    form_of(what)
+                        .unwrap_or("write it behind the colon, or take the field out")
+                        .to_owned(),
+                ),
             ),
             Value::List(_) => (
                 Code::WrongType,
                 format!("{what} is expected, this is a list"),
-                None,
+                Some("write one, without `[ ]` or `- `".to_owned()),
             ),
             Value::Map(_) => (
                 Code::WrongType,
                 format!("{what} is expected, this is a mapping"),
-                None,
+                Some(
+                    form_of(what)
+                        .unwrap_or("write one text, without `{ }` or `: `")
+                        .to_owned(),
+                ),
             ),
         };
-        let mut diagnostic = Diagnostic::error(code, node.span, message);
-        diagnostic.help.extend(help);
-        self.report(diagnostic);
+        let diagnostic = Diagnostic::error(code, node.span, message);
+        self.report(match help {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        });
         None
     }
 
@@ -145,6 +120,20 @@ impl Decoder<'_> {
         what: &str,
         choices: &[&'static str],
     ) -> Option<&'static str> {
+        if let Value::Text {
+            text,
+            style: TextStyle::Other,
+        } = &node.value
+            && choices.contains(&text.trim())
+        {
+            let diagnostic = Diagnostic::error(
+                Code::AmbiguousScalar,
+                node.span,
+                format!("{what} is expected on one line"),
+            );
+            self.report(diagnostic.help(format!("write `{}` plainly", text.trim())));
+            return None;
+        }
         let found = choices.iter().find(|choice| is_text(node, choice));
         if found.is_none() {
             let message = format!("{} is not {what}", describe(node));
@@ -159,7 +148,8 @@ impl Decoder<'_> {
         match &node.value {
             Value::List(items) => Some(items),
             Value::Text { text, .. } | Value::Number(text) => {
-                self.wrong_type(node, what, Some(format!("write `[{}]`", shortened(text))));
+                let help = listed(what, text).unwrap_or_else(|| format!("write `[{}]`", shortened(text)));
+                self.wrong_type(node, what, Some(help));
                 None
             }
             Value::Null => {
@@ -172,7 +162,8 @@ impl Decoder<'_> {
                 None
             }
             Value::Bool => {
-                self.wrong_type(node, what, None);
+                let help = listed(what, "").unwrap_or_else(|| "write it in `[ ]`".to_owned());
+                self.wrong_type(node, what, Some(help));
                 None
             }
         }
@@ -185,7 +176,7 @@ impl Decoder<'_> {
                 let help = match other {
                     Value::Null => Some("write `{}` or take the field out"),
                     Value::List(_) => Some("each stands under its name, as in `NAME: …`, without `- `"),
-                    _ => None,
+                    _ => Some("each stands under its name, as in `NAME: …`"),
                 };
                 self.wrong_type(node, what, help.map(str::to_owned));
                 None
@@ -199,9 +190,11 @@ impl Decoder<'_> {
             Some(("labels" | "segments", _)) | None => message.replace(" is expected", " are expected"),
             _ => message,
         };
-        let mut diagnostic = Diagnostic::error(Code::WrongType, node.span, message);
-        diagnostic.help.extend(help);
-        self.report(diagnostic);
+        let diagnostic = Diagnostic::error(Code::WrongType, node.span, message);
+        self.report(match help {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        });
     }
 
     /// The entries whose key has not been seen before; the others are reported with both places.
@@ -232,7 +225,9 @@ impl Decoder<'_> {
     ) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
             let message = format!("{what} is written as a mapping; {}", kind_of(node));
-            self.report(Diagnostic::error(Code::WrongType, node.span, message));
+            let fields: Vec<String> = names(known).map(|field| format!("`{field}: …`")).collect();
+            let help = format!("write its fields below it, of {}", fields.join(", "));
+            self.report(Diagnostic::error(Code::WrongType, node.span, message).help(help));
             return None;
         };
         let mut fields = Fields {
@@ -270,8 +265,12 @@ impl Decoder<'_> {
     pub(super) fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n Node> {
         let value = fields.value(name);
         if value.is_none() {
-            let message = format!("`{name}` is missing");
-            self.report(Diagnostic::error(Code::MissingField, fields.span, message));
+            let diagnostic =
+                Diagnostic::error(Code::MissingField, fields.span, format!("`{name}` is missing"));
+            self.report(match example(name) {
+                Some(example) => diagnostic.help(example),
+                None => diagnostic,
+            });
         }
         value
     }
@@ -316,4 +315,123 @@ pub fn is_odd(text: &str) -> bool {
         "", "~", "y", "n", "yes", "no", "on", "off", "true", "false", "null",
     ];
     text.len() <= 5 && ODD.iter().any(|odd| text.eq_ignore_ascii_case(odd))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{model::Source, resolve::resolve};
+
+    /// What is said about a policy: each message with its help.
+    #[track_caller]
+    fn said(spec: &str) -> Vec<String> {
+        let head = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: t}\nspec:\n";
+        let source = Source {
+            name: "t.yaml".to_owned(),
+            text: format!("{head}{spec}").into(),
+        };
+        let found = resolve(&[source], false)
+            .expect_err("must be refused")
+            .into_iter();
+        found
+            .map(|found| format!("{}; {}", found.message, found.help.join("; ")))
+            .collect()
+    }
+
+    #[track_caller]
+    fn helps(spec: &str, expected: &str) {
+        let said = said(spec);
+        assert!(
+            said.iter().any(|said| said.contains(expected)),
+            "{spec}: {said:#?}"
+        );
+    }
+
+    #[test]
+    fn a_tag_that_says_text_is_as_good_as_quotes() {
+        let spec = "apiVersion: segd.dev/v1\nkind: !!str SegmentPolicy\nmetadata: {name: t}\nspec:\n  mode: !!str audit\n  \
+            segments: {\"no\": {match: [{cgroup: !!str /web}]}}\n  \
+            allow: [{from: !!str no, to: [!!str \"no\"], ports: [!!str tcp/1]}]\n";
+        let source = Source {
+            name: "t.yaml".to_owned(),
+            text: spec.into(),
+        };
+        let (policy, _) = resolve(&[source], false).expect("a policy");
+        assert_eq!(policy.rules.len(), 1);
+    }
+
+    fn matcher(matcher: &str) -> String {
+        format!("  segments: {{web: {{match: {matcher}}}}}\n")
+    }
+
+    fn rule(rule: &str) -> String {
+        format!("{}  allow: [{{{rule}}}]\n", matcher("[{cgroup: /web}]"))
+    }
+
+    #[test]
+    fn what_is_proposed_would_be_taken() {
+        for (spec, expected) in [
+            (matcher("[{user: \"010\"}]"), "`user: 10`"),
+            (matcher("[{user: \"99999999999\"}]"), "login name"),
+            (matcher("[{cgroup: \"\"}]"), "`/shop/web`"),
+            (matcher("[{cgroup: shop}]"), "write `/shop`"),
+            (matcher("[{cgroup: shop/../x}]"), "as in `/shop/web`"),
+            (matcher("[{systemd: a/b.service}]"), "`cgroup: /a/b.service`"),
+            (matcher("[{systemd: /a/b.service}]"), "`cgroup: /a/b.service`"),
+            (matcher("[{systemd: NGINX.SERVICE}]"), "`NGINX.service`"),
+            (matcher("[{systemd: nginx}]"), "`nginx.service`"),
+            (matcher("[{cidr: 10}]"), "`198.51.100.0/24`"),
+            (
+                matcher("[{cidr: 0x16.1.1.1/32}]"),
+                "`0x16.1.1.1/32` is not an address prefix",
+            ),
+            (matcher("/x"), "`[{cgroup: /x}]`"),
+            (matcher("x.service"), "`[{systemd: x.service}]`"),
+            (matcher("5"), "`- cgroup: /shop/web`"),
+            (
+                "  allow: web\n".to_owned(),
+                "`- {from: web, to: db, ports: [tcp/443]}`",
+            ),
+            (
+                "  tests: web\n".to_owned(),
+                "`- {from: web, to: db, port: tcp/443, expect: allow}`",
+            ),
+            ("  release: 5\n".to_owned(), "`[web, db]`"),
+            (
+                rule("from: web, to: any, ports: [tcp/1], until: 1764612000"),
+                "`2026-12-01T18:00:00Z`",
+            ),
+            (
+                rule("from: web, to: any, ports: [\" tcp/443\"]"),
+                "write `tcp/443`",
+            ),
+            (
+                rule("from: web, to: any, ports: 443"),
+                "`[tcp/443]` or `[udp/443]`",
+            ),
+            (
+                rule("from: web, from: any, to: any, ports: [any]"),
+                "keep one of the two",
+            ),
+            (rule("to: any, ports: [any]"), "`from: web`"),
+        ] {
+            helps(&spec, expected);
+        }
+        helps(
+            "  mode: |\n    audit\n",
+            "a mode is expected on one line; write `audit` plainly",
+        );
+        for peers in ["{env: \"\"}", "{\"\": prod}", "{env: a b}"] {
+            helps(
+                &rule(&format!("from: {peers}, to: any, ports: [any]")),
+                "cannot be a label",
+            );
+        }
+        let test = format!(
+            "{}  tests: [{{from: web, to: any, port: [], expect: deny}}]\n",
+            matcher("[{cgroup: /web}]")
+        );
+        let said = said(&test).concat();
+        assert!(said.contains("`port` is empty: the test asks nothing"), "{said}");
+        assert!(!said.contains("ports") && !said.contains("rule"), "{said}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Decoder;
 use crate::policy::{
-    diagnostic::Span,
+    diagnostic::{Code, Diagnostic, Span},
     document::{
         Ports, TestEntry,
         fields::TEST,
@@ -18,6 +18,12 @@ impl Decoder<'_> {
         let from = self.required(&fields, "from").and_then(|node| self.peers(node));
         let to = self.required(&fields, "to").and_then(|node| self.peers(node));
         let port = self.required(&fields, "port").map(|node| match &node.value {
+            Value::List(items) if items.is_empty() => {
+                let message = "`port` is empty: the test asks nothing";
+                let help = "write one, as in `port: tcp/443`, or take the test out";
+                self.report(Diagnostic::error(Code::InvalidPort, node.span, message).help(help));
+                Ports::Unreadable(Vec::new())
+            }
             Value::List(_) => self.ports(node),
             Value::Number(_) => self.port_numbers(std::slice::from_ref(node)),
             _ => self

@@ -266,7 +266,9 @@ impl<'a> Builder<'a> {
                 _ if self.spelled(span) == text => TextStyle::Plain,
                 _ => TextStyle::Other,
             },
-            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted if !tagged => TextStyle::Quoted,
+            // `!!str` says what quotes say.
+            ScalarStyle::Plain if !self.spelled(span).contains('\n') => TextStyle::Quoted,
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => TextStyle::Quoted,
             _ => TextStyle::Other,
         };
         Value::Text { text, style }

@@ -112,3 +112,27 @@ fn knows_where_lists_and_mappings_end() {
         .collect();
     assert_eq!(whole, ["{b: [c, d] }", "e: f\n    g: [h]"]);
 }
+
+#[test]
+fn no_rule_hides_behind_what_ends_a_line_for_yaml_alone() {
+    let refused = |text: &str| parse(0, &source(text)).expect_err("must be refused");
+    for (text, at) in [
+        ("a: 1 # none\rb: 2\n", 11),
+        ("a: 1\r", 4),
+        ("a: 'x\r\r\n'\n", 5),
+        ("# c\r\n\r", 5),
+    ] {
+        let diagnostic = refused(text);
+        assert_eq!(diagnostic.span.map(|span| span.start), Some(at), "{text:?}");
+        assert!(diagnostic.help[0].contains("CRLF"), "{text:?}");
+    }
+    assert_eq!(
+        parse(0, &source("a: 1 # none\r\n\r\n# b\r\n")).map(|nodes| nodes.len()),
+        Ok(1)
+    );
+    // What other versions of YAML take for the end of a line ends no comment here.
+    for odd in ['\u{85}', '\u{2028}', '\u{2029}'] {
+        let nodes = parse(0, &source(format!("# c{odd}a: 1\n"))).expect("YAML");
+        assert!(nodes.is_empty(), "{odd:?}");
+    }
+}
