@@ -19,6 +19,7 @@ use super::{
     error::ApplyError,
     expiry::Expiry,
     health::Repairs,
+    last_good::Keeper,
     probe::Probe,
     sequence::{self, Step},
     trial::OnTrial,
@@ -115,8 +116,8 @@ pub struct Engine {
     pub(super) trial: Option<OnTrial>,
     pub(super) hits: super::usage::Hits,
     pub(super) expiry: Expiry,
-    /// The revision that `--last-good` was written for; 0: none.
-    pub(super) kept_last: u32,
+    /// What `--last-good` was written for.
+    pub(super) kept_last: Arc<Keeper>,
     pub(super) flows: Arc<FlowLog>,
     pub(super) cutter: Cutter,
     /// `None`: this kernel does not tell.

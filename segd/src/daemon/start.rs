@@ -289,7 +289,7 @@ async fn attach(
         hits: super::usage::Hits::default(),
         compiler: Compiler::default(),
         expiry: Expiry::default(),
-        kept_last: 0,
+        kept_last: Arc::default(),
         flows,
         cutter,
         foreigners,

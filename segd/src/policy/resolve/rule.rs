@@ -1,6 +1,7 @@
 //! Rules: peers looked up, ports parsed.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -179,15 +180,8 @@ impl Resolver<'_> {
         if intervals.len() < ports.len() {
             return None;
         }
-        for (at, (interval, text)) in intervals.iter().enumerate() {
-            let covers = |other: &Interval| other.0 <= interval.0 && interval.1 <= other.1;
-            // Of two equal ones the second is too much.
-            let earlier = intervals.iter().take(at).find(|(other, _)| covers(other));
-            let later = intervals
-                .iter()
-                .skip(at + 1)
-                .find(|(other, _)| covers(other) && other != interval);
-            if let Some((_, by)) = earlier.or(later) {
+        for ((_, text), by) in intervals.iter().zip(within(&intervals)) {
+            if let Some((_, by)) = by.and_then(|by| intervals.get(by)) {
                 let message = format!("`{}` is already in `{}`", text.value, by.value);
                 self.report(
                     Diagnostic::warning(Code::Redundant, text.span, message).related(by.span, "here"),
@@ -340,6 +334,26 @@ impl Resolver<'_> {
     }
 }
 
+/// For each interval the place of another one that it lies in. Of two equal ones the second lies in the first.
+fn within<T>(intervals: &[(Interval, T)]) -> Vec<Option<usize>> {
+    let interval = |at: usize| intervals.get(at).map_or((0, 0), |(interval, _)| *interval);
+    let mut order: Vec<usize> = (0..intervals.len()).collect();
+    // Whatever an interval lies in comes before it.
+    order.sort_unstable_by_key(|at| {
+        let (low, high) = interval(*at);
+        (low, Reverse(high), *at)
+    });
+    let mut within = vec![None; intervals.len()];
+    let mut widest: Option<usize> = None;
+    for at in order {
+        match widest.filter(|widest| interval(at).1 <= interval(*widest).1) {
+            Some(widest) => within[at] = Some(widest),
+            None => widest = Some(at),
+        }
+    }
+    within
+}
+
 /// Sorted, disjoint and not adjacent.
 fn merged(mut intervals: Vec<Interval>) -> Vec<Interval> {
     intervals.sort_unstable();
@@ -351,4 +365,53 @@ fn merged(mut intervals: Vec<Interval>) -> Vec<Interval> {
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether each interval lies in another one, by looking at all of them.
+    fn looked_at(intervals: &[(Interval, ())]) -> Vec<bool> {
+        let lies = |at: usize, by: usize| {
+            let ((low, high), (first, last)) = (intervals[at].0, intervals[by].0);
+            first <= low && high <= last && (by < at || (by > at && (low, high) != (first, last)))
+        };
+        let all = 0..intervals.len();
+        all.clone().map(|at| all.clone().any(|by| lies(at, by))).collect()
+    }
+
+    #[test]
+    fn finds_what_lies_in_another_one_as_if_all_were_compared() {
+        let mut state = 7_u32;
+        let mut draw = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % below
+        };
+        for _ in 0..2_000 {
+            let intervals: Vec<(Interval, ())> = (0..draw(9))
+                .map(|_| {
+                    let low = draw(8);
+                    ((low, low + draw(6)), ())
+                })
+                .collect();
+            let found = within(&intervals);
+            let lies: Vec<bool> = found.iter().map(Option::is_some).collect();
+            assert_eq!(lies, looked_at(&intervals), "{intervals:?}");
+            for (at, by) in found.iter().enumerate().filter_map(|(at, by)| Some((at, (*by)?))) {
+                let ((low, high), (first, last)) = (intervals[at].0, intervals[by].0);
+                assert!(
+                    first <= low && high <= last && at != by,
+                    "{intervals:?}: {at} in {by}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_list_of_ports_takes_no_time() {
+        // Each compared with each: eighty thousand millions.
+        let intervals: Vec<(Interval, ())> = (0..400_000).rev().map(|low| ((low, low), ())).collect();
+        assert!(within(&intervals).iter().all(Option::is_none));
+    }
 }
