@@ -39,7 +39,7 @@ use crate::{
     doctor,
     policy::{compile::again::Compiler, compiled::SegmentIndexes, diagnostic::Style, resolve::ReadFiles},
     report::chain,
-    source::{ContentHash, LoadError, Loaded, resolve_read_again},
+    source::{Known, LoadError, Loaded, Texts, resolve_read_again},
     telemetry::{clock::EventClock, flows::FlowLog, http},
     workload::{
         births::Births,
@@ -110,7 +110,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let shared = Arc::new(Shared::new(
         engine,
         Followed {
-            hash: files,
+            files,
             read: read_files,
         },
         health,
@@ -217,7 +217,7 @@ fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
 
 type Attached = (
     Engine,
-    ContentHash,
+    Known,
     Events,
     mpsc::Receiver<Event>,
     mpsc::Sender<Event>,
@@ -300,8 +300,8 @@ async fn attach(
         Some(InForce {
             origin: Origin::Applied { files },
             ..
-        }) => *files,
-        _ => found.policy().hash,
+        }) if *files != found.policy().hash() => Known::Hash(*files),
+        _ => Known::Texts(Texts::of(&found.policy().sources)),
     };
     engine.links.attach(JUDGES)?;
     handover.finish(&mut engine.links, subtree).await?;
