@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     control::types::{Commit, Kept, KeptOf, Signature, TextOf},
+    datapath::texts::Parts,
     policy::{compile::compile, model::Source},
     report::chain,
     source::{
@@ -94,12 +95,24 @@ impl Engine {
                 Origin::Files => String::new(),
                 Origin::Applied { files } => files.to_string(),
             },
-            texts: loaded.sources.iter().map(TextOf::from).collect(),
             commit: loaded.claimed.clone().map(Commit::from),
             signature: loaded.signed.clone().map(Signature::from),
+            texts: Vec::new(),
         };
-        let bytes = serde_json::to_vec(&kept).unwrap_or_default();
-        Ok(self.maps.keep_text(next.slot(), &bytes)?)
+        let head = serde_json::to_vec(&kept).unwrap_or_default();
+        let parts = Parts {
+            head: head.strip_suffix(TAIL).unwrap_or_default(),
+            sources: &loaded.sources,
+            part: &|place, source| {
+                let mut part = Vec::with_capacity(source.text.len() + source.text.len() / 16);
+                part.extend((place > 0).then_some(b','));
+                // Writing into memory does not fail, and texts have no keys.
+                let _ = serde_json::to_writer(&mut part, &TextOf::from(source));
+                part
+            },
+            tail: TAIL,
+        };
+        Ok(self.maps.keep_text(next.slot(), &parts)?)
     }
 
     /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
@@ -325,6 +338,9 @@ impl Engine {
         })
     }
 }
+
+/// How what is kept ends, behind the texts.
+const TAIL: &[u8] = b"]}";
 
 /// What [`Engine::keep_text`] kept.
 pub(super) fn kept(bytes: &[u8]) -> Option<(Kept, Sources)> {
