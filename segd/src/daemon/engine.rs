@@ -44,7 +44,7 @@ use crate::{
         compiled::{CompiledTables, SegmentIndexes},
         model::Policy,
     },
-    source::{ContentHash, Loaded, git::Provenance, signature::Signed},
+    source::{ContentHash, Loaded, Texts, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
         births::Births,
@@ -66,8 +66,8 @@ pub struct InForce {
     pub tables: Arc<CompiledTables>,
     /// Its selectors.
     pub selectors: SelectorTables,
-    /// The hash of its texts.
-    pub hash: ContentHash,
+    /// Its texts.
+    pub texts: Texts,
     /// Who signed it, if it had to be signed.
     pub signed: Option<Signed>,
     /// The commit that whoever applied it says it comes from.
@@ -182,7 +182,7 @@ impl Engine {
                     policy: Arc::clone(&loaded.policy),
                     tables,
                     selectors,
-                    hash: loaded.hash,
+                    texts: Texts::of(&loaded.sources),
                     signed: loaded.signed.clone(),
                     claimed: loaded.claimed.clone(),
                     origin,

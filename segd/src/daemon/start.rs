@@ -45,7 +45,7 @@ use crate::{
         resolve::{Doubts, ReadFiles},
     },
     report::chain,
-    source::{ContentHash, LoadError, Loaded, resolve_read_doubting},
+    source::{Known, LoadError, Loaded, Texts, resolve_read_doubting},
     telemetry::{clock::EventClock, flows::FlowLog, http},
     workload::{
         births::Births,
@@ -117,7 +117,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let shared = Arc::new(Shared::new(
         engine,
         Followed {
-            hash: files,
+            files,
             read: read_files,
         },
         health,
@@ -225,7 +225,7 @@ fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
 
 type Attached = (
     Engine,
-    ContentHash,
+    Known,
     Events,
     mpsc::Receiver<Event>,
     mpsc::Sender<Event>,
@@ -308,8 +308,8 @@ async fn attach(
         Some(InForce {
             origin: Origin::Applied { files },
             ..
-        }) => *files,
-        _ => found.policy().hash,
+        }) if *files != found.policy().hash() => Known::Hash(*files),
+        _ => Known::Texts(Texts::of(&found.policy().sources)),
     };
     engine.links.attach(JUDGES)?;
     handover.finish(&mut engine.links, subtree).await?;

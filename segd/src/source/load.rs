@@ -43,8 +43,6 @@ pub struct Loaded {
     pub tests: Vec<Span>,
     /// Its texts.
     pub sources: Vec<Source>,
-    /// Changes with any name or text.
-    pub hash: ContentHash,
     /// Who signed it, if that was looked at.
     pub signed: Option<Signed>,
     /// The commit that whoever sent it says it comes from.
@@ -52,6 +50,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The hash of its texts.
+    #[must_use]
+    pub fn hash(&self) -> ContentHash {
+        ContentHash::of(&self.sources)
+    }
+
     /// Only if its own tests pass: a policy that fails them does not mean what its author thinks. They are asked of the
     /// rules as if they held for good: no policy becomes wrong because time passes.
     ///
@@ -76,7 +80,6 @@ impl Loaded {
         Err(LoadError::Invalid {
             diagnostics,
             sources: self.sources,
-            hash: self.hash,
         })
     }
 
@@ -124,8 +127,6 @@ pub enum LoadError {
         diagnostics: Vec<Diagnostic>,
         /// Its texts.
         sources: Vec<Source>,
-        /// Their hash, so that the same mistake need not be told twice.
-        hash: ContentHash,
     },
 }
 
@@ -256,7 +257,6 @@ fn resolve_read_by(
 ) -> Result<Loaded, LoadError> {
     let Sources {
         mut sources,
-        hash,
         signed,
         claimed,
     } = read;
@@ -277,14 +277,9 @@ fn resolve_read_by(
             rules,
             tests,
             sources,
-            hash,
             signed,
             claimed,
         }),
-        Err(diagnostics) => Err(LoadError::Invalid {
-            diagnostics,
-            sources,
-            hash,
-        }),
+        Err(diagnostics) => Err(LoadError::Invalid { diagnostics, sources }),
     }
 }

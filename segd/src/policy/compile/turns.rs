@@ -41,15 +41,20 @@ pub struct Turns<'p> {
 }
 
 impl<'p> Turns<'p> {
+    /// Those of a policy all of whose rules hold for good.
+    pub const fn lasting(rules: &'p Pieces<Rule>) -> Turns<'p> {
+        Turns {
+            rules,
+            terms: Vec::new(),
+            single: Vec::new(),
+            sets: BTreeMap::new(),
+        }
+    }
+
     /// Those of a policy.
     pub fn of(rules: &'p Pieces<Rule>) -> Turns<'p> {
         if rules.iter().all(|rule| rule.term.is_lasting()) {
-            return Turns {
-                rules,
-                terms: Vec::new(),
-                single: Vec::new(),
-                sets: BTreeMap::new(),
-            };
+            return Turns::lasting(rules);
         }
         let mut known: BTreeMap<&Term, usize> = BTreeMap::new();
         let terms = rules.iter().map(|rule| match (&rule.term.when, rule.term.until) {
