@@ -199,6 +199,8 @@ pub const STATE_FOREIGN: u8 = 1 << 5;
 
 /// Nothing has come from the peer yet but its part of the handshake: whoever accepts may still have to be told who dials.
 pub const STATE_DIALS: u8 = 1 << 6;
+/// Its segments stayed in their namespace. What leaves it after all, because a route has changed, is judged anew.
+pub const STATE_STAYS: u8 = 1 << 7;
 
 const _: () = assert!(size_of::<HandoverKey>() == 56);
 const _: () = assert!(size_of::<Handover>() == 32);

@@ -143,6 +143,10 @@ fn lose(socket: *mut c_void, key: &FlowKey, lost: u32) -> bool {
         && is_same(exchange, key)
     {
         exchange.flow.asked = exchange.flow.asked & !FLOW_LOST | lost;
+        if lost != 0 {
+            // Under the policy before, which may come back, the next datagram shows that it has its right again.
+            kept::forget(socket, &key.peer, key.peer_port);
+        }
         return true;
     }
     let Some(flow) = FLOWS.get_ptr_mut(key) else {

@@ -5,7 +5,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use segd_common::{
     bytes::Bytes,
-    fragment::{FRAGMENT_TTL_NS, FragmentEntry, FragmentKey},
+    fragment::{FragmentEntry, FragmentKey},
     packet::{PACKET_V6, Packet},
     reason::Reason,
 };
@@ -62,9 +62,9 @@ pub fn first<B: Bytes>(bytes: &B, packet: &Packet) {
     }
 }
 
-/// Why a later fragment may not follow, if it may not.
+/// Why a later fragment may not follow, if it may not. `ttl`: for how long, in nanoseconds, a first one speaks for it.
 #[inline(always)]
-pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Reason> {
+pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet, ttl: u64) -> Option<Reason> {
     let Some(place) = place(bytes, packet) else {
         return Some(Reason::Truncated);
     };
@@ -79,7 +79,7 @@ pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Reason> {
     let FragmentEntry { time_ns, end, .. } = unsafe { *entry };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    if now.wrapping_sub(time_ns) > FRAGMENT_TTL_NS {
+    if now.wrapping_sub(time_ns) > ttl {
         Some(Reason::OrphanFragment)
     } else if place.start < end {
         Some(Reason::OverlappingFragment)

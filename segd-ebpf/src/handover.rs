@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes};
 use core::ptr::NonNull;
 use segd_common::{
-    address,
+    address::{self, Address},
     bytes::Bytes as _,
     flow::{ANY_DESTINATION, BELIEVED_NS, CONTESTED_NS, Handover, HandoverKey, SEEN, coarse, was_seen},
     packet::{Packet, tcp},
@@ -15,7 +15,11 @@ use segd_common::{
     workload::Identity,
 };
 
-use crate::{identity, maps::HANDOVERS, skb::Skb};
+use crate::{
+    identity,
+    maps::HANDOVERS,
+    skb::{LOOPBACK, Skb},
+};
 
 /// Which way a packet is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,39 @@ pub fn fill_key(key: &mut HandoverKey, packet: &Packet, namespace: u64, side: Si
         key.source_port = packet.destination_port;
         key.destination_port = packet.source_port;
     }
+}
+
+/// Makes a datagram's key its namespace's own, if that goes round by loopback to an address that nobody is known to have: routes lead
+/// it there, and the same tuple may leave by a device the next time, for another machine.
+#[inline(always)]
+pub fn tie(key: &mut HandoverKey, skb: Skb) {
+    let round = goes_round(&key.destination, skb);
+    tie_if(key, skb, round);
+}
+
+/// [`tie`], where it was asked before: 1 if it goes round so, else 0.
+#[inline(always)]
+pub fn tie_if(key: &mut HandoverKey, skb: Skb, round: u64) {
+    // VERIFIER: no branch, so that the ways do not part here. A key that names a namespace already names this one.
+    key.namespace |= skb.namespace() * round;
+}
+
+/// 1 if what goes there goes round by loopback although nobody is known to have the address, else 0.
+#[inline(always)]
+pub fn goes_round(to: &Address, skb: Skb) -> u64 {
+    let (high, low) = address::halves(to);
+    u64::from(segd_goes_round(high, low, skb.device()))
+}
+
+// VERIFIER: a global function of scalars, see `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_goes_round(high: u64, low: u64, device: u32) -> u32 {
+    if device != LOOPBACK {
+        return 0;
+    }
+    let to = address::of_halves(high, low);
+    u32::from(!address::is_multicast(&to) && !address::is_loopback(&to) && identity::local(&to).is_none())
 }
 
 /// Drops the destination from a key: this form survives DNAT, to a loopback address too.
@@ -233,6 +270,7 @@ pub fn of_handshake(key: &mut HandoverKey, first: u32) -> Option<Entry> {
 pub fn is_of(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    tie(&mut key, skb);
     let now = now();
     let Some(entry) = Entry::at(&key) else {
         return false;
@@ -263,6 +301,7 @@ pub fn is_disputed(key: &HandoverKey) -> bool {
 /// The sender of a datagram.
 #[inline(never)]
 fn of_datagram(packet: &Packet, skb: Skb, key: &mut HandoverKey) -> Option<Entry> {
+    tie(key, skb);
     let now = now();
     let full = Entry::at(key);
     if full.is_some_and(|entry| entry.is_believed(now)) {

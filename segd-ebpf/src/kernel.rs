@@ -45,11 +45,12 @@ pub fn cgroup_of(sk: u64) -> Option<u64> {
     id_of_cgroup(cgroup)
 }
 
-/// Whether no file leads to a socket, by its address: the kernel's own have none. One that cannot be looked at has one.
+/// Whether a socket is the kernel's own, by its address: no file leads to it. To one that a process has closed, but whose packets are on
+/// their way still, none leads any more; that is not the kernel's.
 #[inline(always)]
 pub fn has_no_file(sk: u64) -> bool {
     match peek(sk + globals::sock_socket()) {
-        Some(0) => true,
+        Some(0) => false,
         Some(socket) => peek(socket + globals::socket_file()) == Some(0),
         None => false,
     }

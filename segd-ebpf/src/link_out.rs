@@ -4,14 +4,13 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    address::{self, Address, LOCAL_HOST, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
+    address::{self, Address, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
     bytes::Bytes as _,
     flow::{CONTESTED_NS, HandoverKey},
     packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, icmp, tcp},
     reason::Reason,
     segment,
-    service::{ICMP, ICMPV6, IGMP, TCP, UDP},
-    workload::Identity,
+    service::{ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
 };
 
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     link::{
         ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse, sender,
     },
-    lookup,
+    link_tunnel::into_tunnel,
     maps::{LINKS, NAMESPACES, SOURCES},
     policy::Policy,
     ruling::reason,
@@ -33,7 +32,7 @@ use crate::{
 
 const UNSPECIFIED_V4: Address = mapped([0; 4]);
 const UNSPECIFIED_V6: Address = [0; 16];
-const BROADCAST: Address = mapped([255; 4]);
+pub const BROADCAST: Address = mapped([255; 4]);
 /// No namespace has this cookie.
 const UNKNOWN_NAMESPACE: u64 = 0;
 
@@ -198,7 +197,8 @@ fn packet_comes_out(way: &Way) -> u32 {
     }
     if way.by == Sender::Inet && packet.flags & PACKET_LATER_FRAGMENT != 0 {
         // The hooks of its socket saw the whole of it, if this is no tunnel's.
-        return fragments::refuses(&Frame { skb: way.skb }, &packet).map_or(PASSES, |reason| reason as u32);
+        let frame = Frame { skb: way.skb };
+        return fragments::refuses(&frame, &packet, CONTESTED_NS).map_or(PASSES, |reason| reason as u32);
     }
     let denied = judge_sent(way, &packet);
     if denied == PASSES && way.by == Sender::Inet && packet.flags & PACKET_FRAGMENT != 0 {
@@ -211,6 +211,11 @@ fn packet_comes_out(way: &Way) -> u32 {
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn judge_sent(way: &Way, packet: &Packet) -> u32 {
+    let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
+    // The kernel's errors, answers and neighbour discovery, which no hook publishes; whom they answer was judged where they were made.
+    if way.by == Sender::Inet && icmp && is_kernels(way.skb) {
+        return PASSES;
+    }
     let owner = owner_of_tuple(packet, way.skb.cgroup());
     if is_accounted_for(way, packet, owner) {
         return PASSES;
@@ -219,55 +224,28 @@ fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     if owner == ANOTHER {
         return Reason::Unjudged as u32;
     }
-    let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
     if way.by == Sender::Inet && (packet.protocol == TCP || icmp || owner == ITSELF_ONCE) {
         return translated(way, packet);
     }
     as_owner(way, packet)
 }
 
-/// Judges a datagram that a tunnel's socket of the host will take before any hook of that socket is asked.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
-fn into_tunnel(way: &Way, packet: &Packet) -> u32 {
-    if packet.protocol != UDP || !packet.has_upper_layer() {
-        return PASSES;
-    }
-    if !identity::local(&packet.destination).is_some_and(|local| local.flags & LOCAL_HOST != 0) {
-        return PASSES;
-    }
-    let tunnel = lookup::tunnel(way.skb, packet);
-    if tunnel == 0 {
-        return PASSES;
-    }
-    let own = if way.by == Sender::Nobody {
-        // Sent by the namespace itself, or by one behind it.
-        let from = identity::local(&packet.source).map_or(way.namespace, |local| local.namespace);
-        let (owner, single) = identity::owner(&way.policy, from, UNKNOWN);
-        if single { owner } else { UNKNOWN }
-    } else {
-        identity::of_socket(&way.policy, way.skb, way.skb.cgroup())
-    };
-    let own = identity::claimed_by_address(&way.policy, own, &packet.source);
-    let to = identity::of_cgroup(&way.policy, tunnel).unwrap_or(Identity::of(segment::HOST));
-    let (denied, passes) = reason(&way.policy, own, to, packet.service);
-    if passes { PASSES } else { denied }
-}
-
 /// Judges what is not on the way that its socket's hook has seen: its namespace translates. Either end may have begun.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn translated(way: &Way, packet: &Packet) -> u32 {
-    // Whoever hears it on this host judges for himself.
-    if identity::is_local(&packet.destination) {
+    let local = identity::is_local(&packet.destination);
+    // Whoever hears it on this host judges for himself, if he has a socket.
+    if local && has_ports(packet.protocol) {
         return PASSES;
     }
-    // The kernel's answers: their quotes, and whom they answer, were judged where they were made.
-    if packet.protocol != TCP && is_kernels(way.skb) {
-        return PASSES;
+    // Errors open nothing, but act on connections: what one quotes was looked at for another receiver.
+    if local && packet.is_icmp_error() {
+        return Reason::IcmpError as u32;
     }
     let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
-    let to = Identity::of(identity::of_address(&way.policy, &packet.destination));
+    let own = identity::claimed_by_address(&way.policy, own, &packet.source);
+    let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
     let (_, answers) = reason(&way.policy, to, own, packet.reverse_service());
     if begins || answers { PASSES } else { denied }
@@ -303,7 +281,7 @@ fn owner_of_tuple(packet: &Packet, cgroup: u64) -> u32 {
 }
 
 /// The answer that is no reason.
-const PASSES: u32 = 0;
+pub const PASSES: u32 = 0;
 
 /// Sources that are not in the list of the namespace's addresses and right all the same.
 #[inline(always)]

@@ -2,7 +2,9 @@
 //! itself.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_FWD_DISABLED, bpf_fib_lookup, bpf_sock, bpf_sock_tuple},
+    bindings::{
+        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup, bpf_sock, bpf_sock_tuple,
+    },
     helpers::{
         bpf_fib_lookup as fib_lookup, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
         bpf_skc_lookup_tcp,
@@ -109,9 +111,9 @@ fn receiver_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 
 const SOMEBODYS: u64 = u64::MAX;
 
 /// The cgroup of the tunnel's socket that will take a datagram in the device's namespace, before a hook of it is asked; 0 if the
-/// socket is none.
+/// socket is none. `kernels`: no process has the socket.
 #[inline(never)]
-pub fn tunnel(skb: Skb, packet: &Packet) -> u64 {
+pub fn tunnel(skb: Skb, packet: &Packet, kernels: &mut bool) -> u64 {
     // SAFETY: plain integers; zero is valid.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let size = fill_tuple(&mut tuple, packet);
@@ -122,7 +124,10 @@ pub fn tunnel(skb: Skb, packet: &Packet) -> u64 {
     }
     let id = match kernel::address_of(sk) {
         Some(socket) if kernel::peek(socket + globals::udp_tunnel()) == Some(0) => 0,
-        Some(socket) => kernel::cgroup_of(socket).unwrap_or(SOMEBODYS),
+        Some(socket) => {
+            *kernels = kernel::has_no_file(socket);
+            kernel::cgroup_of(socket).unwrap_or(SOMEBODYS)
+        }
         None => SOMEBODYS,
     };
     // SAFETY: a referenced socket from a lookup helper, released on this only path.
@@ -201,11 +206,23 @@ fn holder_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> Holder
 /// another, by translation.
 #[inline(never)]
 pub fn forwards(frame: &Frame, packet: &Packet) -> bool {
+    route(frame.context(), frame.device(), packet) != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+}
+
+/// Whether a packet that is for no address of this host ends here all the same: it is for all of a network.
+#[inline(never)]
+pub fn ends_here(skb: Skb, packet: &Packet) -> bool {
+    route(skb.skb.cast(), skb.device(), packet) == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
+}
+
+/// What the kernel says of a packet's way on, once it has come in by a device.
+#[inline(always)]
+fn route(ctx: *mut c_void, device: u32, packet: &Packet) -> i64 {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     // SAFETY: plain integers; zero is valid.
     let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    route.ifindex = frame.device();
+    route.ifindex = device;
     if address::is_v4(&packet.destination) {
         route.family = AF_INET;
         route.__bindgen_anon_3.ipv4_src = tail(&packet.source);
@@ -216,15 +233,7 @@ pub fn forwards(frame: &Frame, packet: &Packet) -> bool {
         route.__bindgen_anon_4.ipv6_dst = words(&packet.destination);
     }
     // SAFETY: the structure has the size that is given.
-    let answer = unsafe {
-        fib_lookup(
-            frame.context(),
-            &raw mut route,
-            size_of::<bpf_fib_lookup>() as i32,
-            0,
-        )
-    };
-    answer != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+    unsafe { fib_lookup(ctx, &raw mut route, size_of::<bpf_fib_lookup>() as i32, 0) }
 }
 
 /// An address from the kernel's four words.

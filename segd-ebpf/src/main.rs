@@ -25,6 +25,7 @@ mod kept;
 mod kernel;
 mod link;
 mod link_out;
+mod link_tunnel;
 mod lookup;
 mod maps;
 mod nic;

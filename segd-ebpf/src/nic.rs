@@ -8,6 +8,7 @@ use aya_ebpf::programs::XdpContext;
 use segd_common::{
     address::{self, LOCAL_HOST, Local},
     event::Hook,
+    fragment::FRAGMENT_TTL_NS,
     packet::{PACKET_FRAGMENT, Packet},
     reason::Reason,
     segment::{self, SEGMENT_ADMITS, SEGMENT_GUARDED, SEGMENT_INITIATES},
@@ -97,7 +98,7 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
     };
     let frame = &Frame::at(ctx.ctx, scratch.offset);
     if !packet.has_upper_layer() {
-        if let Some(reason) = fragments::refuses(frame, packet) {
+        if let Some(reason) = fragments::refuses(frame, packet, FRAGMENT_TTL_NS) {
             ruling.fixed(reason);
         }
         return;

@@ -10,7 +10,10 @@ use segd_common::{
 };
 
 use crate::{
-    handover::{Entry, Side, fill_key, from_there, now, print, print_of, sequence, shorten, within},
+    handover::{
+        Entry, Side, fill_key, from_there, goes_round, now, print, print_of, sequence, shorten, tie, tie_if,
+        within,
+    },
     identity,
     maps::{CGROUPS, HANDOVERS},
     ruling::{self, Ruling, pack, unpack},
@@ -75,6 +78,7 @@ extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64, places: u
         return u32::from(publish_segment(&packet, skb, cgroup, own));
     }
     // VERIFIER: one after another, not one inside another, for the sake of the stack.
+    let own = own | goes_round(&packet.destination, skb) << ROUND;
     let taken = take_tuple(&packet, skb, cgroup, own);
     if taken & REFUSED != 0 {
         return 0;
@@ -120,6 +124,9 @@ const STAYS: u64 = 1 << 33;
 const CLAIMED: u64 = 1 << 34;
 /// Beside a packed identity: the short form of the key.
 const SHORT: u64 = 1 << 35;
+
+/// Beside a packed identity: the bit that says what [`goes_round`] says.
+const ROUND: u32 = 37;
 
 /// Beside a packed identity: the sender dials still.
 const DIALS: u64 = 1 << 36;
@@ -228,6 +235,7 @@ const CONTESTED: u32 = 1 << 1;
 fn take_tuple(packet: &Packet, skb: Skb, cgroup: u64, own: u64) -> u32 {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    tie_if(&mut key, skb, own >> ROUND & 1);
     let mut entry = sender(cgroup, own);
     let known = Entry::at(&key);
     if let Some(known) = known
@@ -268,6 +276,7 @@ fn has_something_on_its_way(known: Option<Entry>, now: u64) -> bool {
 pub fn has_tuple(packet: &Packet, skb: Skb, cgroup: u64) -> bool {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    tie(&mut key, skb);
     let now = now();
     Entry::at(&key).is_some_and(|known| goes_on(known, cgroup, CONTESTED_NS, now))
 }
@@ -346,6 +355,7 @@ fn sender(cgroup: u64, own: u64) -> Handover {
 fn bind_datagram(packet: &Packet, skb: Skb, cgroup: u64, own: u64, print: u32) -> u32 {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, skb.namespace(), Side::Source);
+    tie_if(&mut key, skb, own >> ROUND & 1);
     if own & SHORT == 0 {
         key.print = print;
     } else {

@@ -10,7 +10,7 @@ use segd_common::{
     event::Hook,
     flow::{
         DIRECTION_ACTIVE, DIRECTION_UNKNOWN, STATE_DIALS, STATE_FOREIGN, STATE_LEARN, STATE_PEER_JUDGES,
-        STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_WAS_ALLOWED, SocketState,
+        STATE_PEER_LOCAL, STATE_PUBLISHED, STATE_STAYS, STATE_WAS_ALLOWED, SocketState,
     },
     packet::{Packet, tcp},
     reason::Reason,
@@ -28,7 +28,7 @@ use crate::{
     policy::Policy,
     publish::is_published,
     ruling::{DIALS, NEW_FLOW, PEER_LOCAL, PUBLISH, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
-    skb::{Skb, Socket, state},
+    skb::{LOOPBACK, Skb, Socket, state},
     toward::{Place, judge_departure},
 };
 
@@ -77,6 +77,9 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
     if hook as u8 == Hook::Egress as u8 {
         // A connected socket may be given a route by way of somebody else at any time: then the packet is looked at.
         if memory.flags & STATE_PUBLISHED == 0 || !skb.is_plain_tcp() {
+            return false;
+        }
+        if memory.flags & STATE_STAYS != 0 && skb.device() != LOOPBACK {
             return false;
         }
         // Whoever dials may have been forgotten before the peer has shown that it accepts.
@@ -151,6 +154,11 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         };
         ruling.flags |= NEW_FLOW;
     }
+    if ruling.place == Place::Here as u8 {
+        memory.flags |= STATE_STAYS;
+    } else if memory.flags & STATE_STAYS != 0 {
+        return strays(policy, ruling, memory, packet, skb, own);
+    }
     if memory.direction == DIRECTION_ACTIVE {
         if memory.peer_cgroup != 0 {
             let peer = peer_now(policy, memory, &packet.destination);
@@ -187,6 +195,25 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         memory.flags |= STATE_PUBLISHED;
         ruling.after = PUBLISH;
     }
+}
+
+/// Rules on a segment that leaves a namespace in which its connection was made: whom it spoke with here is not who hears it there. Nothing
+/// of that is kept, as the route may be back for the next one.
+#[inline(always)]
+fn strays(
+    policy: &Policy,
+    ruling: &mut Ruling,
+    memory: &SocketState,
+    packet: &Packet,
+    skb: Skb,
+    own: &Identity,
+) {
+    if memory.direction == DIRECTION_ACTIVE {
+        return judge_departure(policy, ruling, packet, skb, own);
+    }
+    ruling.flags |= REVERSED;
+    let peer = identity::of_foreign(policy, packet, skb, Side::Destination);
+    judge(policy, ruling, peer, *own, packet.reverse_service());
 }
 
 /// What the peer of a listening or accepted socket asked for. Where the port is translated in this very namespace
