@@ -186,3 +186,66 @@ pub(super) fn places_of_rules(files: &[Kept]) -> Vec<Span> {
     }
     spans
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{model::Source, resolve::resolve};
+
+    #[test]
+    fn files_that_are_read_side_by_side_have_their_rules_in_their_order() {
+        const RULES: usize = 9_000;
+        let head = |name: &str| {
+            format!("apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {{name: {name}}}\nspec:\n")
+        };
+        let line = |file: usize, rule: usize| {
+            let (to, port) = ((file + rule) % 50, 1 + (file * RULES + rule) % 60_000);
+            format!("- {{from: s{}, to: s{to}, ports: [tcp/{port}]}}", rule % 50)
+        };
+        let segments: String = (0..50)
+            .map(|s| format!("    s{s}: {{match: [{{cgroup: /s{s}}}]}}\n"))
+            .collect();
+        let mut sources = vec![Source {
+            name: "z.yaml".to_owned(),
+            text: format!("{}  segments:\n{segments}", head("z")).into(),
+        }];
+        for file in 0..5 {
+            let name = format!("r{file}");
+            let rules: String = (0..RULES)
+                .map(|rule| format!("    {}\n", line(file, rule)))
+                .collect();
+            // One of them is not all plain.
+            let odd = if file == 3 {
+                "    - {from: s1, to: s2, ports: [any], reason: odd}\n"
+            } else {
+                ""
+            };
+            sources.push(Source {
+                name: format!("{name}.yaml"),
+                text: format!("{}  allow:\n{rules}{odd}", head(&name)).into(),
+            });
+        }
+        let (policy, _) = resolve(&sources, false).expect("it is right");
+        assert_eq!(policy.rules.len(), 5 * RULES + 1);
+        let mut rules = policy.rules.iter();
+        for file in 0..5 {
+            for number in 0..RULES {
+                let rule = rules.next().expect("there are so many");
+                let told = (rule.label().to_string(), rule.location().to_string());
+                let expected = (
+                    format!("r{file}/allow[{number}]"),
+                    format!("r{file}.yaml:{}", number + 6),
+                );
+                assert_eq!(told, expected);
+                assert_eq!(
+                    format!("- {}", rule.text()),
+                    line(file, number),
+                    "{}: what is written",
+                    rule.label()
+                );
+            }
+            if file == 3 {
+                assert_eq!(rules.next().and_then(|rule| rule.reason()), Some("odd"));
+            }
+        }
+    }
+}
