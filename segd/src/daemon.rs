@@ -26,6 +26,7 @@ mod cut;
 mod expiry;
 mod alarm;
 mod rows;
+mod ready;
 mod start;
 mod watch;
 mod shared;

@@ -118,6 +118,13 @@ impl Pins {
         Ok(())
     }
 
+    /// Removes the directories in which nothing is.
+    pub fn remove_empty(&self) {
+        for dir in [&self.links, &self.programs, &self.maps, &self.root] {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
     /// Moves the set to another name, so that it is another set from now on.
     pub fn set_aside(&self) -> Result<(), Error> {
         let mut number = 0;
