@@ -185,6 +185,7 @@ async fn attach(
     let named = tables.names()?.into_iter().map(|(index, name)| (name, index));
     let indexes = SegmentIndexes {
         by_name: Arc::new(named.collect()),
+        next: None,
     };
     let (send, queue) = mpsc::channel(256);
     let births = start_births(&root, &send);
