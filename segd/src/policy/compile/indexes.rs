@@ -40,7 +40,8 @@ impl SegmentIndexes {
             .collect();
         let available = MAX_SEGMENTS - usize::from(FIRST_SEGMENT);
         if wanted.len() > available {
-            let what = "segments, those included whose workloads are still alive";
+            let what =
+                "segments, those included whose workloads are still alive or that the policy in force names";
             return Err(CompileError::Capacity {
                 what,
                 needed: wanted.len(),
