@@ -36,6 +36,7 @@ impl Handover {
     ///
     /// Pins that cannot be moved or removed.
     pub fn prepare(pins: &Pins) -> Result<Handover, Error> {
+        pins.finish_setting_aside()?;
         let living = pins.is_living();
         if let Err(why) = manifest::check(pins)
             && !pins.is_empty()
