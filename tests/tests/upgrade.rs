@@ -255,6 +255,36 @@ fn who_was_orphaned_stays_so_where_putting_maps_aside_ended_in_the_middle() {
 }
 
 #[test]
+fn an_applied_policy_that_another_layout_does_not_go_on_with_is_told_loudly() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let mut segd = lab
+        .segd(&policy(&web, &rogue, &db))
+        .binary(other_layout())
+        .start();
+    segd.kill();
+    segd.restart_as(&binary(), &[]);
+    assert!(
+        !segd.log().contains("is not gone on with"),
+        "it is the files' policy: {}",
+        segd.log()
+    );
+    segd.kill();
+    segd.restart_as(&other_layout(), &[]);
+    let file = segd.directory().join("applied.yaml");
+    let applied = policy(&web, &rogue, &db).replace("from: web", "from: rogue");
+    fs::write(&file, applied).unwrap();
+    let applied = segd.json(&["apply", file.to_str().unwrap()]);
+    assert_eq!(applied["differs_from_files"], true, "{applied}");
+    segd.kill();
+    segd.restart_as(&binary(), &[]);
+    assert!(segd.log().contains("is not gone on with"), "{}", segd.log());
+    let warnings = segd.json(&["status"])["warnings"].to_string();
+    assert!(warnings.contains("is not gone on with"), "{warnings}");
+    assert!(segd.explains_allowed("web", "db", "tcp/1"));
+}
+
+#[test]
 fn a_take_over_that_is_killed_changes_nothing_and_can_be_begun_again() {
     let Some(lab) = Lab::open() else { return };
     let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));

@@ -168,7 +168,7 @@ async fn attach(
     options: Options,
     root: CgroupRoot,
     found: Found,
-    degraded: Vec<String>,
+    mut degraded: Vec<String>,
     given: Given,
 ) -> Result<Attached, Failure> {
     let pins = Pins::new(&options.pin_dir);
@@ -182,6 +182,10 @@ async fn attach(
         Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
     let mut tables = Tables::open(&pins)?;
     tables.begin_to_settle()?;
+    if let Some(line) = handover.gives_up(tables.active()?, found.policy().hash) {
+        tracing::error!("{line}");
+        degraded.push(line);
+    }
     let named = tables.names()?.into_iter().map(|(index, name)| (name, index));
     let indexes = SegmentIndexes {
         by_name: Arc::new(named.collect()),
