@@ -27,6 +27,7 @@ mod expiry;
 mod alarm;
 mod rows;
 mod doubts;
+mod ready;
 mod start;
 mod watch;
 mod shared;

@@ -7,9 +7,16 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
     process::{Command, ExitStatus},
+    time::Duration,
 };
 
-use segd_tests::{Lab, bpf::Objects, segd::Builder};
+use segd_tests::{
+    Lab, Segd,
+    bpf::Objects,
+    lab::{BPFFS, PIN_PREFIX},
+    segd::Builder,
+    wait::{self, PATIENCE},
+};
 
 const POLICY: &str = "apiVersion: segd.dev/v1
 kind: SegmentPolicy
@@ -225,6 +232,39 @@ fn a_pin_directory_of_a_living_segd_is_not_taken_over() {
     let new = Objects::now().since(&before);
     assert_eq!(new.count("link"), 0, "{new:?}");
     assert_eq!(segd.revision(), revision);
+}
+
+#[test]
+fn of_two_that_start_at_once_one_enforces_and_the_other_takes_nothing_away() {
+    let Some(_lab) = Lab::open() else { return };
+    let directory = format!("{BPFFS}/{PIN_PREFIX}{}-twice", std::process::id());
+    let both = [(); 2].map(|()| Builder::new(POLICY).pin_dir(&directory).launch());
+    let winner = wait::wait_for("one of them enforces, and the other is told so", PATIENCE, || {
+        let gave_up = |segd: &Segd| segd.log().contains("another segd is running on");
+        let enforces = |segd: &Segd| segd.logged_revision().is_some();
+        let winner = both.iter().position(enforces)?;
+        gave_up(&both[1 - winner]).then_some(winner)
+    });
+    let winner = &both[winner];
+    // Longer than from one look at its pins to the next.
+    wait::quiet(Duration::from_secs(2));
+    assert!(!winner.log().contains("lost"), "{}", winner.log());
+    assert_eq!(
+        winner.metric("segd_enforcing", &[]),
+        Some(1.0),
+        "{}",
+        winner.log()
+    );
+}
+
+#[test]
+fn a_policy_that_is_refused_leaves_no_pin_directory() {
+    let Some(_lab) = Lab::open() else { return };
+    let directory = PathBuf::from(format!("{BPFFS}/{PIN_PREFIX}{}-wrong", std::process::id()));
+    let wrong = POLICY.replace("to: db", "to: bd");
+    let (status, said) = Builder::new(&wrong).pin_dir(&directory).start_failing();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(!directory.exists(), "{said}");
 }
 
 #[test]

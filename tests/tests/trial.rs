@@ -451,6 +451,42 @@ fn files_that_change_during_a_trial_wait_for_its_end() {
 }
 
 #[test]
+fn files_that_failed_before_a_rollback_are_not_tried_over_it() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let segd = stage.enforce(&lab);
+    stage.apply(&segd, None);
+    stage.expect_new("applied");
+    // Two globs of one length that one cgroup fits: ambiguous for as long as that is there.
+    let clash = stage.web.child("xx");
+    let base = stage.web.path().to_owned();
+    let segments = format!(
+        "    one: {{match: [{{cgroup: {base}/x*}}]}}\n    two: {{match: [{{cgroup: '{base}/*x'}}]}}\n"
+    );
+    let files = segd.policy_path().join("policy.yaml");
+    let text = stage.policy(&segments, &[stage.none, stage.both]);
+    write_atomically(&files, &text);
+    wait::wait_until("the files are refused", PATIENCE, || {
+        segd.metric("segd_policy_reload_total", &[("result", "failure")]) > Some(0.0)
+    });
+    let (code, said) = says(&segd, &["rollback"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_old("rolled back");
+    let back = segd.revision();
+    clash.remove();
+    for _ in 0..3 {
+        write_atomically(&files, &text);
+        wait::quiet(Duration::from_secs(1));
+    }
+    assert_eq!(segd.revision(), back, "{}", segd.log());
+    stage.expect_old("rolled back, and the files did not change since");
+    // Whoever wants them asks for them.
+    let (code, said) = says(&segd, &["reload"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(stage.verdicts(), [false, false, true, true]);
+}
+
+#[test]
 fn a_trial_is_one_at_a_time_and_a_wrong_policy_changes_nothing() {
     let Some(lab) = Lab::open() else { return };
     let stage = Stage::new(&lab);

@@ -223,6 +223,68 @@ fn who_was_orphaned_or_outlived_its_cgroup_stays_denied_in_another_layout() {
 }
 
 #[test]
+fn who_was_orphaned_stays_so_where_putting_maps_aside_ended_in_the_middle() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let server = lab.worker(&db);
+    let udp = server.listen_udp((Ipv4Addr::LOCALHOST, 0));
+    let mut segd = lab.enforce(&policy(&web, &rogue, &db));
+    let orphan = lab.worker(&rogue);
+    let text = policy(&web, &rogue, &db);
+    let without: Vec<&str> = text.lines().filter(|line| !line.contains("rogue:")).collect();
+    segd.set_policy(&(without.join("\n") + "\n"));
+    segd.kill();
+    let set = sets(&segd).remove(0);
+    let flows = segd.pin_dir().join(&set).join("FLOWS");
+    fs::remove_file(&flows).unwrap();
+    foreign::pin_array(&flows, 8).unwrap();
+    // The first of its three renames.
+    let links = segd.pin_dir().join(set.replace("maps", "links"));
+    fs::rename(&links, format!("{}_aside0", links.display())).unwrap();
+    segd.restart();
+    assert!(segd.log().contains("taking over from"), "{}", segd.log());
+    assert_eq!(sets(&segd), [set.as_str()]);
+    orphan.probe(Kind::Udp, udp.local, "orphan;");
+    let host = lab.worker(&web);
+    host.enter_directory(lab.cgroup_root());
+    let socket = host.open_udp((Ipv4Addr::LOCALHOST, 0), None).unwrap();
+    host.send_to(socket, udp.local, "host;").unwrap();
+    server.wait_for_message(udp, "host;");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(server.inbox(udp).messages, ["host;"], "{}", segd.log());
+}
+
+#[test]
+fn an_applied_policy_that_another_layout_does_not_go_on_with_is_told_loudly() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));
+    let mut segd = lab
+        .segd(&policy(&web, &rogue, &db))
+        .binary(other_layout())
+        .start();
+    segd.kill();
+    segd.restart_as(&binary(), &[]);
+    assert!(
+        !segd.log().contains("is not gone on with"),
+        "it is the files' policy: {}",
+        segd.log()
+    );
+    segd.kill();
+    segd.restart_as(&other_layout(), &[]);
+    let file = segd.directory().join("applied.yaml");
+    let applied = policy(&web, &rogue, &db).replace("from: web", "from: rogue");
+    fs::write(&file, applied).unwrap();
+    let applied = segd.json(&["apply", file.to_str().unwrap()]);
+    assert_eq!(applied["differs_from_files"], true, "{applied}");
+    segd.kill();
+    segd.restart_as(&binary(), &[]);
+    assert!(segd.log().contains("is not gone on with"), "{}", segd.log());
+    let warnings = segd.json(&["status"])["warnings"].to_string();
+    assert!(warnings.contains("is not gone on with"), "{warnings}");
+    assert!(segd.explains_allowed("web", "db", "tcp/1"));
+}
+
+#[test]
 fn a_take_over_that_is_killed_changes_nothing_and_can_be_begun_again() {
     let Some(lab) = Lab::open() else { return };
     let (web, rogue, db) = (lab.cgroup("web"), lab.cgroup("rogue"), lab.cgroup("db"));

@@ -133,6 +133,7 @@ impl Shared {
     /// Puts back the policy before.
     pub fn rollback(&self) -> Result<Applied, Refusal> {
         let mut engine = self.engine();
+        let ended_trial = engine.trial.is_some();
         let given_up = engine.roll_back(&self.files()).map_err(|error| match &error {
             NoWayBack::Nothing => conflict(error.to_string()),
             NoWayBack::NotUnderstood(_) => Refusal::new(RefusalKind::Invalid, error.to_string()),
@@ -142,6 +143,10 @@ impl Shared {
             "revision {given_up} is rolled back: enforcing revision {}",
             revision(&engine)
         );
+        if !ended_trial {
+            // It stays until the files change: those that failed before are not tried over it.
+            self.believed();
+        }
         self.files_may_go_on();
         Ok(self.outcome(&engine, given_up))
     }

@@ -44,6 +44,7 @@ use crate::{
         compiled::{CompiledTables, SegmentIndexes},
         model::Policy,
     },
+    report::chain,
     source::{ContentHash, Loaded, Texts, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
@@ -167,16 +168,16 @@ impl Engine {
         let next = Active::new(last.checked_add(1).unwrap_or(1), slot);
         let before = self.indexes.clone();
         let mut keep = self.borne(active)?;
+        keep.extend(self.named_now(active));
         if deadline_ns.is_some() {
             // The other slot may be in force again: what its indexes mean must not change.
             keep.extend(before.by_name.keys().cloned());
         }
         self.indexes.allocate(&loaded.policy, &keep)?;
-        let prepared = self
+        let done = self
             .keep_text(next, loaded, origin)
-            .and_then(|()| self.prepare(loaded, active, next, &before));
-        match prepared {
-            Ok((tables, selectors)) => {
+            .and_then(|()| self.prepare(loaded, active, next, &before))
+            .and_then(|(tables, selectors)| {
                 let new = InForce {
                     active: next,
                     policy: Arc::clone(&loaded.policy),
@@ -187,14 +188,16 @@ impl Engine {
                     claimed: loaded.claimed.clone(),
                     origin,
                 };
-                self.flip(new, deadline_ns)?;
-                Ok(next.revision())
+                self.flip(new, deadline_ns)
+            });
+        if let Err(error) = done {
+            let after = std::mem::replace(&mut self.indexes, before);
+            if let Err(error) = self.note_names(&after, &self.indexes) {
+                tracing::error!("noting whose each index is: {}", chain(&error));
             }
-            Err(error) => {
-                self.indexes = before;
-                Err(error)
-            }
+            return Err(error);
         }
+        Ok(next.revision())
     }
 
     fn prepare(
@@ -224,7 +227,7 @@ impl Engine {
                     self.tables.make_room(slot, &tables)?;
                     self.pin_lines(slot)?;
                     self.tables.write(slot, revision, &tables, &selectors, now)?;
-                    self.note_names(before)?;
+                    self.note_names(before, &self.indexes)?;
                 }
                 Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
                 Step::Owners => self.ownerless = self.write_owners(slot, &tables)?,

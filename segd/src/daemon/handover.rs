@@ -11,10 +11,27 @@
 
 use std::time::Duration;
 
+use segd_common::config::Active;
+
+use super::trial;
 use crate::{
-    datapath::{Datapath, Error, carry::carry, links::Links, manifest, pins::Pins},
+    datapath::{
+        Datapath, Error,
+        carry::{carry, text_of},
+        links::Links,
+        manifest,
+        pins::Pins,
+    },
     report::chain,
+    source::Loaded,
 };
+
+/// What is told of a policy that a client brought, and that ends although nobody took it back.
+pub(super) fn not_gone_on_with(revision: u32, why: &str) -> String {
+    format!(
+        "revision {revision}, which was applied or rolled back to, is not gone on with: the policy files are enforced in its place: {why}"
+    )
+}
 
 /// For how long the new programs only learn: an exchange without a connection is known once either side asked.
 const LEARNING: Duration = Duration::from_secs(2);
@@ -36,6 +53,7 @@ impl Handover {
     ///
     /// Pins that cannot be moved or removed.
     pub fn prepare(pins: &Pins) -> Result<Handover, Error> {
+        pins.finish_setting_aside()?;
         let living = pins.is_living();
         if let Err(why) = manifest::check(pins)
             && !pins.is_empty()
@@ -87,6 +105,17 @@ impl Handover {
             ),
         }
         Ok(())
+    }
+
+    /// Why the policy that was carried over as being in force is not gone on with, if a client had brought it: this build
+    /// understands who was in which segment, and not another's tables.
+    #[must_use]
+    pub fn gives_up(&self, active: Active, files: &Loaded) -> Option<String> {
+        let (kept, _) = trial::kept(&text_of(self.from.as_ref()?, active.slot())?)?;
+        // Over files that changed since it ends anyway.
+        let stays =
+            kept.applied && kept.revision == active.revision() && kept.files == files.hash().to_string();
+        stays.then(|| not_gone_on_with(active.revision(), "its text is not taken over with its workloads"))
     }
 
     /// Lets the programs learn, puts those that enforce in their place, and ends what enforced before.

@@ -1,4 +1,6 @@
 //! One daemon for one pin directory.
+//!
+//! INVARIANT: a daemon decides by what is pinned there, and takes it away, only with the lock in its hands.
 
 use std::{
     fs::File,
@@ -8,6 +10,10 @@ use std::{
 };
 
 use super::failure::Failure;
+use crate::{
+    datapath::pins::{self, Pins},
+    report::chain,
+};
 
 /// Held as long as the daemon lives; the kernel lets go of it with the process.
 #[derive(Debug)]
@@ -17,8 +23,28 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Makes the pin directory, and takes its lock. Whether nothing hangs on a hook by it, which nobody else changes from now on.
+    pub fn take_made(pin_dir: &Path) -> Result<(Lock, bool), Failure> {
+        let pins = Pins::new(pin_dir);
+        pins.create()?;
+        let lock = Lock::take(pin_dir)?;
+        Ok((lock, !pins.has_links()))
+    }
+
+    /// Leaves nothing of a start that failed, where there was nothing before: what is pinned is this daemon's own.
+    pub fn undo(&self) {
+        if let Err(error) = pins::unload(&self.path) {
+            tracing::warn!("removing what was attached: {}", chain(&error));
+        }
+    }
+
+    /// Removes the directories again if nothing is pinned in them.
+    pub fn leave(&self) {
+        Pins::new(&self.path).remove_empty();
+    }
+
     /// Takes the lock of a pin directory.
-    pub fn take(pin_dir: &Path) -> Result<Lock, Failure> {
+    fn take(pin_dir: &Path) -> Result<Lock, Failure> {
         let failed =
             |error: io::Error| Failure::host(format!("locking `{}`: {error}", pin_dir.display()), None);
         if let Some(lock) = Lock::attempt(pin_dir).map_err(failed)? {
@@ -50,8 +76,13 @@ impl Lock {
         let file = File::open(pin_dir)?;
         // SAFETY: no pointers.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            let path = pin_dir.to_owned();
-            return Ok(Some(Lock { file, path }));
+            let (held, there) = (file.metadata()?, std::fs::metadata(pin_dir));
+            // Who had it took the directory away meanwhile: that is a lock of nothing.
+            if there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+                let path = pin_dir.to_owned();
+                return Ok(Some(Lock { file, path }));
+            }
+            return Ok(None);
         }
         match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

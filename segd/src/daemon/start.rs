@@ -1,6 +1,6 @@
 //! Starting: everything that can fail fails before anything is attached.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -9,21 +9,21 @@ use super::{
     cut::Cutter,
     doubts,
     engine::{Engine, InForce, Origin},
-    error::ApplyError,
     expiry::Expiry,
     failure::Failure,
     foreign,
-    gate::read_followed,
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
-    last_good, lock, notify, privilege,
+    lock::Lock,
+    notify, privilege,
+    ready::{Broken, Readied, ready},
     shared::{Followed, Shared},
     trial::Found,
     watch::PolicyWatch,
 };
 use crate::{
-    control::{peer, server::Server},
+    control::peer,
     datapath::{
         Datapath,
         census::Census,
@@ -33,20 +33,14 @@ use crate::{
         kernel,
         links::{JUDGES, Links, TRACEPOINTS},
         pinned::PinnedMaps,
-        pins::{self, Pins},
+        pins::Pins,
         places::Places,
         tables::Tables,
     },
     doctor,
-    policy::{
-        compile::again::Compiler,
-        compiled::SegmentIndexes,
-        diagnostic::Style,
-        resolve::{Doubts, ReadFiles},
-    },
-    report::chain,
-    source::{Known, LoadError, Loaded, Texts, resolve_read_doubting},
-    telemetry::{clock::EventClock, flows::FlowLog, http},
+    policy::{compile::again::Compiler, compiled::SegmentIndexes, diagnostic::Style},
+    source::{Known, Texts},
+    telemetry::{clock::EventClock, flows::FlowLog},
     workload::{
         births::Births,
         cgroupfs::CgroupRoot,
@@ -81,34 +75,22 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         None => None,
     };
     let given = opening.open(group)?;
-    let fresh = !Pins::new(&options.pin_dir).has_links();
-    let mut read_files = ReadFiles::default();
-    let (loaded, doubts) = policy(&options, fresh, &mut read_files)?;
-    let doubted = (Arc::clone(&loaded.policy), loaded.sources.clone());
-    let degraded = degraded(&findings);
-    for line in &degraded {
-        tracing::warn!("degraded: {line}");
-    }
-    eprint!("{}", loaded.render_warnings(style()));
-    let control = Server::bind(&options.control, group)
-        .await
-        .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
-    let metrics = match options.metrics {
-        Some(address) => Some(http::bind(address).await.map_err(|error| {
-            Failure::host(chain(&error), Some("--metrics takes another address, or `none`"))
-        })?),
-        None => None,
-    };
-    let pin_dir = options.pin_dir.clone();
-    let found = match doubts {
-        Err(_) => Found::LastGood(loaded),
-        Ok(_) => Found::Files(loaded),
-    };
-    let attached = attach(options, root, found, degraded, given).await;
+    // Before anything is looked at: what another segd attached meanwhile is not this one's to take away.
+    let (lock, fresh) = Lock::take_made(&options.pin_dir)?;
+    let readied = ready(&options, group, fresh).await;
+    let Readied {
+        found,
+        doubts,
+        doubted,
+        read_files,
+        control,
+        metrics,
+    } = readied.inspect_err(|_| lock.leave())?;
+    let attached = attach(options, root, found, degraded(&findings), given).await;
     if attached.is_err() && fresh {
-        undo(&pin_dir);
+        lock.undo();
     }
-    let (engine, files, events, queue, send, lock, health) = attached?;
+    let (engine, files, events, queue, send, health) = attached?;
     let watch = PolicyWatch::start(&engine.options.followed(), send.clone());
     let revision = engine
         .in_force
@@ -145,57 +127,6 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     })
 }
 
-/// Why the policy of the files is not enforced: in a line, and drawn.
-struct Broken {
-    line: String,
-    drawn: String,
-}
-
-/// The policy to enforce. If it has a mistake, or may not come into force, and nothing is in force: the last good one, and
-/// what is wrong.
-fn policy(
-    options: &Options,
-    fresh: bool,
-    files: &mut ReadFiles,
-) -> Result<(Loaded, Result<Doubts, Broken>), Failure> {
-    let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
-    let loaded = read
-        .map_err(LoadError::Unreadable)
-        .and_then(|read| resolve_read_doubting(read, options.allow_empty, files))
-        .and_then(|(loaded, doubts)| Ok((loaded.tested()?, doubts)));
-    let (broken, failure) = match loaded {
-        Ok((loaded, doubts)) => {
-            let gate = options.gate.as_ref().filter(|_| fresh);
-            let Some(Err(error)) = gate.map(|gate| gate.judge(&loaded)) else {
-                return Ok((loaded, Ok(doubts)));
-            };
-            let line = error.to_string();
-            let drawn = format!("error: {line}\nhelp: {}\n", error.help());
-            (Broken { line, drawn }, ApplyError::Gate(error).into())
-        }
-        Err(error) => {
-            let (line, drawn) = (error.to_string(), error.render(style()));
-            (Broken { line, drawn }, Failure::from(error))
-        }
-    };
-    let Some(path) = options.last_good.as_ref().filter(|_| fresh) else {
-        return Err(failure);
-    };
-    match last_good::read(path, options.allow_empty) {
-        Ok(loaded) => {
-            tracing::error!(
-                "the policy was not loaded: the last good one is, from `{}`",
-                path.display()
-            );
-            Ok((loaded, Err(broken)))
-        }
-        Err(why) => {
-            tracing::warn!("there is no last good policy to enforce: {}", chain(&why));
-            Err(failure)
-        }
-    }
-}
-
 /// Refuses a host that lacks what segd cannot run without.
 fn examine(options: &Options) -> Result<Vec<doctor::Finding>, Failure> {
     crate::datapath::kernel::check_privilege()?;
@@ -215,12 +146,16 @@ fn examine(options: &Options) -> Result<Vec<doctor::Finding>, Failure> {
     Ok(findings)
 }
 
-/// What this host cannot do, a line each.
+/// Tells what this host cannot do, a line each.
 fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
     let degraded = findings
         .iter()
         .filter(|finding| finding.state == doctor::State::Degraded);
-    degraded.map(doctor::Finding::line).collect()
+    let lines: Vec<String> = degraded.map(doctor::Finding::line).collect();
+    for line in &lines {
+        tracing::warn!("degraded: {line}");
+    }
+    lines
 }
 
 type Attached = (
@@ -229,7 +164,6 @@ type Attached = (
     Events,
     mpsc::Receiver<Event>,
     mpsc::Sender<Event>,
-    lock::Lock,
     Health,
 );
 
@@ -237,12 +171,10 @@ async fn attach(
     options: Options,
     root: CgroupRoot,
     found: Found,
-    degraded: Vec<String>,
+    mut degraded: Vec<String>,
     given: Given,
 ) -> Result<Attached, Failure> {
     let pins = Pins::new(&options.pin_dir);
-    pins.create()?;
-    let lock = lock::Lock::take(&options.pin_dir)?;
     let handover = Handover::prepare(&pins)?;
     let subtree = !root.is_hierarchy_root();
     let datapath = Datapath::load(&options.pin_dir, subtree, handover.learns())?;
@@ -253,9 +185,14 @@ async fn attach(
         Events::new(ring).map_err(|error| Failure::internal(format!("watching the event ring: {error}")))?;
     let mut tables = Tables::open(&pins)?;
     tables.begin_to_settle()?;
+    if let Some(line) = handover.gives_up(tables.active()?, found.policy()) {
+        tracing::error!("{line}");
+        degraded.push(line);
+    }
     let named = tables.names()?.into_iter().map(|(index, name)| (name, index));
     let indexes = SegmentIndexes {
         by_name: Arc::new(named.collect()),
+        next: None,
     };
     let (send, queue) = mpsc::channel(256);
     let births = start_births(&root, &send);
@@ -325,14 +262,7 @@ async fn attach(
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     super::give_back_memory();
-    Ok((engine, files, events, queue, send, lock, Health::new()))
-}
-
-/// A start that failed leaves nothing, if there was nothing before.
-fn undo(pin_dir: &Path) {
-    if let Err(error) = pins::unload(pin_dir) {
-        tracing::warn!("removing what was attached: {}", chain(&error));
-    }
+    Ok((engine, files, events, queue, send, Health::new()))
 }
 
 fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births> {

@@ -12,6 +12,7 @@ use super::{
     engine::{Engine, InForce, Origin},
     error::ApplyError,
     gate::GateError,
+    handover::not_gone_on_with,
 };
 use crate::{
     control::types::{Commit, Kept, KeptOf, Signature, TextOf},
@@ -262,13 +263,24 @@ impl Engine {
         self.admit(files, Origin::Files, None).map(drop)
     }
 
-    /// The policy in force, if it was applied over just these files.
-    fn applied(&self, active: Active, files: &Loaded) -> Option<Loaded> {
+    /// The policy in force, if it was applied over just these files. What cannot be gone on with is told.
+    fn applied(&mut self, active: Active, files: &Loaded) -> Option<Loaded> {
         let (kept, sources) = self.text_of(active.slot())?;
-        let same =
-            kept.applied && kept.revision == active.revision() && kept.files == files.hash().to_string();
-        let same = same && self.believes(sources.signed.as_ref());
-        same.then(|| resolve_read(sources, true).ok()).flatten()
+        if !kept.applied || kept.revision != active.revision() || kept.files != files.hash().to_string() {
+            return None;
+        }
+        let lost = if self.believes(sources.signed.as_ref()) {
+            match resolve_read(sources, true) {
+                Ok(loaded) => return Some(loaded),
+                Err(error) => error.to_string(),
+            }
+        } else {
+            "it is not signed".to_owned()
+        };
+        let line = not_gone_on_with(active.revision(), &lost);
+        tracing::error!("{line}");
+        self.degraded.push(line);
+        None
     }
 
     /// Takes a trial over that another daemon began.

@@ -14,6 +14,7 @@ use super::{
     map::{Map, NEW},
     pins::Pins,
     sys::{self, ElementCommand, element},
+    texts,
 };
 
 /// The size of a name in `NAMES`.
@@ -66,6 +67,13 @@ pub fn carry(from: &Pins, to: &Pins) -> Result<Option<usize>, Error> {
     let flipped: Map<u32, Active> = Map::open(to, "ACTIVE")?;
     flipped.write(&0, &active, 0)?;
     Ok(Some(count))
+}
+
+/// What another set's slot was made from, if it keeps texts as this build does.
+#[must_use]
+pub fn text_of(from: &Pins, slot: u32) -> Option<Vec<u8>> {
+    let pin = from.maps.join(texts::NAMES.get(slot as usize)?);
+    texts::read(&sys::open_pin(&pin).ok()?).ok()?
 }
 
 fn carry_names(from: &Pins, to: &Pins) -> Result<(), Error> {

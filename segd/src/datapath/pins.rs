@@ -29,6 +29,11 @@ const MAPS: &str = "maps_";
 const LINKS: &str = "links_";
 const PROGRAMS: &str = "programs_";
 
+/// The name of a set of this layout that was put aside.
+fn aside(number: &str) -> String {
+    format!("v{ABI_VERSION}_aside{number}")
+}
+
 impl Pins {
     /// This build's set below a pin directory.
     #[must_use]
@@ -118,22 +123,53 @@ impl Pins {
         Ok(())
     }
 
+    /// Removes the directories in which nothing is.
+    pub fn remove_empty(&self) {
+        for dir in [&self.links, &self.programs, &self.maps, &self.root] {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
     /// Moves the set to another name, so that it is another set from now on.
     pub fn set_aside(&self) -> Result<(), Error> {
-        let mut number = 0;
+        let mut number: u32 = 0;
         let aside = loop {
-            let aside = Pins::named(&self.root, &format!("v{ABI_VERSION}_aside{number}"));
+            let aside = Pins::named(&self.root, &aside(&number.to_string()));
             if !aside.maps.exists() && !aside.links.exists() && !aside.programs.exists() {
                 break aside;
             }
             number += 1;
         };
+        self.move_to(&aside)
+    }
+
+    /// Goes on where [`Pins::set_aside`] was ended in the middle: links that judge went to a set that has no maps yet, and
+    /// theirs are still here.
+    ///
+    /// # Errors
+    ///
+    /// A directory that cannot be renamed.
+    pub fn finish_setting_aside(&self) -> Result<(), Error> {
+        let prefix = self.root.join(format!("{LINKS}{}", aside("")));
+        let prefix = prefix.as_os_str().as_encoded_bytes();
+        let is_half = |other: &Pins| {
+            let links = other.links.as_os_str().as_encoded_bytes();
+            links.starts_with(prefix) && !other.maps.exists() && other.is_living()
+        };
+        match self.others().into_iter().find(is_half) {
+            Some(half) if entries(&self.links).is_empty() => self.move_to(&half),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves what is here, links first: whatever lives without maps is known by that.
+    fn move_to(&self, other: &Pins) -> Result<(), Error> {
         for (from, to) in [
-            (&self.maps, &aside.maps),
-            (&self.links, &aside.links),
-            (&self.programs, &aside.programs),
+            (&self.links, &other.links),
+            (&self.maps, &other.maps),
+            (&self.programs, &other.programs),
         ] {
-            if from.exists() {
+            if from.exists() && !to.exists() {
                 fs::rename(from, to)
                     .map_err(|error| Error::system(format!("renaming `{}`", from.display()), error))?;
             }

@@ -34,6 +34,8 @@ use super::{
 pub struct SegmentIndexes {
     /// By name, the built-in ones excluded.
     pub by_name: Arc<BTreeMap<String, SegmentIndex>>,
+    /// The one whose turn it is; `None`: that after the highest.
+    pub next: Option<SegmentIndex>,
 }
 
 /// One revision of the policy, ready to be written. The revision number itself is given at the write.

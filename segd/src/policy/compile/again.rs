@@ -132,7 +132,7 @@ impl Last {
     /// Compiles what has changed since. `None`: too much, or not so that it can be followed.
     fn change(&self, policy: &Arc<Policy>, indexes: &SegmentIndexes, mode: Option<Mode>) -> Option<Changed> {
         let same = |one: &SegmentIndexes, other: &SegmentIndexes| {
-            Arc::ptr_eq(&one.by_name, &other.by_name) || one == other
+            Arc::ptr_eq(&one.by_name, &other.by_name) || one.by_name == other.by_name
         };
         let segments = (&self.policy.segments, &policy.segments);
         let ground = self.mode == mode
