@@ -105,7 +105,7 @@ fn what_was_made_to_exhaust_a_reader_is_refused_at_once_and_in_little_memory() {
     refused(&huge, "8388608 bytes");
     let foreign = folder.path().join("not-utf-8.yaml");
     fs::write(&foreign, b"a: \xff\xfe\n").expect("a file");
-    refused(&foreign, "invalid byte at offset 3");
+    refused(&foreign, "not-utf-8.yaml:1:4");
 }
 
 fn numbered(before: &str, after: &str) -> String {
