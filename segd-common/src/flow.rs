@@ -140,6 +140,8 @@ pub const FLOW_LOCAL_ASKED: u32 = 1 << 0;
 pub const FLOW_PEER_ASKED: u32 = 1 << 1;
 /// The peer is a workload of this host and judges for itself.
 pub const FLOW_PEER_JUDGES: u32 = 1 << 2;
+/// It has lost its right, which was told. Who asked stays known: the policy may be one on trial, which is taken back.
+pub const FLOW_LOST: u32 = 1 << 3;
 
 /// What a TCP socket remembers of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

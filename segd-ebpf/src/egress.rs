@@ -94,7 +94,7 @@ fn by_list(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, made
         ruling.fixed(Reason::IcmpError);
         return true;
     }
-    if !is_control(packet, *made_by, skb) {
+    if !is_control(packet, *made_by, ruling.from != *made_by, skb) {
         return false;
     }
     let service = errors::refused(skb, packet);
@@ -106,10 +106,14 @@ fn by_list(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, made
     true
 }
 
-/// What the kernel itself sends, by an enumerated list, and the host's DHCP client.
+/// What the kernel itself sends, by an enumerated list, and the host's DHCP client. `claimed`: a segment claims the address, so
+/// that a process may only be told by that from the kernel of its namespace.
 #[inline(always)]
-fn is_control(packet: &Packet, own: Identity, skb: Skb) -> bool {
+fn is_control(packet: &Packet, own: Identity, claimed: bool, skb: Skb) -> bool {
     let host = own.segment == segment::HOST && own.flags == 0;
+    if host && claimed && !is_kernels(skb) {
+        return false;
+    }
     let raw = skb.socket().is_none_or(|socket| socket.is_raw());
     match packet.protocol {
         // The kernel's sockets for it bear the cgroup of whoever made the namespace. A workload that says the same by a
@@ -129,7 +133,7 @@ fn is_control(packet: &Packet, own: Identity, skb: Skb) -> bool {
 
 /// Whether the kernel made the socket for itself: no process has a file of it.
 #[inline(always)]
-fn is_kernels(skb: Skb) -> bool {
+pub fn is_kernels(skb: Skb) -> bool {
     let Some(socket) = skb.socket() else {
         return true;
     };

@@ -8,7 +8,7 @@ use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_ge
 use core::ffi::c_void;
 use segd_common::{
     address,
-    flow::{Exchange, FLOW_LOCAL_ASKED, FLOW_PEER_JUDGES, Flow, FlowKey, PEERS},
+    flow::{Exchange, FLOW_LOCAL_ASKED, FLOW_LOST, FLOW_PEER_JUDGES, Flow, FlowKey, PEERS},
     packet::Packet,
     reason::Reason,
 };
@@ -135,17 +135,22 @@ pub fn keep(socket: *mut c_void, key: &FlowKey, flow: &Flow) -> bool {
     true
 }
 
-/// Forgets an exchange.
+/// Notes that an exchange has lost its right, or has it again. It is no right itself, but says who asked, and that is as true under
+/// the next policy.
 #[inline(never)]
-fn forget(socket: *mut c_void, key: &FlowKey) -> bool {
+fn lose(socket: *mut c_void, key: &FlowKey, lost: u32) -> bool {
     if let Some(exchange) = place(socket, key, false)
         && is_same(exchange, key)
     {
-        exchange.flow.asked = 0;
-        // A policy that is taken back would go on by it.
-        kept::forget(socket, &key.peer, key.peer_port);
+        exchange.flow.asked = exchange.flow.asked & !FLOW_LOST | lost;
+        return true;
     }
-    FLOWS.remove(key).is_ok()
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a word of an element of the map. If it is reused meanwhile, another's exchange is told once less.
+    unsafe { (*flow).asked = (*flow).asked & !FLOW_LOST | lost };
+    true
 }
 
 /// Notes after the ruling on a packet what its exchange has become: that one side asked, so that the other may answer; or
@@ -160,14 +165,20 @@ pub fn note(
     asks: Option<u32>,
 ) {
     if !ruling.passes() {
-        if known.is_some_and(|flow| flow.revision != policy.revision && flow.asked & FLOW_PEER_JUDGES == 0) {
+        const SILENT: u32 = FLOW_PEER_JUDGES | FLOW_LOST;
+        if known.is_some_and(|flow| flow.revision != policy.revision && flow.asked & SILENT == 0) {
             ruling.flags |= REVOKED;
-            forget(socket, key);
+            lose(socket, key, FLOW_LOST);
         }
         return;
     }
+    let lost = known.is_some_and(|flow| flow.asked & FLOW_LOST != 0);
+    if lost && ruling.reason == Reason::Reply as u8 {
+        // VERIFIER: its answer is asked for, see `handover::fill_key`.
+        core::hint::black_box(lose(socket, key, 0));
+    }
     let Some(asked) = asks else { return };
-    if known.is_none() {
+    if known.is_none() || lost && ruling.reason != Reason::Reply as u8 {
         ruling.flags |= NEW_FLOW;
     } else if let Some(flow) = known
         && flow.revision == policy.revision
@@ -188,7 +199,7 @@ pub fn note(
         },
         revision: policy.to_remember(ruling.rule),
         service: ruling.service,
-        asked: known.map_or(0, |flow| flow.asked) | asked,
+        asked: known.map_or(0, |flow| flow.asked & !FLOW_LOST) | asked,
     };
     // VERIFIER: its answer is asked for, see `handover::fill_key`.
     core::hint::black_box(keep(socket, key, &flow));

@@ -191,6 +191,10 @@ global! {
     HOST_NAMESPACE, host_namespace
 }
 global! {
+    /// Offset of `udp_sock.encap_rcv`: a tunnel that takes datagrams before any hook of their socket.
+    UDP_TUNNEL, udp_tunnel
+}
+global! {
     /// Offset of `socket.sk`.
     SOCKET_SK, socket_sk
 }

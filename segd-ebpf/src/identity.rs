@@ -82,11 +82,10 @@ extern "C" fn segd_ancestors(skb: *mut __sk_buff, slot: u32, revision: u32) -> u
         }
         let packed = segd_cgroup(slot, revision, id);
         if packed & FOUND != 0 {
-            let identity = unpack(packed);
-            return if identity.segment == segment::HOST && table_overflowed() {
+            return if table_overflowed() {
                 pack(UNKNOWN)
             } else {
-                pack(identity)
+                pack(unpack(packed))
             };
         }
     }
@@ -108,13 +107,11 @@ fn ancestry_of_task(policy: &Policy, id: &mut u64) -> Option<Identity> {
     for _ in 0..MAX_DEPTH {
         if let Some(identity) = of_cgroup(policy, at) {
             let own = at == *id;
-            return Some(
-                if !own && identity.segment == segment::HOST && table_overflowed() {
-                    UNKNOWN
-                } else {
-                    identity
-                },
-            );
+            return Some(if !own && table_overflowed() {
+                UNKNOWN
+            } else {
+                identity
+            });
         }
         // css is the first member of a cgroup: the parent's css is the parent.
         cgroup = peek(cgroup + globals::cgroup_parent())?;

@@ -4,9 +4,9 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    address::{self, Address, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
+    address::{self, Address, LOCAL_HOST, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
     bytes::Bytes as _,
-    flow::HandoverKey,
+    flow::{CONTESTED_NS, HandoverKey},
     packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, icmp, tcp},
     reason::Reason,
     segment,
@@ -15,13 +15,15 @@ use segd_common::{
 };
 
 use crate::{
-    egress::is_dhcp,
-    handover::{Side, fill_key},
+    egress::{is_dhcp, is_kernels},
+    fragments,
+    handover::{Entry, Side, fill_key, now, within},
     identity::{self, UNKNOWN},
     link::{
         ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse, sender,
     },
-    maps::{HANDOVERS, LINKS, NAMESPACES, SOURCES},
+    lookup,
+    maps::{LINKS, NAMESPACES, SOURCES},
     policy::Policy,
     ruling::reason,
     skb::Skb,
@@ -31,6 +33,7 @@ use crate::{
 
 const UNSPECIFIED_V4: Address = mapped([0; 4]);
 const UNSPECIFIED_V6: Address = [0; 16];
+const BROADCAST: Address = mapped([255; 4]);
 /// No namespace has this cookie.
 const UNKNOWN_NAMESPACE: u64 = 0;
 
@@ -185,30 +188,82 @@ fn packet_comes_out(way: &Way) -> u32 {
     if whose == 0 && !may_have_source(way, &packet) || is_false_neighbour(way, &packet) {
         return Reason::Spoofed as u32;
     }
+    let denied = into_tunnel(way, &packet);
+    if denied != PASSES {
+        return denied;
+    }
     // What a namespace behind this one sent, its own sockets' hooks have judged.
     if !way.managed || way.by == Sender::Device || (whose != 0 && whose != SOURCE_OWN) {
         return PASSES;
     }
-    let owner_of_tuple = owner_of_tuple(&packet);
-    if is_accounted_for(way, &packet, owner_of_tuple) {
+    if way.by == Sender::Inet && packet.flags & PACKET_LATER_FRAGMENT != 0 {
+        // The hooks of its socket saw the whole of it, if this is no tunnel's.
+        return fragments::refuses(&Frame { skb: way.skb }, &packet).map_or(PASSES, |reason| reason as u32);
+    }
+    let denied = judge_sent(way, &packet);
+    if denied == PASSES && way.by == Sender::Inet && packet.flags & PACKET_FRAGMENT != 0 {
+        fragments::first(&Frame { skb: way.skb }, &packet);
+    }
+    denied
+}
+
+/// Whether what this very namespace sent may leave it.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn judge_sent(way: &Way, packet: &Packet) -> u32 {
+    let owner = owner_of_tuple(packet, way.skb.cgroup());
+    if is_accounted_for(way, packet, owner) {
         return PASSES;
     }
     // Where it is known by its content (a translated destination), nobody but its sender can have sent it.
-    if owner_of_tuple != 0 {
+    if owner == ANOTHER {
         return Reason::Unjudged as u32;
     }
-    if way.by == Sender::Inet && packet.protocol == TCP {
-        return translated(way, &packet);
+    let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
+    if way.by == Sender::Inet && (packet.protocol == TCP || icmp || owner == ITSELF_ONCE) {
+        return translated(way, packet);
     }
-    as_owner(way, &packet)
+    as_owner(way, packet)
 }
 
-/// Judges a segment that is not on its way between the ends of its socket: its namespace translates. Either end may have begun.
+/// Judges a datagram that a tunnel's socket of the host will take before any hook of that socket is asked.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn into_tunnel(way: &Way, packet: &Packet) -> u32 {
+    if packet.protocol != UDP || !packet.has_upper_layer() {
+        return PASSES;
+    }
+    if !identity::local(&packet.destination).is_some_and(|local| local.flags & LOCAL_HOST != 0) {
+        return PASSES;
+    }
+    let tunnel = lookup::tunnel(way.skb, packet);
+    if tunnel == 0 {
+        return PASSES;
+    }
+    let own = if way.by == Sender::Nobody {
+        // Sent by the namespace itself, or by one behind it.
+        let from = identity::local(&packet.source).map_or(way.namespace, |local| local.namespace);
+        let (owner, single) = identity::owner(&way.policy, from, UNKNOWN);
+        if single { owner } else { UNKNOWN }
+    } else {
+        identity::of_socket(&way.policy, way.skb, way.skb.cgroup())
+    };
+    let own = identity::claimed_by_address(&way.policy, own, &packet.source);
+    let to = identity::of_cgroup(&way.policy, tunnel).unwrap_or(Identity::of(segment::HOST));
+    let (denied, passes) = reason(&way.policy, own, to, packet.service);
+    if passes { PASSES } else { denied }
+}
+
+/// Judges what is not on the way that its socket's hook has seen: its namespace translates. Either end may have begun.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn translated(way: &Way, packet: &Packet) -> u32 {
     // Whoever hears it on this host judges for himself.
     if identity::is_local(&packet.destination) {
+        return PASSES;
+    }
+    // The kernel's answers: their quotes, and whom they answer, were judged where they were made.
+    if packet.protocol != TCP && is_kernels(way.skb) {
         return PASSES;
     }
     let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
@@ -224,16 +279,27 @@ fn bears_own_tuple(skb: Skb) -> bool {
     skb.socket().is_some_and(|socket| socket.is_tcp()) && segd_bears_own_tuple(skb.skb) != 0
 }
 
-/// The cgroup that last sent on a packet's tuple, by its egress hook; 0 if none did.
+/// Nobody has sent on a tuple.
+const NOBODY: u32 = 0;
+/// The cgroup in question has, a moment ago.
+const ITSELF: u32 = 1;
+/// It has, but lately it did not: its right may have ended since.
+const ITSELF_ONCE: u32 = 2;
+/// Another cgroup has.
+const ANOTHER: u32 = 3;
+
+/// Who last sent on a packet's tuple, by the egress hooks.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-fn owner_of_tuple(packet: &Packet) -> u64 {
+fn owner_of_tuple(packet: &Packet, cgroup: u64) -> u32 {
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, 0, Side::Source);
-    // SAFETY: copied out.
-    HANDOVERS
-        .get_ptr(&key)
-        .map_or(0, |entry| unsafe { (*entry).cgroup })
+    match Entry::at(&key) {
+        None => NOBODY,
+        Some(entry) if entry.cgroup() != cgroup => ANOTHER,
+        Some(entry) if within(CONTESTED_NS, entry.sent_ns(), now()) => ITSELF,
+        Some(_) => ITSELF_ONCE,
+    }
 }
 
 /// The answer that is no reason.
@@ -279,7 +345,7 @@ fn is_false_neighbour(way: &Way, packet: &Packet) -> bool {
 
 /// Whether a socket hook has seen this very packet, or the kernel made it on its own.
 #[inline(always)]
-fn is_accounted_for(way: &Way, packet: &Packet, owner_of_tuple: u64) -> bool {
+fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
     let skb = way.skb;
     if packet.protocol == IGMP {
         return packet.hop_limit == 1;
@@ -291,11 +357,13 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner_of_tuple: u64) -> bool {
             // socket, and only the tuple tells them apart.
             match packet.protocol {
                 // The kernel's own control socket resets what nobody listens for: it is no stream.
-                TCP if is_bare(skb, packet) || bears_own_tuple(skb) => true,
-                ICMP | ICMPV6 => true,
-                _ if packet.flags & PACKET_LATER_FRAGMENT != 0 => true,
-                UDP if is_dhcp(packet.source_port, packet.destination_port) => true,
-                _ => owner_of_tuple != 0 && owner_of_tuple == skb.cgroup(),
+                TCP => is_bare(skb, packet) || bears_own_tuple(skb),
+                UDP if is_dhcp(packet.source_port, packet.destination_port)
+                    && (packet.destination == BROADCAST || address::is_multicast(&packet.destination)) =>
+                {
+                    true
+                }
+                _ => owner == ITSELF,
             }
         }
         // A reset or an acknowledgement without data, for a connection that has no socket any more.

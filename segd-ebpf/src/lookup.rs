@@ -17,6 +17,7 @@ use segd_common::{
 
 use crate::{
     frame::Frame,
+    globals, kernel,
     skb::{Skb, state},
 };
 
@@ -102,6 +103,31 @@ fn receiver_tcp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 
 fn receiver_udp(ctx: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
     // SAFETY: the tuple has at least `size` bytes.
     cgroup_of(unsafe { bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NAMESPACE, 0) })
+}
+
+/// No cgroup has this id: whose the socket is cannot be told.
+const SOMEBODYS: u64 = u64::MAX;
+
+/// The cgroup of the tunnel's socket that will take a datagram in the device's namespace, before a hook of it is asked; 0 if the
+/// socket is none.
+#[inline(never)]
+pub fn tunnel(skb: Skb, packet: &Packet) -> u64 {
+    // SAFETY: plain integers; zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = fill_tuple(&mut tuple, packet);
+    // SAFETY: the tuple has at least `size` bytes.
+    let sk = unsafe { bpf_sk_lookup_udp(skb.skb.cast(), &raw mut tuple, size, CURRENT_NAMESPACE, 0) };
+    if sk.is_null() {
+        return 0;
+    }
+    let id = match kernel::address_of(sk) {
+        Some(socket) if kernel::peek(socket + globals::udp_tunnel()) == Some(0) => 0,
+        Some(socket) => kernel::cgroup_of(socket).unwrap_or(SOMEBODYS),
+        None => SOMEBODYS,
+    };
+    // SAFETY: a referenced socket from a lookup helper, released on this only path.
+    unsafe { bpf_sk_release(sk.cast()) };
+    id
 }
 
 /// Who holds the port that a packet from the network asks for, in the NIC's namespace.

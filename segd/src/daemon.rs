@@ -26,6 +26,7 @@ mod cut;
 mod expiry;
 mod alarm;
 mod rows;
+mod doubts;
 mod start;
 mod watch;
 mod shared;
@@ -232,7 +233,10 @@ async fn live(mut running: Running) -> ExitCode {
         match event {
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong is counted and told; the policy in force stays.
-                shared.look_at_policy(Wanted::by_watch());
+                shared.look_at_policy(match event {
+                    Event::PolicyMoved => Wanted::by_watch(),
+                    _ => Wanted::by_timer(),
+                });
                 if running.watch.follow(&shared.options().followed()) {
                     shared.look_at_policy(Wanted::by_watch());
                 }

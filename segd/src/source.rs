@@ -8,25 +8,28 @@ pub mod chain;
 mod child;
 pub mod git;
 mod load;
+mod looked;
 pub mod replace;
 mod open;
 pub mod signature;
+mod texts;
 mod trust;
 mod walk;
 
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-pub use load::{LoadError, Loaded, load, load_named, resolve_read, resolve_read_again, resolve_read_quietly};
+pub use load::{
+    LoadError, Loaded, load, load_named, resolve_read, resolve_read_doubting, resolve_read_quietly,
+};
+pub use looked::{Look, Looked};
+pub use texts::{ContentHash, Known, Texts};
 pub use trust::Trust;
 
-use self::{
-    signature::{Seal, Sealed, Signers},
-    walk::Walk,
-};
+use self::signature::{Seal, Sealed, Signers};
 use crate::policy::{document::tree, model::Source};
 
 /// The most bytes all files of a policy may have together.
@@ -47,30 +50,10 @@ const ATTEMPTS: usize = 5;
 pub struct Sources {
     /// Sorted by name, each file once.
     pub sources: Vec<Source>,
-    /// Changes with any name or text.
-    pub hash: ContentHash,
     /// Who signed it, if that was looked at.
     pub signed: Option<signature::Signed>,
     /// The commit that whoever sent it says it comes from.
     pub claimed: Option<git::Provenance>,
-}
-
-/// A hash over names and texts (FNV-1a, 128 bits): the same on every host and in every version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ContentHash(pub u128);
-
-impl ContentHash {
-    /// From what [`fmt::Display`] writes.
-    #[must_use]
-    pub fn of_text(text: &str) -> Option<ContentHash> {
-        u128::from_str_radix(text, 16).ok().map(ContentHash)
-    }
-}
-
-impl fmt::Display for ContentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
 }
 
 /// Why a policy's text could not be read.
@@ -231,11 +214,16 @@ fn text_of(bytes: Vec<u8>) -> Arc<str> {
 /// The first thing that cannot be read, or is not to be trusted. Nothing is skipped silently but hidden and foreign
 /// names.
 pub fn read(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
+    Looked::default().read(paths, trust, Look::Whole)
+}
+
+/// Tries until nothing moves meanwhile, or it has moved too often.
+fn attempts<T>(mut once: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
     let mut attempt = 1;
     loop {
         let last = attempt == ATTEMPTS;
         attempt += 1;
-        match read_once(paths, trust) {
+        match once() {
             // What fails because it is being swapped does not fail again and again.
             Err(error) if last || !error.can_pass() => return Err(error),
             Err(_) => {}
@@ -268,33 +256,13 @@ pub fn read_sealed(path: &Path, trust: &Trust, signers: &Path) -> Result<Sealed,
     }
 }
 
-/// Reads, and looks again whether anything moved meanwhile.
-fn read_once(paths: &[PathBuf], trust: &Trust) -> Result<Sources, SourceError> {
-    let mut first = Walk::new(trust, Some(Vec::new()));
-    first.visit_all(paths)?;
-    let mut second = Walk::new(trust, None);
-    second.visit_all(paths)?;
-    match first.difference(&second) {
-        Some(path) => Err(SourceError::Unstable { path }),
-        None => Ok(Sources::of(first.texts.unwrap_or_default())),
-    }
-}
-
 impl Sources {
-    /// Sorts texts and hashes them.
+    /// Sorts texts.
     #[must_use]
     pub fn of(mut sources: Vec<Source>) -> Sources {
         sources.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut hash = Fnv::default();
-        for source in &sources {
-            for text in [source.name.as_str(), &source.text] {
-                hash.add(&(text.len() as u64).to_le_bytes());
-                hash.add(text.as_bytes());
-            }
-        }
         Sources {
             sources,
-            hash: ContentHash(hash.0),
             signed: None,
             claimed: None,
         }
@@ -307,23 +275,6 @@ fn io_at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Sour
         operation,
         path,
         source,
-    }
-}
-
-/// FNV-1a with 128 bits.
-struct Fnv(u128);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-        }
     }
 }
 

@@ -63,19 +63,20 @@ fn formatted(text: &str) -> String {
 
 /// What is enforced, without where it stands.
 #[track_caller]
-fn meaning(text: &str) -> CompiledTables {
+fn meaning(text: &str) -> (CompiledTables, Vec<String>) {
     let (policy, _) = resolve(&[source(text)], false).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
     let mut indexes = SegmentIndexes::default();
     indexes.allocate(&policy, &BTreeSet::new()).expect("fits");
     let mut tables = compile(&policy, &indexes, None).expect("fits");
     let nowhere = Location::default();
-    for rule in std::sync::Arc::make_mut(&mut tables.rules) {
-        rule.location = nowhere.clone();
-    }
+    let rules = std::mem::take(&mut tables.rules);
+    let rules = rules
+        .iter()
+        .map(|rule| format!("{} {:?}", rule.label(), rule.term));
     for selector in std::sync::Arc::make_mut(&mut tables.selectors) {
         selector.location = nowhere.clone();
     }
-    tables
+    (tables, rules.collect())
 }
 
 /// The text as somebody in a hurry would have written it: the same, in disorder.

@@ -13,9 +13,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use segd::policy::{
     compile::compile,
     compiled::{CompiledTables, Moment, SegmentIndexes, zeroed_tables},
-    model::{
-        Action, Location, Mode, Peer, Policy, Rule, RuleLabel, Segment, Selector, SelectorKind, Written,
-    },
+    model::{Action, Home, Location, Mode, Peer, Policy, Rule, Segment, Selector, SelectorKind, Spot},
     oracle,
     prefixes::{Claim, Walk},
     term::Term,
@@ -129,20 +127,24 @@ fn rule(count: usize) -> impl Strategy<Value = Rule> {
         prop::option::of(0..8_i64),
         prop::option::of(when()),
     )
-        .prop_map(|(deny, from, to, services, end, when)| Rule {
-            location: location(),
-            label: RuleLabel::new("random".into(), Action::Allow, 0),
-            action: if deny { Action::Deny } else { Action::Allow },
-            from,
-            to,
-            services: services.into(),
-            text: Written::default(),
-            reason: None,
-            term: Arc::new(Term {
+        .prop_map(|(deny, from, to, services, end, when)| {
+            let home = Arc::new(Home {
+                file: "random.yaml".into(),
+                document: "random".into(),
+                text: "".into(),
+            });
+            let action = if deny { Action::Deny } else { Action::Allow };
+            let term = Arc::new(Term {
                 until: end.filter(|_| !deny).map(hour),
                 when: when.filter(|_| !deny),
-            }),
-            resting: None,
+            });
+            Rule::new(
+                (home, Spot::default()),
+                action,
+                [from, to],
+                services.into(),
+                (None, term),
+            )
         })
 }
 

@@ -51,6 +51,12 @@ impl Craft {
         Craft::new(libc::SOCK_DGRAM, 0, to.into(), token.as_bytes())
     }
 
+    /// A datagram that is no text.
+    #[must_use]
+    pub fn datagram(to: impl Into<SocketAddr>, payload: &[u8]) -> Craft {
+        Craft::new(libc::SOCK_DGRAM, 0, to.into(), payload)
+    }
+
     /// A connection and what it carries first.
     #[must_use]
     pub fn tcp(to: impl Into<SocketAddr>, token: &str) -> Craft {

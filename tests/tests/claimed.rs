@@ -2,10 +2,10 @@
 //! another machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use segd_tests::{
-    Kind, Lab,
+    Craft, Kind, Lab, Remote,
     netns::{v4, v6},
     wait,
 };
@@ -92,4 +92,55 @@ spec:
         claimed.close(back);
         claimed.close(asker);
     }
+}
+
+/// What the host's kernel and its DHCP client may, a process that a segment claims by its address may not.
+#[test]
+fn who_is_claimed_by_his_address_is_not_taken_for_the_hosts_kernel() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let far = lab.netns("far");
+    bridge.plug(&far, 30);
+    let remote = Remote::plug(&bridge, 50);
+    let nobody = lab.cgroup("nobody");
+    let claimed = lab.worker_in(&nobody, &far);
+    let segd = lab.enforce(&format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: claimed}}
+spec:
+  segments:
+    lab: {{match: [{{cidr: {}/32}}]}}
+  allow:
+    - {{from: lab, to: world, ports: [udp/5600]}}
+",
+        v4(30)
+    ));
+    wait::quiet(Duration::from_secs(1));
+    let reached = |protocol: u8, port: u16| {
+        let frames = remote.frames();
+        frames.iter().any(|frame| {
+            frame.protocol == protocol && frame.port == port && frame.source == IpAddr::from(v4(30))
+        })
+    };
+    wait::wait_until("what it may arrives", wait::PATIENCE, || {
+        claimed.probe(Kind::Udp, (remote.v4, 5600), "may;");
+        reached(17, 5600)
+    });
+    segd.denies(1, &["no-rule"], || {
+        claimed
+            .craft(
+                Craft::udp((remote.v4, 67), "dhcp;")
+                    .bind((v4(30), 68))
+                    .connected(),
+            )
+            .ok();
+    });
+    // Time exceeded, about nothing, with whatever it wants to tell.
+    let error = [&[11, 0, 0xf4, 0xff, 0, 0, 0, 0][..], &[0; 28]].concat();
+    segd.denies(1, &["no-rule"], || {
+        claimed.craft(Craft::raw(remote.v4, 1, &error)).ok();
+    });
+    wait::quiet(wait::SILENCE);
+    assert!(!reached(17, 67) && !reached(1, 11));
 }

@@ -176,15 +176,22 @@ fn a_cgroup_born_when_the_table_is_full_is_denied_and_a_reload_that_finds_no_roo
     let Some(lab) = Lab::open() else { return };
     let scene = Scene::new(&lab);
     let late = lab.unique("late");
-    let more = format!("    late: {{match: [{{cgroup: /{late}}}]}}\n");
+    // And one below a segment that may reach `db`.
+    let within = format!("{}/late", scene.web.path());
+    let more = format!(
+        "    late: {{match: [{{cgroup: /{late}}}]}}\n    within: {{match: [{{cgroup: {within}}}]}}\n"
+    );
     let segd = lab.enforce(&scene.policy(&more));
     let cgroups = map(&segd, "CGROUPS");
     let taken = foreign::fill(&cgroups).unwrap();
     assert!(taken > 100_000, "the table took {taken} more");
     // By its path it is of `late`, which may nothing. As an unknown child of the root it would be host, which may.
     let newborn = Cgroup::create(lab.cgroup_root(), &late);
-    let outcome = lab.worker(&newborn).probe(Kind::Tcp, scene.tcp.local, "late;");
-    assert_ne!(outcome.result, "ok");
+    let below = scene.web.child("late");
+    for newborn in [&newborn, &below] {
+        let outcome = lab.worker(newborn).probe(Kind::Tcp, scene.tcp.local, "late;");
+        assert_ne!(outcome.result, "ok", "{}", newborn.path());
+    }
     wait::quiet(wait::SILENCE);
     assert!(!scene.server.inbox(scene.tcp).has("late;"));
     scene.holds("the table is full");

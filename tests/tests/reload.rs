@@ -191,6 +191,23 @@ fn a_configmap_mount_reloads_when_its_data_link_is_swapped() {
 }
 
 #[test]
+fn what_a_policy_probably_does_not_mean_is_told_once_it_is_in_force() {
+    let Some(lab) = Lab::open() else { return };
+    let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
+    let rules = "  allow:\n    - {from: web, to: db, ports: [tcp/1]}\n    - {from: {no: body}, to: db, ports: [tcp/1]}\n";
+    let mut segd = lab.segd(&policy(&web, &db, rules)).start();
+    for turn in ["start", "restart"] {
+        let told = wait::wait_for(format!("a warning ({turn})"), PATIENCE, || {
+            segd.log().find("warning[matches-nothing]")
+        });
+        let enforced = segd.log().find("enforcing revision").expect("it enforces");
+        assert!(enforced < told, "{turn}:\n{}", segd.log());
+        segd.kill();
+        segd.restart();
+    }
+}
+
+#[test]
 fn a_git_sync_checkout_reloads_when_its_link_is_swapped() {
     let Some(lab) = Lab::open() else { return };
     let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));

@@ -518,6 +518,33 @@ fn sessions_follow_the_policy_into_a_trial_and_back() {
     assert!(!stage.server.inbox(new).has("after;"), "it has no right any more");
 }
 
+/// What a client asked once is answered on and on: a trial that takes the right away, and is taken back, leaves that as it was.
+#[test]
+fn who_was_asked_before_a_trial_may_answer_after_it() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let segd = stage.enforce(&lab);
+    let client = stage.client.open_udp((Ipv4Addr::LOCALHOST, 0), None).unwrap();
+    stage
+        .client
+        .send_to(client, stage.old.local, "question;")
+        .unwrap();
+    stage.server.wait_for_message(stage.old, "question;");
+    let answer = |token: &str| {
+        stage.server.send_to(stage.old, client.local, token).ok();
+        stage.client.receive(client, 400).unwrap()
+    };
+    assert_eq!(answer("before;").as_deref(), Some("before;"));
+    stage.apply(&segd, Some("1h"));
+    assert_eq!(answer("during;"), None, "it has no right on trial");
+    assert_eq!(answer("during;"), None);
+    says(&segd, &["rollback"]);
+    assert_eq!(answer("after;").as_deref(), Some("after;"), "{}", segd.log());
+    // Told once, on the way out.
+    let revoked = segd.metric("segd_sessions_revoked_total", &[("from", "db"), ("to", "web")]);
+    assert_eq!(revoked, Some(1.0));
+}
+
 #[test]
 fn a_step_of_the_calendar_does_not_move_the_deadline() {
     let Some(lab) = Lab::open() else { return };

@@ -21,7 +21,7 @@ use crate::{
     policy::model::Source,
     report::chain,
     source::{
-        ContentHash, Loaded, SourceError, Sources, Trust,
+        Known, Loaded, SourceError, Sources, Trust,
         git::Provenance,
         resolve_read,
         signature::{Seal, Sealed, SignatureError, Signers},
@@ -90,7 +90,7 @@ impl Shared {
         let loaded = resolve_read(sources, allow_empty)
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
-        let origin = Origin::of(&loaded, self.files());
+        let origin = Origin::of(&loaded, &self.files());
         let deadline = confirm
             .map(|confirm| now_ns().saturating_add(u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX)));
         let admitted = engine.admit(&loaded, origin, deadline);
@@ -133,7 +133,7 @@ impl Shared {
     /// Puts back the policy before.
     pub fn rollback(&self) -> Result<Applied, Refusal> {
         let mut engine = self.engine();
-        let given_up = engine.roll_back(self.files()).map_err(|error| match &error {
+        let given_up = engine.roll_back(&self.files()).map_err(|error| match &error {
             NoWayBack::Nothing => conflict(error.to_string()),
             NoWayBack::NotUnderstood(_) => Refusal::new(RefusalKind::Invalid, error.to_string()),
             NoWayBack::Apply(error) => self.not_admitted(error),
@@ -195,8 +195,8 @@ impl Shared {
         }
     }
 
-    fn files(&self) -> ContentHash {
-        lock(&self.state).files
+    fn files(&self) -> Known {
+        lock(&self.state).files.clone()
     }
 }
 

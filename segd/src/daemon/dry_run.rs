@@ -258,8 +258,8 @@ impl<'e> Judge<'e> {
         let rule = rule.and_then(|index| self.tables.rules.get(index));
         Some(Ending {
             reason: verdict.reason.label().into(),
-            rule: rule.map(|rule| rule.label.to_string()),
-            location: rule.map(|rule| rule.location.to_string()),
+            rule: rule.map(|rule| rule.label().to_string()),
+            location: rule.map(|rule| rule.location().to_string()),
             ..asked.told
         })
     }

@@ -19,6 +19,7 @@ use super::{
     error::ApplyError,
     expiry::Expiry,
     health::Repairs,
+    last_good::Keeper,
     probe::Probe,
     sequence::{self, Step},
     trial::OnTrial,
@@ -43,7 +44,7 @@ use crate::{
         compiled::{CompiledTables, SegmentIndexes},
         model::Policy,
     },
-    source::{ContentHash, Loaded, git::Provenance, signature::Signed},
+    source::{ContentHash, Loaded, Texts, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
         births::Births,
@@ -65,8 +66,8 @@ pub struct InForce {
     pub tables: Arc<CompiledTables>,
     /// Its selectors.
     pub selectors: SelectorTables,
-    /// The hash of its texts.
-    pub hash: ContentHash,
+    /// Its texts.
+    pub texts: Texts,
     /// Who signed it, if it had to be signed.
     pub signed: Option<Signed>,
     /// The commit that whoever applied it says it comes from.
@@ -115,8 +116,8 @@ pub struct Engine {
     pub(super) trial: Option<OnTrial>,
     pub(super) hits: super::usage::Hits,
     pub(super) expiry: Expiry,
-    /// The revision that `--last-good` was written for; 0: none.
-    pub(super) kept_last: u32,
+    /// What `--last-good` was written for.
+    pub(super) kept_last: Arc<Keeper>,
     pub(super) flows: Arc<FlowLog>,
     pub(super) cutter: Cutter,
     /// `None`: this kernel does not tell.
@@ -181,7 +182,7 @@ impl Engine {
                     policy: Arc::clone(&loaded.policy),
                     tables,
                     selectors,
-                    hash: loaded.hash,
+                    texts: Texts::of(&loaded.sources),
                     signed: loaded.signed.clone(),
                     claimed: loaded.claimed.clone(),
                     origin,

@@ -71,13 +71,18 @@ impl Expiry {
         };
         let mut shut = BTreeSet::new();
         for (revision, tables) in policies {
-            for rule in tables.rules.iter().filter(|rule| !rule.term.is_lasting()) {
-                let key = (*revision, rule.label.to_string());
+            for rule in tables
+                .rules
+                .iter()
+                .take(tables.ending)
+                .filter(|rule| !rule.term.is_lasting())
+            {
+                let key = (*revision, rule.label().to_string());
                 let known = self.shut.contains(&key);
                 match rule.term.at(now.calendar) {
                     State::Shut(opens) => {
                         if !known {
-                            todo.shut.push((*revision, rule.label.to_string(), opens));
+                            todo.shut.push((*revision, rule.label().to_string(), opens));
                         }
                         shut.insert(key);
                     }
@@ -187,8 +192,8 @@ impl Engine {
         // Part of what everybody who may look may ask for, as often as he likes.
         found.truncate(MAX_SERIES);
         let rows = found.into_iter().map(|(_, at, next, rule)| types::Expiry {
-            rule: rule.label.to_string(),
-            location: rule.location.to_string(),
+            rule: rule.label().to_string(),
+            location: rule.location().to_string(),
             next: next.to_owned(),
             until: at.to_string(),
             seconds_left: at.as_second() - now.calendar.as_second(),
@@ -210,7 +215,7 @@ impl Engine {
             ends.truncate(MAX_SERIES);
         }
         ends.into_iter()
-            .map(|(second, rule)| (rule.label.to_string(), second))
+            .map(|(second, rule)| (rule.label().to_string(), second))
             .collect()
     }
 }

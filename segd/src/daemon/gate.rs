@@ -207,7 +207,7 @@ impl Engine {
         if deadline_ns.is_some() {
             return self.apply(loaded, origin, deadline_ns);
         }
-        let before = self.in_force.as_ref().and_then(|now| now.signed.clone());
+        let before = self.replaced();
         let change = Change::begin(gate, last, signed, before.as_ref())?;
         change.end(self.apply(loaded, origin, None))
     }
@@ -223,7 +223,7 @@ impl Engine {
         };
         let signed = loaded.signed.as_ref().ok_or(GateError::Unsigned)?;
         let last = self.accepted(&gate)?;
-        let before = self.in_force.as_ref().and_then(|now| now.signed.clone());
+        let before = self.replaced();
         let change = Change::begin(gate, last, signed, before.as_ref())?;
         change.end(self.apply(loaded, origin, None))
     }
@@ -268,6 +268,14 @@ impl Engine {
             highest: Mark::of(&signed),
             back: None,
         })
+    }
+
+    /// Who signed what the next policy takes the place of: at a start only the kernel knows what that is.
+    fn replaced(&self) -> Option<Signed> {
+        match &self.in_force {
+            Some(now) => now.signed.clone(),
+            None => self.enforced(),
+        }
     }
 
     /// Who signed what the kernel enforces for good.

@@ -2,15 +2,19 @@
 //! mistake. As long as programs are pinned the kernel keeps it; a boot begins with nothing.
 //!
 //! INVARIANT: only a daemon that finds nothing in force falls back to it; what the kernel enforces is never replaced by it.
+//! INVARIANT: one policy is written at a time, so that an older one never takes the place of a newer one; what could not be
+//! written is tried again.
 //! Deliberately absent: policies on trial.
 
 use std::{
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
-use super::{engine::Engine, state_file, trial};
+use super::{engine::Engine, shared, state_file, trial};
 use crate::{
     report::chain,
     source::{LoadError, Loaded, resolve_read},
@@ -18,6 +22,8 @@ use crate::{
 
 /// Far more than any policy that segd reads.
 const MOST_BYTES: u64 = 256 << 20;
+/// When what could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Why there is nothing to fall back to.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +75,46 @@ pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
     })
 }
 
+/// What of it is on the disk, and who writes it.
+#[derive(Debug, Default)]
+pub(super) struct Keeper(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The revision that was written; 0: none.
+    revision: u32,
+    writing: bool,
+    /// The revision that could not be written, and when.
+    failed: Option<(u32, Instant)>,
+}
+
+impl Keeper {
+    /// Whether a revision is to be written now. Who is told so writes it, alone until [`Keeper::end`].
+    fn begin(&self, revision: u32, now: Instant) -> bool {
+        let mut kept = shared::lock(&self.0);
+        let rests = kept
+            .failed
+            .is_some_and(|(failed, at)| failed == revision && now < at + AGAIN);
+        if kept.revision == revision || kept.writing || rests {
+            return false;
+        }
+        kept.writing = true;
+        true
+    }
+
+    /// A revision is written, or not. Whether that is told: a failure is once for a revision.
+    fn end(&self, revision: u32, done: bool, now: Instant) -> bool {
+        let mut kept = shared::lock(&self.0);
+        kept.writing = false;
+        if done {
+            (kept.revision, kept.failed) = (revision, None);
+            return false;
+        }
+        let before = kept.failed.replace((revision, now));
+        before.is_none_or(|(before, _)| before != revision)
+    }
+}
+
 impl Engine {
     /// Keeps the policy in force, if it is for good and was not kept yet. The disk may take its time, and the loop does not wait.
     pub(super) fn keep_last_good(&mut self) {
@@ -78,21 +124,30 @@ impl Engine {
             return;
         };
         let active = in_force.active;
-        if self.kept_last == active.revision() {
+        let revision = active.revision();
+        if !self.kept_last.begin(revision, Instant::now()) {
             return;
         }
-        self.kept_last = active.revision();
+        let keeper = Arc::clone(&self.kept_last);
         match self.maps.text(active.slot()) {
             Ok(Some(bytes)) => drop(tokio::task::spawn_blocking(move || {
-                if let Err(error) = state_file::write(&path, &bytes) {
+                let written = state_file::write(&path, &bytes);
+                let told = keeper.end(revision, written.is_ok(), Instant::now());
+                if let Err(error) = written
+                    && told
+                {
                     tracing::error!(
                         "cannot keep the last good policy in `{}`, a boot could not fall back to it: {error}",
                         path.display()
                     );
                 }
             })),
-            Ok(None) => {}
-            Err(error) => tracing::error!("reading the policy in force: {}", chain(&error)),
+            Ok(None) => drop(keeper.end(revision, false, Instant::now())),
+            Err(error) => {
+                if keeper.end(revision, false, Instant::now()) {
+                    tracing::error!("reading the policy in force: {}", chain(&error));
+                }
+            }
         }
     }
 }
@@ -120,6 +175,27 @@ mod tests {
             signature: None,
         };
         serde_json::to_vec(&kept).unwrap()
+    }
+
+    #[test]
+    fn one_is_written_at_a_time_and_again_what_could_not_be() {
+        let keeper = Keeper::default();
+        let now = Instant::now();
+        assert!(keeper.begin(3, now));
+        assert!(
+            !keeper.begin(3, now) && !keeper.begin(4, now),
+            "3 is being written"
+        );
+        assert!(!keeper.end(3, true, now));
+        assert!(!keeper.begin(3, now), "it is written");
+        assert!(keeper.begin(4, now), "what came meanwhile is next");
+        assert!(keeper.end(4, false, now), "it failed, which is told");
+        assert!(!keeper.begin(4, now));
+        assert!(keeper.begin(4, now + AGAIN));
+        assert!(!keeper.end(4, false, now + AGAIN), "that was told");
+        assert!(keeper.begin(5, now + AGAIN), "another one does not wait");
+        assert!(!keeper.end(5, true, now + AGAIN));
+        assert!(!keeper.begin(5, now + AGAIN));
     }
 
     #[test]

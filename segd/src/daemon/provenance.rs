@@ -11,10 +11,7 @@ use super::{
     engine::Origin,
     shared::{Shared, lock},
 };
-use crate::source::{
-    git::{Provenance, provenance},
-    read,
-};
+use crate::source::git::{Provenance, provenance};
 
 /// A commit can be made without a change of any policy file: so long after the last answer git is asked again.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -54,7 +51,11 @@ impl Shared {
     pub fn ask_git(self: &Arc<Self>, moved: bool) {
         let engine = self.engine();
         let Some(in_force) = &engine.in_force else { return };
-        let (revision, hash, origin) = (in_force.active.revision(), in_force.hash, in_force.origin);
+        let (revision, texts, origin) = (
+            in_force.active.revision(),
+            in_force.texts.clone(),
+            in_force.origin,
+        );
         if origin != Origin::Files {
             let known = lock(&self.state).provenances.of(revision).is_some();
             let claimed = in_force.claimed.clone().filter(|_| !known);
@@ -65,7 +66,10 @@ impl Shared {
             return;
         }
         drop(engine);
-        let provenances = &mut lock(&self.state).provenances;
+        let state = &mut *lock(&self.state);
+        // Files that are not in force say nothing of what is.
+        let looked = state.files.are(&texts);
+        let provenances = &mut state.provenances;
         let fresh = provenances.last.is_some_and(|last| last.elapsed() < AGAIN);
         if provenances.asking {
             provenances.again |= moved;
@@ -79,11 +83,9 @@ impl Shared {
         let shared = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             let options = &shared.options;
-            // Files that are not in force say nothing of what is.
-            let read = read(&options.policy, &options.trust).ok();
-            let said = match read.filter(|read| read.hash == hash) {
-                Some(read) => provenance(&options.policy, &read.sources),
-                None => known,
+            let said = match looked {
+                true => provenance(&options.policy, texts.sources()),
+                false => known,
             };
             drop(shared.send.blocking_send(Event::GitSaid(revision, said)));
         });

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     control::{protocol::Refusal, types::Reloaded},
-    source::{SourceError, Sources, signature::Signed},
+    source::{Look, SourceError, Sources, signature::Signed},
 };
 
 /// Whoever waits for a reload.
@@ -44,8 +44,9 @@ struct Verified {
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Why something is read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Wanted {
+    look: Look,
     asked: bool,
     askers: Vec<Asker>,
 }
@@ -59,14 +60,27 @@ pub(super) struct Reading {
 }
 
 impl Wanted {
-    /// Because something may have moved.
+    /// Because something moved.
     pub fn by_watch() -> Wanted {
-        Wanted::default()
+        Wanted {
+            look: Look::AtChanges,
+            asked: false,
+            askers: Vec::new(),
+        }
+    }
+
+    /// Because something may have moved that nobody saw.
+    pub fn by_timer() -> Wanted {
+        Wanted {
+            look: Look::Whole,
+            ..Wanted::by_watch()
+        }
     }
 
     /// Because somebody says so; who waits for the answer is told.
     pub fn by(asker: Option<Asker>) -> Wanted {
         Wanted {
+            look: Look::Whole,
             asked: true,
             askers: asker.into_iter().collect(),
         }
@@ -84,13 +98,13 @@ impl Shared {
     /// Reads the policy and puts it in force if it changed: at once, or, where it has to be signed, as soon as it is verified.
     pub(super) fn look_at_policy(self: &Arc<Self>, wanted: Wanted) {
         let Some(gate) = self.options.gate.clone() else {
-            let result = self.reload(wanted.asked);
+            let result = self.reload(wanted.look, wanted.asked);
             return wanted.answer(&result);
         };
         let in_force = self.engine().in_force.as_ref().and_then(|now| now.signed.clone());
         let readings = &mut lock(&self.state).readings;
         if readings.busy {
-            let next = readings.next.get_or_insert_default();
+            let next = readings.next.get_or_insert_with(Wanted::by_watch);
             next.asked |= wanted.asked;
             next.askers.extend(wanted.askers);
             return;

@@ -168,7 +168,7 @@ impl Handler for Front {
             policy_hash: engine
                 .in_force
                 .as_ref()
-                .map_or_else(String::new, |in_force| in_force.hash.to_string()),
+                .map_or_else(String::new, |in_force| in_force.texts.hash().to_string()),
             policy_source: source(&engine).into(),
             policy_commit: known.map(|known| known.commit.clone()),
             policy_dirty: known.map(|known| known.dirty),

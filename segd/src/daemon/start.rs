@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     Event, Options, Running,
     cut::Cutter,
+    doubts,
     engine::{Engine, InForce, Origin},
     error::ApplyError,
     expiry::Expiry,
@@ -37,9 +38,14 @@ use crate::{
         tables::Tables,
     },
     doctor,
-    policy::{compile::again::Compiler, compiled::SegmentIndexes, diagnostic::Style, resolve::ReadFiles},
+    policy::{
+        compile::again::Compiler,
+        compiled::SegmentIndexes,
+        diagnostic::Style,
+        resolve::{Doubts, ReadFiles},
+    },
     report::chain,
-    source::{ContentHash, LoadError, Loaded, resolve_read_again},
+    source::{Known, LoadError, Loaded, Texts, resolve_read_doubting},
     telemetry::{clock::EventClock, flows::FlowLog, http},
     workload::{
         births::Births,
@@ -77,7 +83,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let given = opening.open(group)?;
     let fresh = !Pins::new(&options.pin_dir).has_links();
     let mut read_files = ReadFiles::default();
-    let (loaded, broken) = policy(&options, fresh, &mut read_files)?;
+    let (loaded, doubts) = policy(&options, fresh, &mut read_files)?;
+    let doubted = (Arc::clone(&loaded.policy), loaded.sources.clone());
     let degraded = degraded(&findings);
     for line in &degraded {
         tracing::warn!("degraded: {line}");
@@ -93,9 +100,9 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         None => None,
     };
     let pin_dir = options.pin_dir.clone();
-    let found = match broken {
-        Some(_) => Found::LastGood(loaded),
-        None => Found::Files(loaded),
+    let found = match doubts {
+        Err(_) => Found::LastGood(loaded),
+        Ok(_) => Found::Files(loaded),
     };
     let attached = attach(options, root, found, degraded, given).await;
     if attached.is_err() && fresh {
@@ -110,7 +117,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let shared = Arc::new(Shared::new(
         engine,
         Followed {
-            hash: files,
+            files,
             read: read_files,
         },
         health,
@@ -119,14 +126,15 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         control,
         metrics,
     ));
-    if let Some(Broken { line, drawn }) = broken {
-        shared.failed(line, &drawn);
-    }
-    shared.tick();
+    let doubts = doubts.map_err(|Broken { line, drawn }| shared.failed(line, &drawn));
+    shared.first_look();
     let signals = super::signals();
     tracing::info!("enforcing revision {revision}");
     notify::ready(revision);
     shared.ask_git(true);
+    if let Ok(doubts) = doubts {
+        doubts::tell(doubts, doubted);
+    }
     Ok(Running {
         shared,
         events,
@@ -149,17 +157,17 @@ fn policy(
     options: &Options,
     fresh: bool,
     files: &mut ReadFiles,
-) -> Result<(Loaded, Option<Broken>), Failure> {
+) -> Result<(Loaded, Result<Doubts, Broken>), Failure> {
     let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
     let loaded = read
         .map_err(LoadError::Unreadable)
-        .and_then(|read| resolve_read_again(read, options.allow_empty, files))
-        .and_then(Loaded::tested);
+        .and_then(|read| resolve_read_doubting(read, options.allow_empty, files))
+        .and_then(|(loaded, doubts)| Ok((loaded.tested()?, doubts)));
     let (broken, failure) = match loaded {
-        Ok(loaded) => {
+        Ok((loaded, doubts)) => {
             let gate = options.gate.as_ref().filter(|_| fresh);
             let Some(Err(error)) = gate.map(|gate| gate.judge(&loaded)) else {
-                return Ok((loaded, None));
+                return Ok((loaded, Ok(doubts)));
             };
             let line = error.to_string();
             let drawn = format!("error: {line}\nhelp: {}\n", error.help());
@@ -179,7 +187,7 @@ fn policy(
                 "the policy was not loaded: the last good one is, from `{}`",
                 path.display()
             );
-            Ok((loaded, Some(broken)))
+            Ok((loaded, Err(broken)))
         }
         Err(why) => {
             tracing::warn!("there is no last good policy to enforce: {}", chain(&why));
@@ -217,7 +225,7 @@ fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
 
 type Attached = (
     Engine,
-    ContentHash,
+    Known,
     Events,
     mpsc::Receiver<Event>,
     mpsc::Sender<Event>,
@@ -281,7 +289,7 @@ async fn attach(
         hits: super::usage::Hits::default(),
         compiler: Compiler::default(),
         expiry: Expiry::default(),
-        kept_last: 0,
+        kept_last: Arc::default(),
         flows,
         cutter,
         foreigners,
@@ -300,8 +308,8 @@ async fn attach(
         Some(InForce {
             origin: Origin::Applied { files },
             ..
-        }) => *files,
-        _ => found.policy().hash,
+        }) if *files != found.policy().hash() => Known::Hash(*files),
+        _ => Known::Texts(Texts::of(&found.policy().sources)),
     };
     engine.links.attach(JUDGES)?;
     handover.finish(&mut engine.links, subtree).await?;

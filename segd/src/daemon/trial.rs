@@ -15,9 +15,13 @@ use super::{
 };
 use crate::{
     control::types::{Commit, Kept, KeptOf, Signature, TextOf},
+    datapath::texts::Parts,
     policy::{compile::compile, model::Source},
     report::chain,
-    source::{ContentHash, LoadError, Loaded, Sources, git::Provenance, resolve_read, signature::Signed},
+    source::{
+        ContentHash, Known, LoadError, Loaded, Sources, Texts, git::Provenance, resolve_read,
+        signature::Signed,
+    },
     telemetry::clock::EventClock,
     workload::{births::Birth, selector::SelectorTables, users},
 };
@@ -87,15 +91,28 @@ impl Engine {
             revision: next.revision(),
             applied: origin != Origin::Files,
             files: match origin {
-                Origin::Files => loaded.hash.to_string(),
+                // Whoever asks for it asks only what was applied.
+                Origin::Files => String::new(),
                 Origin::Applied { files } => files.to_string(),
             },
-            texts: loaded.sources.iter().map(TextOf::from).collect(),
             commit: loaded.claimed.clone().map(Commit::from),
             signature: loaded.signed.clone().map(Signature::from),
+            texts: Vec::new(),
         };
-        let bytes = serde_json::to_vec(&kept).unwrap_or_default();
-        Ok(self.maps.keep_text(next.slot(), &bytes)?)
+        let head = serde_json::to_vec(&kept).unwrap_or_default();
+        let parts = Parts {
+            head: head.strip_suffix(TAIL).unwrap_or_default(),
+            sources: &loaded.sources,
+            part: &|place, source| {
+                let mut part = Vec::with_capacity(source.text.len() + source.text.len() / 16);
+                part.extend((place > 0).then_some(b','));
+                // Writing into memory does not fail, and texts have no keys.
+                let _ = serde_json::to_writer(&mut part, &TextOf::from(source));
+                part
+            },
+            tail: TAIL,
+        };
+        Ok(self.maps.keep_text(next.slot(), &parts)?)
     }
 
     /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
@@ -155,7 +172,7 @@ impl Engine {
     /// # Errors
     ///
     /// The policy before is not known. What is in force stays.
-    pub(super) fn roll_back(&mut self, files: ContentHash) -> Result<u32, NoWayBack> {
+    pub(super) fn roll_back(&mut self, files: &Known) -> Result<u32, NoWayBack> {
         if self.trial.is_some() {
             return Ok(self.put_back()?);
         }
@@ -163,7 +180,7 @@ impl Engine {
         let given_up = now.active.revision();
         // The other slot holds what was in force before this one, or what came to nothing: that has a higher number.
         let (kept, sources) = self.text_of(1 - now.active.slot()).ok_or(NoWayBack::Nothing)?;
-        if kept.revision >= given_up || sources.hash == now.hash {
+        if kept.revision >= given_up || now.texts.are(&sources.sources) {
             return Err(NoWayBack::Nothing);
         }
         let loaded = resolve_read(sources, true).map_err(NoWayBack::NotUnderstood)?;
@@ -236,7 +253,7 @@ impl Engine {
         }
         let active = self.tables.active()?;
         if let Some(applied) = self.applied(active, files) {
-            let revision = self.apply(&applied, Origin::Applied { files: files.hash }, None)?;
+            let revision = self.apply(&applied, Origin::Applied { files: files.hash() }, None)?;
             tracing::info!(
                 "revision {revision} is what `segd apply` brought; it stays until the files change"
             );
@@ -248,7 +265,8 @@ impl Engine {
     /// The policy in force, if it was applied over just these files.
     fn applied(&self, active: Active, files: &Loaded) -> Option<Loaded> {
         let (kept, sources) = self.text_of(active.slot())?;
-        let same = kept.applied && kept.revision == active.revision() && kept.files == files.hash.to_string();
+        let same =
+            kept.applied && kept.revision == active.revision() && kept.files == files.hash().to_string();
         let same = same && self.believes(sources.signed.as_ref());
         same.then(|| resolve_read(sources, true).ok()).flatten()
     }
@@ -301,24 +319,28 @@ impl Engine {
         if !held.map_err(|error| failed(&error))? {
             return Err("this segd would make other tables of it".to_owned());
         }
+        let texts = Texts::of(&loaded.sources);
         Ok(InForce {
             active,
             policy: loaded.policy,
             tables: Arc::new(tables),
             selectors,
-            hash: loaded.hash,
-            signed: loaded.signed,
-            claimed: loaded.claimed,
             origin: if kept.applied {
                 Origin::Applied {
-                    files: ContentHash::of_text(&kept.files).unwrap_or(loaded.hash),
+                    files: ContentHash::of_text(&kept.files).unwrap_or_else(|| texts.hash()),
                 }
             } else {
                 Origin::Files
             },
+            texts,
+            signed: loaded.signed,
+            claimed: loaded.claimed,
         })
     }
 }
+
+/// How what is kept ends, behind the texts.
+const TAIL: &[u8] = b"]}";
 
 /// What [`Engine::keep_text`] kept.
 pub(super) fn kept(bytes: &[u8]) -> Option<(Kept, Sources)> {
@@ -332,12 +354,12 @@ pub(super) fn kept(bytes: &[u8]) -> Option<(Kept, Sources)> {
 }
 
 impl Origin {
-    /// Where a policy comes from that was not read from the followed files, whose hash is given: it may be theirs.
-    pub fn of(loaded: &Loaded, files: ContentHash) -> Origin {
-        if loaded.hash == files {
+    /// Where a policy comes from that was not read from the followed files, which are given: it may be theirs.
+    pub fn of(loaded: &Loaded, files: &Known) -> Origin {
+        if files.are(&Texts::of(&loaded.sources)) {
             Origin::Files
         } else {
-            Origin::Applied { files }
+            Origin::Applied { files: files.hash() }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -18,11 +18,14 @@ use segd_common::{
 use super::{engine::Engine, error::ApplyError};
 use crate::{
     control::types::RuleRow,
-    policy::compiled::CompiledTables,
+    policy::{
+        compiled::CompiledTables,
+        model::{Pieces, Rule},
+    },
     telemetry::{
         clock::{self, rfc3339, timestamp},
         hits::{Counts, RuleHits},
-        usage::{Key, Usage},
+        usage::{Key, Part, Usage},
     },
 };
 
@@ -46,6 +49,45 @@ struct Followed {
     revision: u32,
     tables: Arc<CompiledTables>,
     counts: Counts,
+    /// The pieces of its rules, as long as they are somebody's, and the place of the first rule of each.
+    pieces: Vec<(usize, Weak<Vec<Rule>>)>,
+}
+
+/// By its address, where a piece of rules stands that is watched: the slot and the place of its first rule.
+type Watched = BTreeMap<usize, (usize, usize)>;
+
+impl Hits {
+    /// What was in force at the last look. Nothing else comes to have such an address as long as it is followed.
+    fn watched(&self) -> Watched {
+        let slots = self.slots.iter().enumerate();
+        let slots = slots.filter_map(|(slot, followed)| Some((slot, followed.as_ref()?)));
+        let in_force = slots.filter(|(_, followed)| self.in_force.contains(&followed.revision));
+        in_force
+            .flat_map(|(slot, followed)| {
+                let pieces = followed.pieces.iter();
+                pieces.map(move |(first, piece)| (piece.as_ptr().addr(), (slot, *first)))
+            })
+            .collect()
+    }
+}
+
+/// The rules of a policy, those apart that are watched already.
+fn parts(rules: &Pieces<Rule>, known: &Watched) -> Vec<Part> {
+    let pieces = rules
+        .pieces()
+        .map(|(_, piece)| match known.get(&Arc::as_ptr(piece).addr()) {
+            Some((slot, first)) => Part::Same {
+                slot: *slot,
+                rules: *first..first + piece.len(),
+            },
+            None => Part::New(
+                piece
+                    .iter()
+                    .map(|rule| Key::of(&rule.label(), &rule.text()))
+                    .collect(),
+            ),
+        });
+    pieces.collect()
 }
 
 impl Engine {
@@ -84,6 +126,7 @@ impl Engine {
         let mut new = [None, None];
         let mut revisions = Vec::new();
         let before = self.trial.as_ref().map(|trial| &trial.before);
+        let known = self.hits.watched();
         for policy in self.in_force.iter().chain(before) {
             let (slot, revision) = ((policy.active.slot() & 1) as usize, policy.active.revision());
             revisions.push(revision);
@@ -95,15 +138,15 @@ impl Engine {
             {
                 continue;
             }
-            let rules = policy.policy.rules.iter();
-            new[slot] = Some(rules.map(|rule| Key::of(&rule.label, &rule.text)).collect());
-            self.hits
-                .totals
-                .know(policy.tables.rules.iter().map(|rule| &rule.label));
+            new[slot] = Some(parts(&policy.policy.rules, &known));
+            self.hits.totals.know(policy.tables.rules.iter().map(Rule::label));
             *followed = Some(Followed {
                 revision,
                 tables: Arc::clone(&policy.tables),
                 counts: Counts::default(),
+                pieces: (policy.policy.rules.pieces())
+                    .map(|(first, piece)| (first, Arc::downgrade(piece)))
+                    .collect(),
             });
         }
         if self.hits.in_force != revisions {
@@ -132,7 +175,7 @@ impl Engine {
             let Some((place, rule)) = place.and_then(|at| Some((at, followed.tables.rules.get(at)?))) else {
                 continue;
             };
-            self.hits.totals.add(&rule.label, hits);
+            self.hits.totals.add(&rule.label(), hits);
             if let Some(now) = dated {
                 self.hits.usage.hit(slot, place, now);
             }
@@ -173,12 +216,12 @@ impl Engine {
             return Ok(Vec::new());
         };
         let rows = in_force.policy.rules.iter().enumerate().map(|(index, rule)| {
-            let used = self.hits.usage.of(Key::of(&rule.label, &rule.text));
+            let used = self.hits.usage.of(Key::of(&rule.label(), &rule.text()));
             RuleRow {
-                location: rule.location.to_string(),
-                text: rule.text.to_string(),
-                hits: self.hits.totals.total(&rule.label),
-                rule: rule.label.to_string(),
+                location: rule.location().to_string(),
+                text: rule.text().to_string(),
+                hits: self.hits.totals.total(&rule.label()),
+                rule: rule.label().to_string(),
                 watched_since: used.map(|used| rfc3339(used.since)).unwrap_or_default(),
                 last_hit: used.and_then(|used| used.last).map(rfc3339),
                 sessions: sessions.get(&index).copied().unwrap_or(0),

@@ -103,6 +103,7 @@ fn parse(data: &[u8]) -> Option<Offsets> {
             ("TABLE_FILES", types.member("fdtable", "fd")?),
             ("FILE_INODE", types.member("file", "f_inode")?),
             ("INODE_PRIVATE", types.member("inode", "i_private")?),
+            ("UDP_TUNNEL", types.member("udp_sock", "encap_rcv")?),
             ("SOCKET_SK", types.member("socket", "sk")?),
             ("FAMILY_ALONE", types.common("skc_family")?),
             ("TASK_TGID", types.member("task_struct", "tgid")?),
@@ -153,7 +154,7 @@ impl<'a> Types<'a> {
             structs: BTreeMap::new(),
             lsm_hook: None,
         };
-        let wanted: [&[u8]; 30] = [
+        let wanted: [&[u8]; 31] = [
             b"cgroup",
             b"cgroup_subsys_state",
             b"cgroup_root",
@@ -175,6 +176,7 @@ impl<'a> Types<'a> {
             b"file",
             b"inode",
             b"inet_sock",
+            b"udp_sock",
             b"dentry",
             b"super_block",
             b"vfsmount",
@@ -303,7 +305,7 @@ mod tests {
             return;
         }
         let offsets = super::offsets().unwrap();
-        assert_eq!(offsets.globals.len(), 54);
+        assert_eq!(offsets.globals.len(), 55);
         // These lie at the start of their structures, or may.
         let first = [
             "CGROUP_PARENT",

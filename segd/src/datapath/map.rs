@@ -18,6 +18,8 @@ use super::{
 pub const NEW: u64 = 1;
 /// `BPF_EXIST`.
 pub const EXISTING: u64 = 2;
+/// How many elements are read or written in one system call, if no bucket has more.
+const AT_ONCE: usize = 4096;
 
 /// Where maps are found by name: below a pin directory, or in an object that was loaded and not pinned.
 pub trait Maps {
@@ -187,29 +189,80 @@ impl<K: Pod, V: Pod> Map<K, V> {
         wanted: &Entries<K, V>,
         ours: &dyn Fn(&K) -> bool,
     ) -> Result<(usize, usize), Error> {
-        let (mut written, mut removed) = (0, 0);
-        let keys = self.keys()?.into_iter().filter(|key| ours(key));
-        let mut held = BTreeSet::new();
-        for key in keys {
-            if wanted.0.contains_key(bytes_of(&key)) {
-                held.insert(bytes_of(&key).to_vec());
-            } else {
-                // First, to make room for what is new.
-                self.remove(&key)?;
-                removed += 1;
+        let mut removed = 0;
+        let mut same = BTreeSet::new();
+        for (key, found) in self.entries()?.iter().filter(|(key, _)| ours(key)) {
+            match wanted.0.get(bytes_of(key)) {
+                Some((_, value)) if bytes_of(value) == bytes_of(found) => {
+                    same.insert(bytes_of(key).to_vec());
+                }
+                Some(_) => {}
+                None => {
+                    // First, to make room for what is new.
+                    self.remove(key)?;
+                    removed += 1;
+                }
             }
         }
-        for (bytes, (key, value)) in &wanted.0 {
-            let same = held.contains(bytes)
-                && self
-                    .read(key)?
-                    .is_some_and(|found| bytes_of(&found) == bytes_of(value));
-            if !same {
-                self.write(key, value, 0)?;
-                written += 1;
+        let differ = wanted.0.iter().filter(|(bytes, _)| !same.contains(*bytes));
+        let differ: Vec<(K, V)> = differ.map(|(_, (key, value))| (*key, *value)).collect();
+        self.write_all(&differ)?;
+        Ok((differ.len(), removed))
+    }
+
+    /// All elements of a hash map that nobody else writes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, Error> {
+        let mut entries = Vec::new();
+        let (mut room, mut cursor) = (AT_ONCE, None);
+        let (mut keys, mut values): (Vec<K>, Vec<V>) = (Vec::new(), Vec::new());
+        loop {
+            keys.reserve(room);
+            values.reserve(room);
+            let mut count = room as u32;
+            let into = (keys.as_mut_ptr().cast(), values.as_mut_ptr().cast());
+            // SAFETY: both have room for so many; keys and values have the map's sizes.
+            let more = match unsafe { sys::batch::lookup(self.fd.as_fd(), &mut cursor, into, &mut count) } {
+                Ok(more) => more,
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    room *= 2;
+                    continue;
+                }
+                Err(error) => return Err(self.failed("reading", error)),
+            };
+            // SAFETY: written by the kernel, which tells how many; any bytes are a valid `Pod`.
+            unsafe {
+                keys.set_len(count as usize);
+                values.set_len(count as usize);
+            }
+            entries.extend(keys.drain(..).zip(values.drain(..)));
+            if !more {
+                return Ok(entries);
             }
         }
-        Ok((written, removed))
+    }
+
+    /// Writes elements of a hash map in place of what is there.
+    ///
+    /// # Errors
+    ///
+    /// One that cannot be written: those before it are.
+    pub fn write_all(&self, entries: &[(K, V)]) -> Result<(), Error> {
+        for some in entries.chunks(AT_ONCE) {
+            let (keys, values): (Vec<K>, Vec<V>) = some.iter().copied().unzip();
+            let from = (keys.as_ptr().cast(), values.as_ptr().cast());
+            // SAFETY: there are so many of both, of the map's sizes.
+            if unsafe { sys::batch::update(self.fd.as_fd(), from, some.len() as u32) }.is_err() {
+                // The kernel may have been short of memory for so many at once; what it is, is told by the one that fails.
+                for (key, value) in some {
+                    self.write(key, value, 0)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads a per-CPU value, one of each possible CPU.
@@ -311,5 +364,32 @@ mod tests {
             (Some(41), Some(70))
         );
         assert_eq!(bring(&[]), (0, 3));
+    }
+
+    #[test]
+    fn many_are_written_and_read_in_pieces() {
+        if super::super::kernel::check_privilege().is_err() {
+            assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "not root");
+            eprintln!("skipped: not root");
+            return;
+        }
+        let most = 3 * AT_ONCE as u32;
+        let map: Map<u32, u64> = Map::over("TEST", sys::create_hash(4, 8, most).unwrap()).unwrap();
+        assert!(map.entries().unwrap().is_empty());
+        let entries = |count: u32| {
+            (0..count)
+                .map(|key| (key, u64::from(key) * 7))
+                .collect::<Vec<_>>()
+        };
+        for count in [1, AT_ONCE as u32, AT_ONCE as u32 + 1, most] {
+            map.write_all(&entries(count)).unwrap();
+            let mut held = map.entries().unwrap();
+            held.sort_unstable();
+            assert!(held == entries(count), "{count}");
+        }
+        map.write_all(&entries(most + 1)).unwrap_err();
+        let mut held = map.entries().unwrap();
+        held.sort_unstable();
+        assert!(held == entries(most), "what there is room for stays");
     }
 }

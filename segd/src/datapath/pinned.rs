@@ -17,6 +17,8 @@ pub struct PinnedMaps {
     lines: [Option<Pinned>; 2],
     /// `None`: nothing was kept of what is in the slot.
     texts: [Option<Pinned>; 2],
+    /// Where what this daemon kept lies in them.
+    layouts: [Option<texts::Layout>; 2],
 }
 
 #[derive(Debug)]
@@ -63,18 +65,30 @@ impl PinnedMaps {
             maps,
             lines,
             texts,
+            layouts: [None, None],
         })
     }
 
-    /// Keeps a slot's text in place of what was kept there, all of it or nothing.
+    /// Keeps a slot's text in place of what was kept there, all of it or nothing. What of it was there is not written again.
     ///
     /// # Errors
     ///
     /// No memory, or the pin could not be made.
-    pub fn keep_text(&mut self, slot: u32, text: &[u8]) -> Result<(), Error> {
-        let map = texts::write(text)?;
-        let kept = self.texts.get_mut(slot as usize & 1);
-        keep(&self.pins, texts::NAMES, slot, kept, map)
+    pub fn keep_text(&mut self, slot: u32, text: &texts::Parts<'_>) -> Result<(), Error> {
+        let at = slot as usize & 1;
+        let (Some(kept), Some(layout)) = (self.texts.get_mut(at), self.layouts.get_mut(at)) else {
+            return Ok(());
+        };
+        // Of a write that fails nothing is known.
+        if let (Some(kept), Some(known)) = (&kept, layout.take()) {
+            *layout = texts::write_again(&kept.map, known, text)?;
+        }
+        if layout.is_none() {
+            let (map, new) = texts::write(text)?;
+            keep(&self.pins, texts::NAMES, slot, Some(kept), map)?;
+            *layout = Some(new);
+        }
+        Ok(())
     }
 
     /// Keeps a slot's lines in place of those that were kept there, if they are others.

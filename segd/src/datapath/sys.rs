@@ -4,6 +4,7 @@
 //! is taken as zero. But what a kernel answers it may write wherever its own attribute has the field, however short the one
 //! it was given: BPF_PROG_QUERY of 6.18.15 writes `revision` behind an attribute that ends before it.
 
+pub mod batch;
 pub mod info;
 mod rehearse;
 mod program;

@@ -200,9 +200,9 @@ impl Tables {
                 for key in before.keys().filter(|key| !edges.contains_key(*key)) {
                     self.edges.remove(&entry(*key))?;
                 }
-                for (key, edge) in edges.iter().filter(|(key, edge)| before.get(*key) != Some(*edge)) {
-                    self.edges.write(&entry(*key), edge, 0)?;
-                }
+                let differ = edges.iter().filter(|(key, edge)| before.get(*key) != Some(*edge));
+                let differ: Vec<(EdgeKey, Edge)> = differ.map(|(key, edge)| (entry(*key), *edge)).collect();
+                self.edges.write_all(&differ)?;
             }
             None => {
                 let wanted = edges.iter().map(|(key, edge)| (entry(*key), *edge)).collect();
@@ -251,17 +251,11 @@ impl Tables {
         if !same || lines != Some(true) {
             return Ok(false);
         }
-        let edges = self.edges.keys()?.into_iter();
-        if edges.filter(|key| key.slot == slot).count() != selectors.edges.len() {
-            return Ok(false);
-        }
-        for ((state, name), edge) in selectors.edges.iter() {
-            let (state, name) = (*state, *name);
-            if self.edges.read(&EdgeKey { slot, state, name })? != Some(*edge) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let held = self.edges.entries()?;
+        let held: Vec<&(EdgeKey, Edge)> = held.iter().filter(|(key, _)| key.slot == slot).collect();
+        let wanted = |key: &EdgeKey| selectors.edges.get(&(key.state, key.name));
+        let same = held.iter().all(|(key, edge)| wanted(key) == Some(edge));
+        Ok(same && held.len() == selectors.edges.len())
     }
 
     /// Puts a complete slot in force, and begins to wait until nobody reads the other.
@@ -307,8 +301,7 @@ impl Tables {
     /// The names of indexes that an earlier daemon gave out.
     pub fn names(&self) -> Result<Vec<(u16, String)>, Error> {
         let mut names = Vec::new();
-        for index in self.names.keys()? {
-            let bytes = self.names.read(&index)?.unwrap_or([0; 64]);
+        for (index, bytes) in self.names.entries()? {
             let name: Vec<u8> = bytes.into_iter().take_while(|byte| *byte != 0).collect();
             if !name.is_empty() {
                 names.push((index as u16, String::from_utf8_lossy(&name).into_owned()));

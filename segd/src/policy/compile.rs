@@ -30,7 +30,7 @@ use segd_common::{
 };
 
 use super::{
-    compiled::{CompiledTables, RuleInfo, SegmentIndexes, SelectorInfo},
+    compiled::{CompiledTables, SegmentIndexes, SelectorInfo, ToldRules},
     model::{Mode, Pieces, Policy, Rule, SelectorKind},
     prefixes,
 };
@@ -96,7 +96,7 @@ fn start(
                 0
             }
             | if policy.enforce_host { 0 } else { TABLES_HOST_OPEN },
-        rules: told(&policy.rules),
+        rules: ToldRules(policy.rules.clone()),
         ending: ending(&policy.rules),
         release: policy.release.iter().cloned().collect(),
         ..CompiledTables::default()
@@ -104,16 +104,6 @@ fn start(
     fits("rules", tables.rules.len(), MAX_RULES)?;
     name_segments(&mut tables, policy, indexes, mode)?;
     Ok(tables)
-}
-
-/// What people are told of rules.
-fn told(rules: &Pieces<Rule>) -> Arc<Vec<RuleInfo>> {
-    let told = rules.iter().map(|rule| RuleInfo {
-        label: rule.label.clone(),
-        location: rule.location.clone(),
-        term: rule.term.clone(),
-    });
-    Arc::new(told.collect())
 }
 
 /// How many rules there are up to the last that does not hold for good.
@@ -160,6 +150,17 @@ fn index_of(indexes: &SegmentIndexes, name: &str) -> Result<SegmentIndex, Compil
         })
 }
 
+/// The indexes of a policy's segments, in the order of their names: both are sorted by them.
+fn indexes_of(policy: &Policy, indexes: &SegmentIndexes) -> Result<Vec<SegmentIndex>, CompileError> {
+    let mut known = indexes.by_name.iter().peekable();
+    let index = |name: &String| {
+        while known.next_if(|(before, _)| *before < name).is_some() {}
+        let index = known.next_if(|(same, _)| *same == name).map(|(_, index)| *index);
+        index.ok_or_else(|| CompileError::NoIndex { name: name.clone() })
+    };
+    policy.segments.keys().map(index).collect()
+}
+
 /// Names and flags by index. A name that is kept for its orphans has its name but no valid index.
 fn name_segments(
     tables: &mut CompiledTables,
@@ -191,12 +192,13 @@ fn name_segments(
     for (name, index) in indexes.by_name.iter() {
         set(*index, name, 0);
     }
-    for (name, segment) in policy.segments.iter() {
+    let own = indexes_of(policy, indexes)?;
+    for ((name, segment), index) in policy.segments.iter().zip(own) {
         let audit = mode.is_none() && segment.mode == Mode::Audit;
         let flags = segment::SEGMENT_VALID
             | if audit { segment::SEGMENT_AUDIT } else { 0 }
             | if segment.intra { segment::SEGMENT_INTRA } else { 0 };
-        set(index_of(indexes, name)?, name, flags);
+        set(index, name, flags);
     }
     tables.names = Arc::new(names);
     Ok(())
@@ -210,8 +212,8 @@ fn prefixes_and_selectors(
 ) -> Result<(), CompileError> {
     let mut claims: Vec<(IpNet, &[IpNet], &str)> = Vec::new();
     let mut selectors = Vec::new();
-    for (name, segment) in policy.segments.iter() {
-        let index = index_of(indexes, name)?;
+    let own = indexes_of(policy, indexes)?;
+    for ((name, segment), index) in policy.segments.iter().zip(own) {
         for selector in &segment.selectors {
             match &selector.kind {
                 SelectorKind::Cidr { prefix, except } => claims.push((*prefix, except, name)),

@@ -1,6 +1,7 @@
 //! The compiled policy: exactly what the kernel reads, and what a person needs to understand it.
 
 mod moment;
+mod told;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,10 +22,11 @@ use jiff::Timestamp;
 
 pub use moment::Moment;
 use moment::OVER;
+pub use told::ToldRules;
 
 use super::{
-    model::{Location, RuleLabel, SelectorKind},
-    term::{State, Term, together},
+    model::{Location, SelectorKind},
+    term::{State, together},
 };
 
 /// Which segment has which dense index on this host. Indexes are never reused while a workload may bear them.
@@ -58,7 +60,7 @@ pub struct CompiledTables {
     /// How many ranges all lists have.
     pub ranges: usize,
     /// Rules by [`segd_common::verdict::RuleIndex`].
-    pub rules: Arc<Vec<RuleInfo>>,
+    pub rules: ToldRules,
     /// How many rules there are up to the last that does not hold for good.
     pub ending: usize,
     /// Rules that decide together, sorted: each set has a number after those of `rules`, in this order.
@@ -72,17 +74,6 @@ pub struct CompiledTables {
     pub selectors: Arc<Vec<SelectorInfo>>,
     /// Segments whose orphans are given up (`spec.release`).
     pub release: Vec<String>,
-}
-
-/// A rule, for people.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RuleInfo {
-    /// The label in metrics.
-    pub label: RuleLabel,
-    /// Where it stands.
-    pub location: Location,
-    /// When it holds.
-    pub term: Arc<Term>,
 }
 
 /// A workload selector, for people and for the classifier.
@@ -157,7 +148,8 @@ impl CompiledTables {
     /// The next moment after a time at which [`CompiledTables::ends`] has to be asked again.
     #[must_use]
     pub fn change_after(&self, time: Timestamp) -> Option<Timestamp> {
-        let rules = self.rules.iter().filter(|rule| !rule.term.is_lasting());
+        let rules = self.rules.iter().take(self.ending);
+        let rules = rules.filter(|rule| !rule.term.is_lasting());
         rules.filter_map(|rule| rule.term.at(time).change()).min()
     }
 

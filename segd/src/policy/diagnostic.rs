@@ -94,17 +94,10 @@ impl<'s> Places<'s> {
         lines.map_or(0, |lines| lines.partition_point(|start| *start <= at))
     }
 
-    /// Where something stands whose line and column are known.
+    /// The name of a file.
     #[must_use]
-    pub fn known(&self, file: usize, line: u32, column: u32) -> Location {
-        let Some(name) = self.names.get(file) else {
-            return Location::default();
-        };
-        Location {
-            file: Arc::clone(name),
-            line,
-            column,
-        }
+    pub fn name(&self, file: usize) -> Arc<str> {
+        self.names.get(file).map(Arc::clone).unwrap_or_default()
     }
 
     /// Where a span starts, for people.

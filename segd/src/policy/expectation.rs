@@ -2,12 +2,22 @@
 //!
 //! A test asks about everybody it names and about all of its ports: it passes if every answer is the expected one. Only
 //! places where the answer can change are asked about, so `any` is as cheap as one port.
+//!
+//! INVARIANT: what the tests of a policy take is bounded ([`MOST_STEPS`]): the daemon asks them on its only thread.
+
+mod alike;
 
 use std::net::IpAddr;
 
 use segd_common::{
-    decide::decide, segment::SegmentIndex, service::Service, verdict::Verdict, workload::Identity,
+    decide::decide,
+    segment::{self, SegmentIndex},
+    service::Service,
+    verdict::Verdict,
+    workload::Identity,
 };
+
+pub use alike::{Asker, TooMany};
 
 use super::{
     compiled::CompiledTables,
@@ -16,6 +26,10 @@ use super::{
     model::{Action, Parties, Peer, Policy, TestCase},
     port, prefixes,
 };
+
+/// The most steps that all tests of a policy take together where it is put in force: a party that is named, a question
+/// between two that rules tell apart, a service and a range of ports looked at for it. A second or two.
+pub const MOST_STEPS: u64 = 16 << 20;
 
 /// Somebody a test asks about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,14 +60,28 @@ pub struct Answer<'p> {
 /// Everybody that one end of a test names.
 #[must_use]
 pub fn parties(tables: &CompiledTables, ends: &Parties) -> Vec<Party> {
+    const MANY: usize = 16;
+    if ends.peers.len() < MANY {
+        return parties_by(tables, ends, &|name| tables.index(name));
+    }
+    let indexes = tables.indexes();
+    parties_by(tables, ends, &|name| indexes.get(name).copied())
+}
+
+/// The same, where indexes are known. `index` is asked for no built-in peer.
+fn parties_by(
+    tables: &CompiledTables,
+    ends: &Parties,
+    index: &dyn Fn(&str) -> Option<SegmentIndex>,
+) -> Vec<Party> {
     let mut parties = Vec::new();
     for peer in ends.peers.iter() {
-        let name = match peer {
-            Peer::Host => "host",
-            Peer::World => "world",
-            Peer::Segment(name) => name,
+        let (name, segment) = match peer {
+            Peer::Host => ("host", Some(segment::HOST)),
+            Peer::World => ("world", Some(segment::WORLD)),
+            Peer::Segment(name) => (name.as_str(), index(name)),
         };
-        parties.extend(tables.index(name).map(|segment| Party {
+        parties.extend(segment.map(|segment| Party {
             name: name.to_owned(),
             segment,
             address: None,
@@ -68,44 +96,66 @@ pub fn parties(tables: &CompiledTables, ends: &Parties) -> Vec<Party> {
 }
 
 /// Visits every answer that a test depends on, for all it names and all its ports, until the visitor has enough (`false`).
+///
+/// Who only wants the first wrong one takes an [`Asker`], which asks nothing twice.
 pub fn each_answer(tables: &CompiledTables, test: &TestCase, visit: &mut dyn FnMut(&Answer<'_>) -> bool) {
     let (froms, tos) = (parties(tables, &test.from), parties(tables, &test.to));
-    for (from, to) in froms.iter().flat_map(|from| tos.iter().map(move |to| (from, to))) {
-        for (service, last) in pieces(tables, from.segment, to.segment, test) {
-            let verdict = decide(
-                tables,
-                Identity::of(from.segment),
-                Identity::of(to.segment),
-                service,
-            );
-            let answer = Answer {
-                from,
-                to,
-                service,
-                last,
-                verdict,
-            };
-            if !visit(&answer) {
-                return;
-            }
+    let mut goes_on = true;
+    for pair in froms.iter().flat_map(|from| tos.iter().map(move |to| (from, to))) {
+        answers(tables, pair, test, &mut |answer| {
+            goes_on = visit(answer);
+            goes_on
+        });
+        if !goes_on {
+            return;
         }
     }
 }
 
-/// A test's services, cut wherever the answer for a pair can change, ascending.
+/// Visits the answers for a pair until the visitor has enough. How much was looked at for it: never nothing.
+fn answers(
+    tables: &CompiledTables,
+    (from, to): (&Party, &Party),
+    test: &TestCase,
+    visit: &mut dyn FnMut(&Answer<'_>) -> bool,
+) -> usize {
+    let (pieces, looked) = pieces(tables, from.segment, to.segment, test);
+    for (service, last) in pieces {
+        let (one, other) = (Identity::of(from.segment), Identity::of(to.segment));
+        let answer = Answer {
+            from,
+            to,
+            service,
+            last,
+            verdict: decide(tables, one, other, service),
+        };
+        if !visit(&answer) {
+            break;
+        }
+    }
+    looked + 1
+}
+
+/// A test's services, cut wherever the answer for a pair can change, ascending; and how many ranges and services that took.
 fn pieces(
     tables: &CompiledTables,
     from: SegmentIndex,
     to: SegmentIndex,
     test: &TestCase,
-) -> Vec<(Service, Service)> {
+) -> (Vec<(Service, Service)>, usize) {
+    // What is one service is not cut.
+    if test.services.iter().all(|(low, high)| low == high) {
+        return (test.services.clone(), test.services.len());
+    }
     let cell = tables.cell(from, to);
     let ranges = tables.holds(cell, tables.base(from, to)).into_iter();
     let edges: Vec<Service> = ranges.flat_map(|range| [range.low, range.high + 1]).collect();
     let mut pieces = Vec::new();
     for (low, high) in &test.services {
         let mut start = *low;
-        for edge in edges.iter().filter(|edge| (*low + 1..=*high).contains(edge)) {
+        // They ascend, as the ranges do.
+        let inside = edges.partition_point(|edge| edge <= low);
+        for edge in edges.iter().skip(inside).take_while(|edge| *edge <= high) {
             if *edge > start {
                 pieces.push((start, edge - 1));
                 start = *edge;
@@ -113,7 +163,8 @@ fn pieces(
         }
         pieces.push((start, *high));
     }
-    pieces
+    let looked = edges.len() + pieces.len();
+    (pieces, looked)
 }
 
 /// Whether an answer is the one that is expected. What only audit mode lets pass is denied.
@@ -149,15 +200,29 @@ pub fn diagnostics(
     tests: &[Span],
     rules: &[Span],
 ) -> Vec<Diagnostic> {
+    within(policy, tables, (tests, rules), MOST_STEPS)
+}
+
+fn within(
+    policy: &Policy,
+    tables: &CompiledTables,
+    (tests, rules): (&[Span], &[Span]),
+    most: u64,
+) -> Vec<Diagnostic> {
     let mut out = Vec::new();
+    let mut asker = Asker::new(tables, most);
     for (test, span) in policy.tests.iter().zip(tests) {
-        each_answer(tables, test, &mut |answer| {
-            let fails = !is_expected(test, answer);
-            if fails {
-                out.push(failure(test, answer, *span, rules));
+        match asker.first_wrong(test, |answer| failure(test, answer, *span, rules)) {
+            Ok(wrong) => out.extend(wrong),
+            Err(TooMany) => {
+                let message = format!(
+                    "the policy's tests need more than {most} steps up to this one; all together may take {most}"
+                );
+                let help = "name fewer parties that rules treat differently, or fewer ports, in one test";
+                out.push(Diagnostic::error(Code::Capacity, *span, message).help(help));
+                break;
             }
-            !fails
-        });
+        }
     }
     out
 }
@@ -225,6 +290,169 @@ mod tests {
             });
         }
         told
+    }
+
+    fn tables_of(policy: &Policy) -> CompiledTables {
+        let mut indexes = SegmentIndexes::default();
+        indexes.allocate(policy, &BTreeSet::new()).expect("fits");
+        compile(policy, &indexes, None).expect("fits")
+    }
+
+    /// The first wrong answer in words, by asking everything.
+    fn by_all(tables: &CompiledTables, test: &TestCase) -> Option<String> {
+        let mut wrong = None;
+        each_answer(tables, test, &mut |answer| {
+            if !is_expected(test, answer) {
+                wrong = Some(format!("{answer:?}"));
+            }
+            wrong.is_none()
+        });
+        wrong
+    }
+
+    #[test]
+    fn the_first_wrong_answer_is_that_of_asking_everything() {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let mut state = seed.unwrap_or(20_261_130_u64);
+        let mut draw = |below: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let (mut wrong, mut right) = (0, 0);
+        for round in 0..300 {
+            let mut segments = String::new();
+            for number in 0..7 {
+                let intra = ["allow", "deny"][draw(2)];
+                // Both labels are somebody's.
+                let label = if number < 2 { number } else { draw(2) };
+                segments += &format!(
+                    "    s{number}: {{intra: {intra}, labels: {{l: l{label}}}, match: [{{cgroup: /s{number}}}, \
+                     {{cidr: 10.0.{number}.0/24}}]}}\n"
+                );
+            }
+            let names = [
+                "s0", "s1", "s2", "s3", "s4", "s5", "s6", "host", "world", "any", "{l: l0}", "{l: l1}",
+            ];
+            let addresses = ["10.0.0.1", "10.0.1.1", "10.0.1.2", "10.0.6.1", "192.0.2.1"];
+            let rules = |of: &str, count: usize, draw: &mut dyn FnMut(usize) -> usize| {
+                let mut text = format!("  {of}: [");
+                for _ in 0..count {
+                    let (from, to) = (names[draw(12)], names[draw(12)]);
+                    let port = ["tcp/1", "tcp/2-4", "tcp/1-9", "any"][draw(4)];
+                    text += &format!("{{from: {from}, to: {to}, ports: [{port}]}}, ");
+                }
+                text + "]\n"
+            };
+            let allow = draw(6);
+            let allow = rules("allow", allow, &mut draw);
+            let deny = draw(3);
+            let deny = rules("deny", deny, &mut draw);
+            let mut tests = String::from("  tests:\n");
+            for _ in 0..12 {
+                let mut ends = [String::new(), String::new()];
+                for end in &mut ends {
+                    *end = match draw(3) {
+                        0 => names[draw(12)].to_owned(),
+                        _ => {
+                            let mut list: Vec<&str> = (0..=draw(4)).map(|_| names[draw(9)]).collect();
+                            list.extend((0..draw(4)).map(|_| addresses[draw(5)]));
+                            list.sort_unstable();
+                            list.dedup();
+                            format!("[{}]", list.join(", "))
+                        }
+                    };
+                }
+                let [from, to] = ends;
+                let port = ["tcp/1", "tcp/3", "tcp/2-8", "[tcp/1, udp/1-9]", "any"][draw(5)];
+                let expect = ["allow", "deny"][draw(2)];
+                tests += &format!("    - {{from: {from}, to: {to}, port: {port}, expect: {expect}}}\n");
+            }
+            let text = format!(
+                "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {{name: t}}\nspec:\n  segments:\n\
+                 {segments}{allow}{deny}{tests}"
+            );
+            let policy = policy_from(Source {
+                name: "t.yaml".to_owned(),
+                text: text.clone().into(),
+            });
+            let tables = tables_of(&policy);
+            let mut asker = Asker::new(&tables, u64::MAX);
+            for test in &policy.tests {
+                let expected = by_all(&tables, test);
+                let found = asker
+                    .first_wrong(test, |answer| format!("{answer:?}"))
+                    .expect("unbounded");
+                assert_eq!(found, expected, "round {round}: {} of\n{text}", test.label);
+                match expected {
+                    Some(_) => wrong += 1,
+                    None => right += 1,
+                }
+            }
+        }
+        assert!(wrong > 500 && right > 300, "{wrong} fail, {right} pass");
+    }
+
+    /// A policy with a test of everybody, and its tables.
+    fn everybody(segments: usize) -> (Policy, CompiledTables) {
+        let mut text = String::from(
+            "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: t}\nspec:\n  segments:\n",
+        );
+        for number in 0..segments {
+            text += &format!("    s{number}: {{match: [{{cgroup: /s{number}}}]}}\n");
+        }
+        text += "  allow:\n    - {from: s0, to: s1, ports: [tcp/443]}\n    \
+                 - {from: any, to: s2, ports: [tcp/80]}\n  deny:\n    - {from: any, to: any, ports: [tcp/23]}\n  tests:\n    \
+                 - {from: any, to: any, port: tcp/23, expect: deny}\n    \
+                 - {from: any, to: any, port: [tcp/1-22, tcp/24-79], expect: deny}\n";
+        let policy = policy_from(Source {
+            name: "t.yaml".to_owned(),
+            text: text.into(),
+        });
+        let tables = tables_of(&policy);
+        (policy, tables)
+    }
+
+    #[test]
+    fn everybody_to_everybody_is_asked_in_as_many_steps_as_there_are_segments() {
+        let (policy, tables) = everybody(2_000);
+        let [passes, fails] = policy.tests.as_slice() else {
+            panic!("two tests");
+        };
+        // A pair of each would be four millions.
+        let mut asker = Asker::new(&tables, 10_000);
+        let wrong = |answer: &Answer<'_>| (answer.from.name.clone(), answer.to.name.clone());
+        // `world` may still ask `host`: the policy does not enforce it.
+        let open = Some(("host".to_owned(), "host".to_owned()));
+        assert_eq!(asker.first_wrong(passes, wrong), Ok(open.clone()));
+        assert_eq!(asker.first_wrong(fails, wrong), Ok(open));
+        let mut asker = Asker::new(&tables, 100);
+        assert_eq!(asker.first_wrong(passes, wrong), Err(TooMany));
+    }
+
+    #[test]
+    fn more_steps_than_all_tests_may_take_are_an_error_at_the_test() {
+        let (policy, tables) = everybody(200);
+        let spans: Vec<Span> = (1..3)
+            .map(|start| Span {
+                start,
+                ..Span::default()
+            })
+            .collect();
+        let told = |most: u64| -> Vec<(Code, Span)> {
+            let found = within(&policy, &tables, (&spans, &[]), most);
+            found
+                .iter()
+                .map(|found| (found.code, found.span.unwrap_or_default()))
+                .collect()
+        };
+        let fails = [(Code::TestFailed, spans[0]), (Code::TestFailed, spans[1])];
+        assert_eq!(told(MOST_STEPS), fails);
+        assert_eq!(told(10), [(Code::Capacity, spans[0])]);
+        let found = within(&policy, &tables, (&spans, &[]), 10);
+        let expected = "the policy's tests need more than 10 steps up to this one; all together may take 10";
+        assert_eq!(found[0].message, expected);
     }
 
     #[test]

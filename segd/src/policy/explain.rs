@@ -166,10 +166,10 @@ impl RuleRef {
     #[must_use]
     pub fn of(rule: &Rule) -> RuleRef {
         RuleRef {
-            label: rule.label.to_string(),
-            location: rule.location.clone(),
-            text: rule.text.to_string(),
-            reason: rule.reason.as_deref().map(str::to_owned),
+            label: rule.label().to_string(),
+            location: rule.location(),
+            text: rule.text().to_string(),
+            reason: rule.reason().map(str::to_owned),
         }
     }
 }
@@ -224,7 +224,7 @@ fn near_miss(policy: &Policy, from: &str, to: &str, service: Service) -> Option<
                 let mut intervals = services.iter();
                 intervals.any(|(low, high)| (*low..=*high).contains(&service))
             };
-            let resting = rule.resting.as_deref();
+            let resting = rule.resting();
             let fits = covers(resting.map_or(&rule.services, |resting| &resting.services));
             let (from_fits, to_fits) = (rule.from.contains(&from_peer), rule.to.contains(&to_peer));
             let (rank, difference) = match (from_fits, to_fits, fits) {

@@ -189,7 +189,7 @@ impl Looked<'_> {
         let diagnostic = Diagnostic::warning(code, self.span, message);
         Some(
             diagnostic
-                .related(deny.span, format!("guardrail `{}`", deny.rule.label))
+                .related(deny.span, format!("guardrail `{}`", deny.rule.label()))
                 .help(help),
         )
     }

@@ -1,6 +1,7 @@
 //! The resolved policy: every name found, every port parsed, every conflict excluded. Holds no serde type.
 
 mod pieces;
+mod rule;
 mod written;
 
 use std::{
@@ -14,12 +15,10 @@ use jiff::Timestamp;
 use segd_common::service::Service;
 
 pub use pieces::Pieces;
+pub use rule::{Home, Resting, Rule, Spot};
 pub use written::{RuleLabel, Written};
 
-use super::{
-    port::Interval,
-    term::{State, Term},
-};
+use super::term::{State, Term};
 
 /// One file of a policy, as it was read. Reading is the caller's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,41 +162,6 @@ pub enum Peer {
     Segment(String),
 }
 
-/// One entry of `allow` or `deny`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
-    /// Where it stands.
-    pub location: Location,
-    /// The label in metrics.
-    pub label: RuleLabel,
-    /// Opens or forbids.
-    pub action: Action,
-    /// Who may initiate. `any` is resolved to every segment, `world` and `host`. May be empty: matches nothing.
-    /// Rules that name the same peers in the same way share the set.
-    pub from: Arc<BTreeSet<Peer>>,
-    /// Towards whom.
-    pub to: Arc<BTreeSet<Peer>>,
-    /// Inclusive intervals of services, sorted, disjoint and not adjacent. Shared like the ends.
-    pub services: Arc<[Interval]>,
-    /// What the user wrote.
-    pub text: Written,
-    /// `reason:`, for people.
-    pub reason: Option<Box<str>>,
-    /// `until:` and `when:`, of an `allow`: when it opens anything.
-    pub term: Arc<Term>,
-    /// Not asked at the time that [`Policy::at`] was given; then `services` is empty.
-    pub resting: Option<Box<Resting>>,
-}
-
-/// What a rule would open at another time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Resting {
-    /// As `services`.
-    pub services: Arc<[Interval]>,
-    /// When it opens next; `None`: never again.
-    pub opens: Option<Timestamp>,
-}
-
 impl Policy {
     /// The policy at a time: rules that open nothing then keep their numbers, and match nothing; those in a window end with it.
     #[must_use]
@@ -207,7 +171,7 @@ impl Policy {
             State::Open(end) => rule.term = Arc::new(Term::until(Some(end.unwrap_or(Timestamp::MAX)))),
             State::Shut(opens) => {
                 let services = std::mem::take(&mut rule.services);
-                rule.resting = Some(Box::new(Resting { services, opens }));
+                rule.rest(Resting { services, opens });
             }
         })
     }

@@ -2,7 +2,10 @@
 //!
 //! Deliberately absent: a way to go through them. So no order comes out of here, whatever is hashed.
 
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::{
+    hash::{BuildHasher as _, Hash, RandomState},
+    sync::Arc,
+};
 
 /// Numbers, each under a hash of what it stands for. Open addressing, half full at most.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,28 @@ impl Numbers {
     pub fn number(&mut self, thing: &(impl Hash + ?Sized), new: u32, is: impl Fn(u32) -> bool) -> u32 {
         let hash = self.hashes.hash_one(thing);
         self.placed(hash, new, is)
+    }
+
+    /// The number of a thing that `is` knows, if it has one.
+    fn find(&self, thing: &(impl Hash + ?Sized), is: impl Fn(u32) -> bool) -> Option<u32> {
+        let mask = self.places.len().checked_sub(1)?;
+        let short = (self.hashes.hash_one(thing) >> 32) as u32;
+        let mut at = short as usize & mask;
+        while let Some((known, number)) = self.places.get(at) {
+            let number = number.checked_sub(1)?;
+            if *known == short && is(number) {
+                return Some(number);
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
+    /// Where the search for a hash begins: read for many of them at once, so that memory is waited for once.
+    fn touch(&self, hash: u64) -> u32 {
+        let mask = self.places.len().wrapping_sub(1);
+        let place = self.places.get((hash >> 32) as usize & mask);
+        place.map_or(0, |(_, number)| *number)
     }
 
     fn placed(&mut self, hash: u64, new: u32, is: impl Fn(u32) -> bool) -> u32 {
@@ -70,11 +95,38 @@ pub struct Words {
 impl Words {
     /// The number of a text.
     pub fn number(&mut self, text: &str) -> u32 {
+        let hash = self.numbers.hashes.hash_one(text);
+        self.hashed(text, hash)
+    }
+
+    /// The numbers of texts, in their order: as [`Words::number`] of each, and faster for many.
+    pub fn numbers(&mut self, texts: &[&str], numbers: &mut Vec<u32>) {
+        const AT_ONCE: usize = 96;
+        let mut hashes = [0; AT_ONCE];
+        for texts in texts.chunks(AT_ONCE) {
+            let mut touched = 0_u32;
+            for (text, hash) in texts.iter().zip(&mut hashes) {
+                *hash = self.numbers.hashes.hash_one(*text);
+                touched = touched.wrapping_add(self.numbers.touch(*hash));
+            }
+            std::hint::black_box(touched);
+            let hashed = texts.iter().zip(hashes);
+            numbers.extend(hashed.map(|(text, hash)| self.hashed(text, hash)));
+        }
+    }
+
+    /// The number of a text, if it has one.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<u32> {
+        self.numbers.find(text, |number| self.text(number) == text)
+    }
+
+    fn hashed(&mut self, text: &str, hash: u64) -> u32 {
         let (texts, ends) = (&self.texts, &self.ends);
         let new = ends.len() as u32;
         let number = self
             .numbers
-            .number(text, new, |number| word(texts, ends, number) == text);
+            .placed(hash, new, |number| word(texts, ends, number) == text);
         if number == new {
             self.texts.push_str(text);
             self.ends.push(self.texts.len() as u32);
@@ -104,9 +156,95 @@ fn word<'t>(texts: &'t str, ends: &[u32], number: u32) -> &'t str {
         .unwrap_or_default()
 }
 
+/// What stands for things that live in places of their own, by those: most rules share their ends, and comparing addresses spares
+/// comparing names. Nobody chooses where the allocator puts things, so no secret is in the hash.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    /// Address and number; 0: nobody. Half full at most.
+    places: Vec<(usize, u32)>,
+    count: usize,
+}
+
+impl Addresses {
+    /// The number of a thing. `new`: which it gets if it has none.
+    pub fn number<T>(&mut self, thing: &Arc<T>, new: impl FnOnce() -> u32) -> u32 {
+        let address = Arc::as_ptr(thing).addr();
+        if (self.count + 1) * 2 > self.places.len() {
+            self.grow();
+        }
+        let at = self.find(address);
+        match self.places.get_mut(at) {
+            Some((known, number)) if *known == address => *number,
+            Some(place) => {
+                let new = new();
+                *place = (address, new);
+                self.count += 1;
+                new
+            }
+            None => new(),
+        }
+    }
+
+    /// Where an address stands, or has room to stand.
+    fn find(&self, address: usize) -> usize {
+        let mask = self.places.len().wrapping_sub(1);
+        let mut at = (address as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(24) as usize
+            & mask;
+        while let Some((known, _)) = self.places.get(at) {
+            if *known == 0 || *known == address {
+                break;
+            }
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    fn grow(&mut self) {
+        let len = (self.places.len() * 2).max(64);
+        let before = std::mem::replace(&mut self.places, vec![(0, 0); len]);
+        for place in before.into_iter().filter(|(address, _)| *address != 0) {
+            let at = self.find(place.0);
+            if let Some(free) = self.places.get_mut(at) {
+                *free = place;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_have_the_numbers_together_that_they_have_one_by_one() {
+        let texts: Vec<String> = (0..3_000).map(|number| format!("w{}", number % 777)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (mut one_by_one, mut together) = (Words::default(), Words::default());
+        let expected: Vec<u32> = texts.iter().map(|text| one_by_one.number(text)).collect();
+        let mut numbers = Vec::new();
+        together.numbers(&texts, &mut numbers);
+        assert_eq!(numbers, expected);
+        assert_eq!(together.count(), 777);
+        assert_eq!((together.find("w776"), together.find("w777")), (Some(776), None));
+        assert_eq!(Words::default().find(""), None);
+    }
+
+    #[test]
+    fn a_thing_keeps_its_number_whoever_comes() {
+        let things: Vec<Arc<u32>> = (0..1_000).map(Arc::new).collect();
+        let mut addresses = Addresses::default();
+        for turn in 0..2 {
+            for thing in &things {
+                let number = addresses.number(thing, || {
+                    assert_eq!(turn, 0, "it has one");
+                    **thing
+                });
+                assert_eq!(number, **thing);
+            }
+        }
+    }
 
     #[test]
     fn a_text_has_one_number_and_its_number_is_its_own() {

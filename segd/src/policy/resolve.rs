@@ -15,18 +15,15 @@ mod capacity;
 mod known;
 mod edited;
 mod read;
+mod doubts;
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
-pub use self::read::ReadFiles;
 use self::{defined::Defined, known::Known, plain::places_of_rules, read::Kept};
+pub use self::{doubts::Doubts, read::ReadFiles};
 use super::{
     diagnostic::{Code, Diagnostic, Places, Severity, Span},
-    document::{
-        Document, Text,
-        allowance::{self, Allowance},
-    },
-    lint::{self, Standing},
+    document::{Document, Text, allowance::Allowance},
     model::{Mode, Policy, SelectorKind, Source},
     term::Term,
 };
@@ -76,9 +73,33 @@ pub fn resolve_again(
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Resolved, Vec<Diagnostic>> {
+    let (mut resolved, doubts) = resolve_doubting(sources, allow_empty, files)?;
+    (resolved.rules, resolved.warnings) = doubts.warnings(&resolved.policy, sources);
+    Ok(resolved)
+}
+
+/// As [`resolve_quietly`], for whoever tells of warnings when there is time for it.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_doubting(
+    sources: &[Source],
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<(Resolved, Doubts), Vec<Diagnostic>> {
     let (mut resolver, read) = resolved(sources, allow_empty, files)?;
-    resolver.rule_spans = places_of_rules(&read);
-    Ok(resolver.warned())
+    if !resolver.policy.tests.is_empty() {
+        resolver.rule_spans = places_of_rules(&read);
+    }
+    let out = mem::take(&mut resolver.out);
+    let doubts = Doubts::new(
+        read,
+        Arc::clone(&resolver.defined),
+        resolver.allowances.clone(),
+        out,
+    );
+    Ok((resolver.finish(), doubts))
 }
 
 /// As [`resolve_again`], for whoever tells nobody of warnings: there are none then.
@@ -91,12 +112,7 @@ pub fn resolve_quietly(
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Resolved, Vec<Diagnostic>> {
-    let (mut resolver, read) = resolved(sources, allow_empty, files)?;
-    if !resolver.policy.tests.is_empty() {
-        resolver.rule_spans = places_of_rules(&read);
-    }
-    resolver.out.clear();
-    Ok(resolver.finish())
+    resolve_doubting(sources, allow_empty, files).map(|(resolved, _)| resolved)
 }
 
 /// Everything that is in a policy, if nothing is wrong with it.
@@ -255,23 +271,10 @@ impl<'s> Resolver<'s> {
         Ok(self)
     }
 
-    /// With all warnings.
-    fn warned(mut self) -> Resolved {
-        let standing = Standing {
-            segments: &self.defined.spans,
-            rules: &self.rule_spans,
-        };
-        lint::lint(&self.policy, &standing, &mut self.out);
-        self.out.extend(self.defined.warnings().iter().cloned());
-        allowance::apply(&self.allowances, false, &mut self.out);
-        sort(self.sources, &mut self.out);
-        self.finish()
-    }
-
     fn finish(self) -> Resolved {
         Resolved {
             policy: self.policy,
-            warnings: self.out,
+            warnings: Vec::new(),
             allowances: self.allowances,
             matchers: Arc::clone(&self.defined.matchers),
             rules: self.rule_spans,

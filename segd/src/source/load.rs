@@ -23,7 +23,7 @@ use crate::policy::{
     document::allowance::Allowance,
     expectation,
     model::{Policy, SelectorKind, Source},
-    resolve::{ReadFiles, Resolved, resolve_again, resolve_quietly},
+    resolve::{Doubts, ReadFiles, Resolved, resolve_again, resolve_doubting, resolve_quietly},
 };
 
 /// A policy that is right, with its texts.
@@ -43,8 +43,6 @@ pub struct Loaded {
     pub tests: Vec<Span>,
     /// Its texts.
     pub sources: Vec<Source>,
-    /// Changes with any name or text.
-    pub hash: ContentHash,
     /// Who signed it, if that was looked at.
     pub signed: Option<Signed>,
     /// The commit that whoever sent it says it comes from.
@@ -52,6 +50,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The hash of its texts.
+    #[must_use]
+    pub fn hash(&self) -> ContentHash {
+        ContentHash::of(&self.sources)
+    }
+
     /// Only if its own tests pass: a policy that fails them does not mean what its author thinks. They are asked of the
     /// rules as if they held for good: no policy becomes wrong because time passes.
     ///
@@ -76,7 +80,6 @@ impl Loaded {
         Err(LoadError::Invalid {
             diagnostics,
             sources: self.sources,
-            hash: self.hash,
         })
     }
 
@@ -124,8 +127,6 @@ pub enum LoadError {
         diagnostics: Vec<Diagnostic>,
         /// Its texts.
         sources: Vec<Source>,
-        /// Their hash, so that the same mistake need not be told twice.
-        hash: ContentHash,
     },
 }
 
@@ -212,23 +213,10 @@ pub fn load_named(path: &Path, allow_empty: bool) -> Result<Loaded, LoadError> {
 ///
 /// Everything that is wrong with it.
 pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadError> {
-    resolve_read_again(read, allow_empty, &mut ReadFiles::default())
+    resolve_read_by(resolve_again, read, allow_empty, &mut ReadFiles::default())
 }
 
-/// As [`resolve_read`]; files that are as they were are not parsed again.
-///
-/// # Errors
-///
-/// As [`resolve_read`].
-pub fn resolve_read_again(
-    read: Sources,
-    allow_empty: bool,
-    files: &mut ReadFiles,
-) -> Result<Loaded, LoadError> {
-    resolve_read_by(resolve_again, read, allow_empty, files)
-}
-
-/// As [`resolve_read_again`], without warnings, for whoever tells nobody of them.
+/// As [`resolve_read`], without warnings, for whoever tells nobody of them; files that are as they were are not parsed again.
 ///
 /// # Errors
 ///
@@ -241,18 +229,34 @@ pub fn resolve_read_quietly(
     resolve_read_by(resolve_quietly, read, allow_empty, files)
 }
 
-/// [`resolve_again`], or what does less.
-type Resolve = fn(&[Source], bool, &mut ReadFiles) -> Result<Resolved, Vec<Diagnostic>>;
+/// As [`resolve_read_quietly`], for whoever tells of warnings when there is time for it.
+///
+/// # Errors
+///
+/// As [`resolve_read`].
+pub fn resolve_read_doubting(
+    read: Sources,
+    allow_empty: bool,
+    files: &mut ReadFiles,
+) -> Result<(Loaded, Doubts), LoadError> {
+    let mut doubts = Doubts::default();
+    let resolve = |sources: &[Source], allow_empty, files: &mut ReadFiles| {
+        let resolved;
+        (resolved, doubts) = resolve_doubting(sources, allow_empty, files)?;
+        Ok(resolved)
+    };
+    Ok((resolve_read_by(resolve, read, allow_empty, files)?, doubts))
+}
 
+/// `resolve`: [`resolve_again`], or what does less.
 fn resolve_read_by(
-    resolve: Resolve,
+    resolve: impl FnOnce(&[Source], bool, &mut ReadFiles) -> Result<Resolved, Vec<Diagnostic>>,
     read: Sources,
     allow_empty: bool,
     files: &mut ReadFiles,
 ) -> Result<Loaded, LoadError> {
     let Sources {
         mut sources,
-        hash,
         signed,
         claimed,
     } = read;
@@ -273,14 +277,9 @@ fn resolve_read_by(
             rules,
             tests,
             sources,
-            hash,
             signed,
             claimed,
         }),
-        Err(diagnostics) => Err(LoadError::Invalid {
-            diagnostics,
-            sources,
-            hash,
-        }),
+        Err(diagnostics) => Err(LoadError::Invalid { diagnostics, sources }),
     }
 }

@@ -8,14 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{MAX_DEPTH, MAX_FILES, SourceError, Trust, io_at, open, room, text_of};
-use crate::policy::model::Source;
+use super::{
+    MAX_DEPTH, MAX_FILES, SourceError, Trust, io_at,
+    looked::{Reader, Stamp},
+    open, room, text_of,
+};
 
 /// One walk.
 pub(super) struct Walk<'a> {
     trust: &'a Trust,
-    /// What was read; `None`: only looked at.
-    pub texts: Option<Vec<Source>>,
+    /// What reads; `None`: it is only looked.
+    pub reader: Option<Reader<'a>>,
     /// Every file, and every directory that was listed.
     seen: Vec<Seen>,
     names: BTreeSet<PathBuf>,
@@ -29,8 +32,8 @@ pub(super) struct Walk<'a> {
 struct Seen {
     path: PathBuf,
     object: (u64, u64),
-    /// Size and times of a file.
-    state: Option<(u64, i64, i64, i64, i64)>,
+    /// Of a file.
+    stamp: Option<Stamp>,
 }
 
 /// The directory that was given, and where below it the walk stands.
@@ -41,12 +44,12 @@ struct Place<'a> {
     depth: usize,
 }
 
-impl Walk<'_> {
-    /// A walk that reads into `texts`, if there is any.
-    pub fn new(trust: &Trust, texts: Option<Vec<Source>>) -> Walk<'_> {
+impl<'a> Walk<'a> {
+    /// A walk that reads, if it is given what reads.
+    pub fn new(trust: &'a Trust, reader: Option<Reader<'a>>) -> Walk<'a> {
         Walk {
             trust,
-            texts,
+            reader,
             seen: Vec::new(),
             names: BTreeSet::new(),
             directories: BTreeSet::new(),
@@ -129,12 +132,18 @@ impl Walk<'_> {
             let what = "files";
             return Err(SourceError::TooLarge { path, what, limit });
         }
-        let Some(texts) = &mut self.texts else {
+        let Some(reader) = &mut self.reader else {
             return Ok(());
         };
+        let stamp = Stamp::of(metadata);
         let (room, (what, limit)) = room(self.bytes);
         let mut bytes = Vec::new();
         if metadata.len() <= room {
+            if reader.takes_known(&path, &stamp) {
+                self.bytes += metadata.len();
+                return Ok(());
+            }
+            bytes.reserve_exact(usize::try_from(metadata.len()).unwrap_or_default() + 1);
             let file = open::reading(held).map_err(io_at("open", &path))?;
             file.take(room + 1)
                 .read_to_end(&mut bytes)
@@ -145,30 +154,17 @@ impl Walk<'_> {
             return Err(SourceError::TooLarge { path, what, limit });
         }
         self.bytes += len;
-        texts.push(Source {
-            name: path.display().to_string(),
-            text: text_of(bytes),
-        });
+        reader.take(&path, stamp, text_of(bytes));
         Ok(())
     }
 }
 
 impl Seen {
     fn new(path: &Path, metadata: &Metadata) -> Seen {
-        let times = || {
-            let (modified, changed) = (metadata.mtime(), metadata.ctime());
-            (
-                metadata.len(),
-                modified,
-                metadata.mtime_nsec(),
-                changed,
-                metadata.ctime_nsec(),
-            )
-        };
         Seen {
             path: path.to_owned(),
             object: (metadata.dev(), metadata.ino()),
-            state: metadata.is_file().then(times),
+            stamp: metadata.is_file().then(|| Stamp::of(metadata)),
         }
     }
 }

@@ -227,7 +227,7 @@ impl Inner {
             .iter()
             .find(|(revision, _)| *revision == event.revision)?;
         let rule = tables.rules.get(tables.decider(event.rule, time)?)?;
-        Some((rule.label.to_string(), rule.location.to_string()))
+        Some((rule.label().to_string(), rule.location().to_string()))
     }
 
     fn log(&mut self, event: &FlowEvent, flow: &FlowRecord) {

@@ -30,16 +30,16 @@ pub struct RuleHits {
 
 impl RuleHits {
     /// Names rules, hit or not.
-    pub fn know<'l>(&mut self, labels: impl IntoIterator<Item = &'l RuleLabel>) {
+    pub fn know(&mut self, labels: impl IntoIterator<Item = RuleLabel>) {
         let mut labels = labels.into_iter().peekable();
         while let Some(first) = labels.next() {
-            let mut list = list(&mut self.lists, first, self.known);
-            let mut next = Some(first);
+            let mut list = list(&mut self.lists, &first, self.known);
+            let mut next = Some(first.clone());
             while let Some(label) = next {
-                if !known(list.as_deref_mut(), label, &mut self.known) {
+                if !known(list.as_deref_mut(), &label, &mut self.known) {
                     self.other.get_or_insert_default();
                 }
-                next = labels.next_if(|next| next.is_of_list_of(first));
+                next = labels.next_if(|next| next.is_of_list_of(&first));
             }
         }
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn count(hits: &mut RuleHits, counts: &mut Counts, labels: &[RuleLabel], read: &[u64]) {
-        hits.know(labels);
+        hits.know(labels.to_vec());
         for (index, delta) in counts.since(read.to_vec()) {
             hits.add(&labels[index], delta);
         }

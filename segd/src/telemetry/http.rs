@@ -1,8 +1,15 @@
 //! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Nothing else, and nothing that changes anything.
 //!
 //! INVARIANT: a connection serves one request and ends after [`CONNECTION_LIMIT`] at the latest.
+//! INVARIANT: no more than [`MOST_PAGES`] pages of metrics are in memory, however many connections read them slowly.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -28,6 +35,9 @@ pub const MAX_CONNECTIONS: usize = 64;
 pub const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a connection may last.
 pub const CONNECTION_LIMIT: Duration = Duration::from_secs(20);
+/// How many pages of metrics are being sent at once. Who comes while there are so many gets the youngest of them, which is no
+/// older than a connection.
+pub const MOST_PAGES: usize = 4;
 /// The longest request head.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
@@ -71,7 +81,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
 
 /// Serves until the future is dropped.
 pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
-    let metrics = Arc::new(Mutex::new(Metrics::default()));
+    let metrics = Arc::new(Mutex::new(Pages::default()));
     let mut connections = Crowd::new(MAX_CONNECTIONS);
     loop {
         let stream = match listener.accept().await {
@@ -88,7 +98,7 @@ pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
 }
 
 /// Serves one request. A client that goes away or is too slow is not an error.
-async fn connection<S: Source>(stream: TcpStream, source: Arc<S>, metrics: Arc<Mutex<Metrics>>) {
+async fn connection<S: Source>(stream: TcpStream, source: Arc<S>, metrics: Arc<Mutex<Pages>>) {
     let service = service_fn(|request: Request<Incoming>| {
         let (source, metrics) = (Arc::clone(&source), Arc::clone(&metrics));
         async move {
@@ -108,7 +118,7 @@ async fn answer<S: Source>(
     method: &Method,
     path: &str,
     source: &S,
-    metrics: &Mutex<Metrics>,
+    pages: &Mutex<Pages>,
 ) -> Response<Full<Bytes>> {
     const JSON: &str = "application/json";
     const TEXT: &str = "text/plain; charset=utf-8";
@@ -127,13 +137,14 @@ async fn answer<S: Source>(
         return response;
     }
     match path {
-        "/metrics" => {
-            let snapshot = source.snapshot().await;
-            match metrics.lock().await.render(&snapshot) {
-                Ok(text) => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
-                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error:#}\n")),
-            }
-        }
+        "/metrics" => match pages.lock().await.page(source).await {
+            Ok(text) => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+            Err(error) => page(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                TEXT,
+                format!("{error:#}\n").into(),
+            ),
+        },
         "/readyz" => {
             let readiness = source.readiness().await;
             let status = if readiness.ready {
@@ -144,15 +155,48 @@ async fn answer<S: Source>(
             page(
                 status,
                 JSON,
-                crate::output::json(&readiness, false).unwrap_or_default(),
+                crate::output::json(&readiness, false).unwrap_or_default().into(),
             )
         }
         _ => page(StatusCode::OK, JSON, "{\"alive\":true}\n".into()),
     }
 }
 
-fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+/// The page of metrics, and those that are being sent.
+#[derive(Default)]
+struct Pages {
+    metrics: Metrics,
+    /// The youngest last.
+    sent: Vec<Weak<String>>,
+}
+
+/// A page for as long as it is being sent.
+struct Sent(Arc<String>);
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Pages {
+    async fn page<S: Source>(&mut self, source: &S) -> anyhow::Result<Bytes> {
+        self.sent.retain(|page| page.strong_count() > 0);
+        let youngest = self.sent.last().filter(|_| self.sent.len() >= MOST_PAGES);
+        let text = match youngest.and_then(Weak::upgrade) {
+            Some(text) => text,
+            None => {
+                let text = Arc::new(self.metrics.render(&source.snapshot().await)?);
+                self.sent.push(Arc::downgrade(&text));
+                text
+            }
+        };
+        Ok(Bytes::from_owner(Sent(text)))
+    }
+}
+
+fn page(status: StatusCode, kind: &'static str, text: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text));
     *response.status_mut() = status;
     response
         .headers_mut()

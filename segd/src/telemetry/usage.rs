@@ -8,7 +8,8 @@
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::SystemTime,
+    ops::Range,
+    time::{Duration, SystemTime},
 };
 
 use crate::policy::model::{RuleLabel, Written};
@@ -49,9 +50,41 @@ pub struct Usage {
     /// Ascending, each once.
     keys: Vec<Key>,
     /// By the place of the key.
-    uses: Vec<Use>,
+    uses: Vec<Told>,
     /// By slot, the place of the key of each rule that it holds; `FORGOTTEN`: it is not in force any more.
     places: [Vec<u32>; 2],
+}
+
+/// A [`Use`], as it is kept: in nanoseconds since 1970; 0: never.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    since: u64,
+    last: u64,
+}
+
+/// A moment as it is kept.
+fn kept(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// A moment that was kept.
+fn told(ns: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
+}
+
+/// Rules of a slot that are watched from now on.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// They stood in a slot that was in force when rules were watched last.
+    Same {
+        /// The slot.
+        slot: usize,
+        /// Their places there.
+        rules: Range<usize>,
+    },
+    /// Others.
+    New(Vec<Key>),
 }
 
 /// In the place of a place.
@@ -66,63 +99,94 @@ impl Usage {
 
     /// Watches the rules of slots. `new`: the rules of those that hold others than before. Rules that stand in none that is `in_force` are
     /// forgotten; a slot that was left, and is not written yet, may still tell of the others.
-    pub fn watch(&mut self, new: [Option<Vec<Key>>; 2], in_force: [bool; 2], now: SystemTime) {
-        let key_of = |place: &u32| self.keys.get(*place as usize).copied();
-        // Of each slot the keys of its rules, ascending, with the rules.
+    pub fn watch(&mut self, new: [Option<Vec<Part>>; 2], in_force: [bool; 2], now: SystemTime) {
         let mut slots = [Vec::new(), Vec::new()];
-        let mut counts = [0, 0];
-        for (((slot, count), new), places) in slots.iter_mut().zip(&mut counts).zip(new).zip(&self.places) {
-            let keyed: Vec<(Key, u32)> = match new {
-                Some(keys) => {
-                    *count = keys.len();
-                    keys.into_iter().zip(0..).collect()
-                }
-                None => {
-                    *count = places.len();
-                    let keyed = places.iter().zip(0..);
-                    keyed
-                        .filter_map(|(place, rule)| Some((key_of(place)?, rule)))
-                        .collect()
-                }
+        let mut keyed: Vec<(Key, usize, usize)> = Vec::new();
+        for ((slot, places), new) in slots.iter_mut().enumerate().zip(&new) {
+            let Some(parts) = new else {
+                places.clone_from(&self.places[slot]);
+                continue;
             };
-            *slot = keyed;
-            slot.sort_unstable();
-        }
-        let held = slots.iter().zip(in_force).filter(|(_, held)| *held);
-        let mut keys: Vec<Key> = held
-            .flat_map(|(slot, _)| slot.iter().map(|(key, _)| *key))
-            .collect();
-        // Runs that are sorted already are only merged.
-        keys.sort();
-        keys.dedup();
-        keys.shrink_to_fit();
-        let mut before = self.keys.iter().zip(&self.uses).peekable();
-        let uses = keys.iter().map(|key| {
-            while before.next_if(|(known, _)| *known < key).is_some() {}
-            let known = before.next_if(|(known, _)| *known == key);
-            known.map_or(
-                Use {
-                    since: now,
-                    last: None,
-                },
-                |(_, known)| *known,
-            )
-        });
-        let uses = uses.collect();
-        for ((slot, count), places) in slots.into_iter().zip(counts).zip(&mut self.places) {
-            let mut all = vec![FORGOTTEN; count];
-            let mut at = keys.iter().zip(0..).peekable();
-            for (key, rule) in slot {
-                while at.next_if(|(known, _)| **known < key).is_some() {}
-                if let (Some((known, place)), Some(of_rule)) = (at.peek(), all.get_mut(rule as usize))
-                    && **known == key
-                {
-                    *of_rule = *place;
+            for part in parts {
+                match part {
+                    Part::Same { slot, rules } => {
+                        let same = self.places[slot & 1].get(rules.clone());
+                        places.extend_from_slice(same.unwrap_or_default());
+                    }
+                    Part::New(keys) => {
+                        keyed.extend((places.len()..).zip(keys).map(|(rule, key)| (*key, slot, rule)));
+                        places.resize(places.len() + keys.len(), FORGOTTEN);
+                    }
                 }
             }
-            *places = all;
+        }
+        // Keys that are not known yet get places behind the others, for now.
+        keyed.sort_unstable();
+        let mut fresh: Vec<Key> = Vec::new();
+        let mut known = (0_u32..).zip(&self.keys).peekable();
+        for (key, slot, rule) in keyed {
+            while known.next_if(|(_, known)| **known < key).is_some() {}
+            let place = match known.peek() {
+                Some((place, known)) if **known == key => *place,
+                _ => {
+                    if fresh.last() != Some(&key) {
+                        fresh.push(key);
+                    }
+                    (self.keys.len() + fresh.len() - 1) as u32
+                }
+            };
+            if let Some(of_rule) = slots[slot].get_mut(rule) {
+                *of_rule = place;
+            }
+        }
+        let mut held = vec![false; self.keys.len() + fresh.len()];
+        for (places, _) in slots.iter().zip(in_force).filter(|(_, in_force)| *in_force) {
+            for place in places {
+                if let Some(held) = held.get_mut(*place as usize) {
+                    *held = true;
+                }
+            }
+        }
+        let moved = self.merge(&fresh, &held, now);
+        for places in &mut slots {
+            for place in places {
+                *place = moved.get(*place as usize).copied().unwrap_or(FORGOTTEN);
+            }
+        }
+        self.places = slots;
+    }
+
+    /// Takes keys in that are new, and leaves out what nobody holds. Where each of both went.
+    fn merge(&mut self, fresh: &[Key], held: &[bool], now: SystemTime) -> Vec<u32> {
+        let new = Told {
+            since: kept(now),
+            last: 0,
+        };
+        let mut moved = vec![FORGOTTEN; held.len()];
+        let (mut keys, mut uses) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
+        let mut known = self.keys.iter().zip(&self.uses).enumerate().peekable();
+        let mut fresh = (self.keys.len()..).zip(fresh).peekable();
+        loop {
+            let first = match (known.peek(), fresh.peek()) {
+                (Some((_, (one, _))), Some((_, other))) => one < other,
+                (one, None) => one.is_some(),
+                (None, Some(_)) => false,
+            };
+            let next = match first {
+                true => known.next().map(|(place, (key, used))| (place, *key, *used)),
+                false => fresh.next().map(|(place, key)| (place, *key, new)),
+            };
+            let Some((place, key, used)) = next else { break };
+            if held.get(place) == Some(&true) {
+                if let Some(moved) = moved.get_mut(place) {
+                    *moved = keys.len() as u32;
+                }
+                keys.push(key);
+                uses.push(used);
+            }
         }
         (self.keys, self.uses) = (keys, uses);
+        moved
     }
 
     /// A slot holds nobody's rules.
@@ -134,21 +198,23 @@ impl Usage {
     pub fn hit(&mut self, slot: u32, rule: usize, now: SystemTime) {
         let place = self.places[(slot & 1) as usize].get(rule);
         if let Some(known) = place.and_then(|place| self.uses.get_mut(*place as usize)) {
-            known.last = Some(now);
+            known.last = kept(now);
         }
     }
 
     /// What is known of a rule.
     #[must_use]
     pub fn of(&self, key: Key) -> Option<Use> {
-        self.uses.get(self.keys.binary_search(&key).ok()?).copied()
+        let known = self.uses.get(self.keys.binary_search(&key).ok()?)?;
+        Some(Use {
+            since: told(known.since),
+            last: (known.last != 0).then(|| told(known.last)),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::policy::model::Action;
 
@@ -161,8 +227,9 @@ mod tests {
         Key::of(&label, &Written::new(text.into(), 0, text.len()))
     }
 
-    fn keys(rules: &[&str]) -> Option<Vec<Key>> {
-        Some(rules.iter().map(|rule| key(Action::Allow, 0, rule)).collect())
+    fn keys(rules: &[&str]) -> Option<Vec<Part>> {
+        let keys = rules.iter().map(|rule| key(Action::Allow, 0, rule));
+        Some(vec![Part::New(keys.collect())])
     }
 
     fn of(usage: &Usage, rule: &str) -> Option<Use> {
@@ -212,6 +279,62 @@ mod tests {
         );
         usage.watch([None, None], [true, false], at(6));
         assert_eq!((of(&usage, "b"), of(&usage, "c")), (used(1, Some(3)), None));
+    }
+
+    proptest::proptest! {
+        /// What is known of rules that stay is what would be known if all were told again.
+        #[test]
+        fn rules_that_stood_there_need_not_be_told_again(
+            policies in proptest::collection::vec(
+                (proptest::collection::vec((0..3_u8, 0..12_u32, 0..4_usize), 0..5), 0..2_usize, 0..9_usize, 0..3_u8), 1..12),
+        ) {
+            let key = |number: u32| key(Action::Allow, 0, &number.to_string());
+            let (mut short, mut whole) = (Usage::default(), Usage::default());
+            // By slot, the numbers of its rules; and which was in force at the last look.
+            let mut rules: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+            let mut in_force = [false; 2];
+            for (time, (parts, slot, hit, both)) in (1..).zip(policies) {
+                let (mut now, mut told) = (Vec::new(), Vec::new());
+                for (from, number, len) in parts {
+                    let from = usize::from(from);
+                    let of = rules.get(from).filter(|_| in_force[from & 1]);
+                    match of.and_then(|of| Some((number as usize % 4, of.get(number as usize % 4..)?))) {
+                        Some((start, of)) => {
+                            let of = &of[..len.min(of.len())];
+                            now.extend(of);
+                            told.push(Part::Same { slot: from, rules: start..start + of.len() });
+                        }
+                        None => {
+                            let new = (number..).take(len);
+                            now.extend(new.clone());
+                            told.push(Part::New(new.map(key).collect()));
+                        }
+                    }
+                }
+                let all = vec![Part::New(now.iter().map(|number| key(*number)).collect())];
+                in_force = [slot == 0 || both == 0 && in_force[0], slot == 1 || both == 0 && in_force[1]];
+                let of_slot = |parts| match slot { 0 => [Some(parts), None], _ => [None, Some(parts)] };
+                short.watch(of_slot(told), in_force, at(time));
+                whole.watch(of_slot(all), in_force, at(time));
+                rules[slot] = now;
+                for usage in [&mut short, &mut whole] {
+                    usage.hit(slot as u32, hit, at(time));
+                    usage.hit(1 - slot as u32, hit, at(time));
+                    if both == 2 {
+                        usage.forget(1 - slot as u32);
+                    }
+                }
+                if both == 2 {
+                    in_force[1 - slot] = false;
+                }
+                proptest::prop_assert_eq!(format!("{short:?}"), format!("{whole:?}"));
+                proptest::prop_assert!(short.keys.is_sorted());
+                // Who is in force is known.
+                for (slot, rules) in rules.iter().enumerate().filter(|(slot, _)| in_force[*slot]) {
+                    proptest::prop_assert!(rules.iter().all(|number| short.of(key(*number)).is_some()), "{}", slot);
+                }
+            }
+        }
     }
 
     #[test]

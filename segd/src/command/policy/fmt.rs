@@ -16,7 +16,8 @@ use crate::{
         diagnostic::Style,
         document::tree,
         format,
-        model::{Location, Policy, Source},
+        model::{Location, Policy, RuleLabel, Source},
+        term::Term,
     },
     source::{self, LoadError, Loaded, Sources, Trust, resolve_read},
 };
@@ -190,19 +191,21 @@ fn differs(before: &Loaded, formatted: &[Formatted]) -> Option<String> {
     (!same).then(|| "formatting would change what the policy means".to_owned())
 }
 
+/// What is told of a rule, without where it stands.
+type Told = (RuleLabel, Arc<Term>);
+
 /// What is enforced, without where it stands.
-fn tables(policy: &Policy) -> Result<CompiledTables, String> {
+fn tables(policy: &Policy) -> Result<(CompiledTables, Vec<Told>), String> {
     let mut indexes = SegmentIndexes::default();
     let mut tables = indexes
         .allocate(policy, &BTreeSet::new())
         .and_then(|()| compile(policy, &indexes, None))
         .map_err(|error| error.to_string())?;
     let nowhere = Location::default();
-    for rule in Arc::make_mut(&mut tables.rules) {
-        rule.location = nowhere.clone();
-    }
+    let rules = std::mem::take(&mut tables.rules);
+    let rules = rules.iter().map(|rule| (rule.label(), Arc::clone(&rule.term)));
     for selector in Arc::make_mut(&mut tables.selectors) {
         selector.location = nowhere.clone();
     }
-    Ok(tables)
+    Ok((tables, rules.collect()))
 }

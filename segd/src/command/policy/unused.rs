@@ -78,7 +78,7 @@ fn judge(loaded: &Loaded, unused: &Unused, rows: &[RuleRow], now: SystemTime) ->
     let mut found = Found::default();
     let (mut strange, mut young, mut since) = (0, 0, String::new());
     for (rule, span) in loaded.policy.rules.iter().zip(&loaded.rules) {
-        let Some(row) = rows.get(&key(&rule.label.to_string(), &rule.text.to_string())) else {
+        let Some(row) = rows.get(&key(&rule.label().to_string(), &rule.text().to_string())) else {
             strange += 1;
             continue;
         };
@@ -91,10 +91,11 @@ fn judge(loaded: &Loaded, unused: &Unused, rows: &[RuleRow], now: SystemTime) ->
             continue;
         }
         let message = match &row.last_hit {
-            Some(last) => format!("nothing has begun under rule `{}` since {last}", rule.label),
+            Some(last) => format!("nothing has begun under rule `{}` since {last}", rule.label()),
             None => format!(
                 "nothing has begun under rule `{}` since segd watches it: {}",
-                rule.label, row.watched_since
+                rule.label(),
+                row.watched_since
             ),
         };
         let warning = Diagnostic::warning(Code::UnusedRule, *span, message);
@@ -154,7 +155,7 @@ mod tests {
         let row = |index: usize, since: u64, last: Option<u64>, sessions| RuleRow {
             // The daemon's policy has a rule more before these.
             rule: format!("p/allow[{}]", index + 1),
-            text: loaded.policy.rules.get(index).unwrap().text.to_string(),
+            text: loaded.policy.rules.get(index).unwrap().text().to_string(),
             watched_since: ago(since),
             last_hit: last.map(ago),
             sessions,

@@ -33,11 +33,11 @@ pub struct KeptOf<'k> {
     /// As there.
     pub files: String,
     /// As there.
-    pub texts: Vec<TextOf<'k>>,
-    /// As there.
     pub commit: Option<Commit>,
     /// As there.
     pub signature: Option<Signature>,
+    /// As there. Last, so that they can be written one by one.
+    pub texts: Vec<TextOf<'k>>,
 }
 
 /// A [`Text`] as it is written.

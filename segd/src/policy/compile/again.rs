@@ -33,7 +33,7 @@ use super::{
     turns::Turns,
 };
 use crate::policy::{
-    compiled::{CompiledTables, SegmentIndexes},
+    compiled::{CompiledTables, SegmentIndexes, ToldRules},
     model::{Mode, Peer, Policy, Rule},
 };
 
@@ -205,7 +205,13 @@ impl Last {
         groups: &Arc<Groups>,
         keys: &BTreeSet<u32>,
     ) -> Result<Last, CompileError> {
-        let mut turns = Turns::of(&policy.rules);
+        // What neither came nor went holds as long as it did.
+        let mut come = rules.come.iter().filter_map(|rule| policy.rules.get(*rule));
+        let lasting = self.tables.ending == 0 && come.all(|rule| rule.term.is_lasting());
+        let mut turns = match lasting {
+            true => Turns::lasting(&policy.rules),
+            false => Turns::of(&policy.rules),
+        };
         let mut contents: BTreeMap<u32, Content> = BTreeMap::new();
         let mut met = self.met;
         let rows: BTreeSet<u16> = keys.iter().map(|key| (key >> 16) as u16).collect();
@@ -244,11 +250,11 @@ impl Last {
             any: self.tables.any,
             cells: self.tables.cells,
             ranges: self.tables.ranges,
-            rules: match rules.told_the_same {
-                true => Arc::clone(&self.tables.rules),
-                false => super::told(&policy.rules),
+            rules: ToldRules(policy.rules.clone()),
+            ending: match lasting {
+                true => 0,
+                false => super::ending(&policy.rules),
             },
-            ending: super::ending(&policy.rules),
             together: Vec::new(),
             names: Arc::clone(&self.tables.names),
             prefixes: Arc::clone(&self.tables.prefixes),

@@ -139,7 +139,7 @@ impl<'p> Interned<'p> {
             by_ranges: BTreeMap::new(),
             lists: Vec::new(),
             ranges: 0,
-            turns: Turns::of(rules),
+            turns: Turns::of_all(rules),
         }
     }
 
@@ -209,7 +209,7 @@ pub enum Content {
 pub fn content(turns: &mut Turns<'_>, rules: &[usize]) -> Result<Option<Content>, CompileError> {
     // What most cells hold takes no list to find.
     if let [only] = rules
-        && let Some(range) = ranges::single(turns, *only)
+        && let Some(range) = turns.single(*only)
     {
         return Ok(Some(Content::One(Cell::of(range))));
     }

@@ -11,6 +11,8 @@ const SEEDS: u32 = 32;
 const PATIENCE: u32 = 4;
 /// How many entries may be pushed from their place to find one for another.
 const PUSHES: u32 = 500;
+/// Of how many the lines are read together.
+const AT_ONCE: usize = 32;
 
 /// What stands in a table; the default is a free place.
 pub trait Entry: Copy + Default {
@@ -55,6 +57,23 @@ fn place_all<E: Entry, const N: usize>(entries: &[E], seed: u32, lines: usize) -
     let count = u32::try_from(lines).ok()?;
     let mut lines = vec![[E::default(); N]; lines];
     let mut turn = 0_usize;
+    for entries in entries.chunks(AT_ONCE) {
+        // The lines of many are waited for at once.
+        let places = entries.iter().flat_map(|entry| entry.places(seed, count));
+        let lines_of = |place: u32| lines.get(place as usize).and_then(|line| line.first());
+        let touched = places.filter(|place| lines_of(*place).is_some_and(Entry::is_free));
+        std::hint::black_box(touched.count());
+        place_some(entries, (seed, count), &mut lines, &mut turn)?;
+    }
+    Some(lines)
+}
+
+fn place_some<E: Entry, const N: usize>(
+    entries: &[E],
+    (seed, count): (u32, u32),
+    lines: &mut [[E; N]],
+    turn: &mut usize,
+) -> Option<()> {
     'entries: for entry in entries {
         let mut carried = *entry;
         for _ in 0..PUSHES {
@@ -67,12 +86,12 @@ fn place_all<E: Entry, const N: usize>(entries: &[E], seed: u32, lines: usize) -
                 }
             }
             // Whom to push: not always the same one, or two would push each other for ever.
-            turn = turn.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
-            let place = places.get(turn >> 20 & 1).copied()?;
+            *turn = turn.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
+            let place = places.get(*turn >> 20 & 1).copied()?;
             let line = lines.get_mut(place as usize)?;
-            std::mem::swap(line.get_mut((turn >> 21) % N)?, &mut carried);
+            std::mem::swap(line.get_mut((*turn >> 21) % N)?, &mut carried);
         }
         return None;
     }
-    Some(lines)
+    Some(())
 }

@@ -14,11 +14,11 @@ use std::{
 
 use segd_common::segment::{self, SegmentIndex};
 
-use super::{CompileError, index_of};
+use super::{CompileError, indexes_of};
 use crate::policy::{
     compiled::SegmentIndexes,
     model::{Peer, Policy},
-    numbers::Numbers,
+    numbers::{Addresses, Numbers, Words},
 };
 
 pub use walk::Visit;
@@ -80,11 +80,11 @@ impl Groups {
     /// If a segment has no index.
     pub fn new(policy: &Policy, indexes: &SegmentIndexes) -> Result<Groups, CompileError> {
         let mut members = vec![segment::HOST, segment::WORLD];
+        members.extend(indexes_of(policy, indexes)?);
         // The names of the members after `host` and `world`, in order.
-        let mut places: Vec<&str> = Vec::with_capacity(policy.segments.len());
+        let mut names = Words::default();
         for name in policy.segments.keys() {
-            places.push(name);
-            members.push(index_of(indexes, name)?);
+            names.number(name);
         }
         let mut ends = Ends::default();
         let both: Vec<(End, End)> = policy
@@ -127,8 +127,8 @@ impl Groups {
                     Peer::Host => 0,
                     Peer::World => 1,
                     Peer::Segment(name) => {
-                        let unknown = |_| CompileError::NoIndex { name: name.clone() };
-                        2 + places.binary_search(&name.as_str()).map_err(unknown)?
+                        let unknown = || CompileError::NoIndex { name: name.clone() };
+                        2 + names.find(name).ok_or_else(unknown)? as usize
                     }
                 };
                 for (stands, table) in [(*from, &mut initiates), (*to, &mut admits)] {
@@ -277,32 +277,26 @@ impl Side {
 struct Ends<'p> {
     sets: Vec<&'p BTreeSet<Peer>>,
     by_content: Numbers,
-    /// Most rules share their sets: comparing addresses spares comparing names.
-    by_address: Numbers,
-    addresses: Vec<(*const BTreeSet<Peer>, End)>,
+    by_address: Addresses,
 }
 
 impl<'p> Ends<'p> {
     fn number(&mut self, set: &'p Arc<BTreeSet<Peer>>) -> End {
-        let (address, new) = (Arc::as_ptr(set), self.addresses.len() as u32);
-        let addresses = &self.addresses;
-        let place = self.by_address.number(&address, new, |place| {
-            let known = addresses.get(place as usize);
-            known.is_some_and(|(known, _)| *known == address)
-        });
-        if let Some((_, number)) = self.addresses.get(place as usize) {
-            return *number;
-        }
-        let next = self.sets.len() as End;
-        let sets = &self.sets;
-        let number = self.by_content.number(&Content(set), next, |number| {
-            sets.get(number as usize).is_some_and(|known| *known == &**set)
-        });
-        if number == next {
-            self.sets.push(set);
-        }
-        self.addresses.push((address, number));
-        number
+        let Ends {
+            sets,
+            by_content,
+            by_address,
+        } = self;
+        by_address.number(set, || {
+            let next = sets.len() as End;
+            let number = by_content.number(&Content(set), next, |number| {
+                sets.get(number as usize).is_some_and(|known| *known == &**set)
+            });
+            if number == next {
+                sets.push(set);
+            }
+            number
+        })
     }
 }
 

@@ -73,12 +73,16 @@ pub fn of(turns: &mut Turns<'_>, covering: &[usize]) -> Result<Vec<PortRange>, C
 fn layer<'p>(turns: &Turns<'p>, index: usize) -> Option<(&'p Rule, (Layer, RuleIndex))> {
     let rule = turns.rules.get(index)?;
     let number = RuleIndex::try_from(index).unwrap_or(RuleIndex::MAX);
-    let layer = match (rule.action, turns.ending(index)) {
+    Some((rule, (layer_of(rule, turns.ending(index)), number)))
+}
+
+/// Where a rule that ends so stands in the order of precedence.
+pub const fn layer_of(rule: &Rule, ending: Option<Ending>) -> Layer {
+    match (rule.action, ending) {
         (Action::Deny, _) => Layer::Deny,
         (Action::Allow, None) => Layer::Allow,
         (Action::Allow, Some(ending)) => Layer::Ends(ending),
-    };
-    Some((rule, (layer, number)))
+    }
 }
 
 /// The range of a rule that has one.
@@ -124,8 +128,10 @@ fn of_each_term(active: &BTreeSet<(Layer, RuleIndex)>) -> Vec<RuleIndex> {
 
 /// What decides a range, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Layer {
+pub enum Layer {
+    /// A guardrail.
     Deny,
+    /// What opens for good.
     Allow,
     /// What does not last decides only where nothing else allows: the one that ends last, first.
     Ends(Ending),
@@ -133,7 +139,7 @@ enum Layer {
 
 impl Layer {
     /// How a rule alone says that it decides so.
-    const fn flag(self) -> u32 {
+    pub const fn flag(self) -> u32 {
         match self {
             Layer::Deny => RULE_DENY,
             Layer::Allow => 0,

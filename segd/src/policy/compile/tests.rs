@@ -151,7 +151,7 @@ fn names_the_rule_that_stands_first() {
         tables
             .rules
             .get(verdict.rule as usize)
-            .map(|rule| rule.label.to_string())
+            .map(|rule| rule.label().to_string())
     };
     assert_eq!(rule(9), None);
     assert_eq!(rule(10).as_deref(), Some("test/allow[0]"));
@@ -265,11 +265,9 @@ fn as_many_segments_as_there_are_indexes_compile() {
         );
         let end = |number| std::sync::Arc::new([Peer::Segment(name(number))].into());
         let (from, to) = (end(number), end(number + 1));
-        policy.rules.push(Rule {
-            from,
-            to,
-            ..rule.clone()
-        });
+        let mut rule: Rule = rule.clone();
+        (rule.from, rule.to) = (from, to);
+        policy.rules.push(rule);
     }
     let (indexes, tables) = compiled(&policy);
     assert_eq!((tables.cells, tables.ranges), (MOST, 0));

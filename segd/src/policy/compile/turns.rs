@@ -4,9 +4,12 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::Timestamp;
-use segd_common::verdict::RuleIndex;
+use segd_common::{tables::PortRange, verdict::RuleIndex};
 
-use super::{CompileError, fits};
+use super::{
+    CompileError, fits,
+    ranges::{self, layer_of},
+};
 use crate::policy::{
     model::{Pieces, Rule},
     term::Term,
@@ -31,19 +34,27 @@ pub struct Turns<'p> {
     pub rules: &'p Pieces<Rule>,
     /// By rule; the same number for the same term. Nobody stands here if every rule holds for good.
     terms: Vec<Option<Ending>>,
+    /// By rule, its range, if it has one; low is above high: it has not. Nobody stands here if few are asked for.
+    single: Vec<PortRange>,
     /// Sets of rules, sorted, with their numbers.
     sets: BTreeMap<Vec<RuleIndex>, RuleIndex>,
 }
 
 impl<'p> Turns<'p> {
+    /// Those of a policy all of whose rules hold for good.
+    pub const fn lasting(rules: &'p Pieces<Rule>) -> Turns<'p> {
+        Turns {
+            rules,
+            terms: Vec::new(),
+            single: Vec::new(),
+            sets: BTreeMap::new(),
+        }
+    }
+
     /// Those of a policy.
     pub fn of(rules: &'p Pieces<Rule>) -> Turns<'p> {
         if rules.iter().all(|rule| rule.term.is_lasting()) {
-            return Turns {
-                rules,
-                terms: Vec::new(),
-                sets: BTreeMap::new(),
-            };
+            return Turns::lasting(rules);
         }
         let mut known: BTreeMap<&Term, usize> = BTreeMap::new();
         let terms = rules.iter().map(|rule| match (&rule.term.when, rule.term.until) {
@@ -56,7 +67,36 @@ impl<'p> Turns<'p> {
         Turns {
             rules,
             terms: terms.collect(),
+            single: Vec::new(),
             sets: BTreeMap::new(),
+        }
+    }
+
+    /// As [`Turns::of`], for whoever asks for every rule: their ranges are looked up in the order of the rules, not in that of
+    /// cells, where each would be waited for.
+    pub fn of_all(rules: &'p Pieces<Rule>) -> Turns<'p> {
+        let mut turns = Turns::of(rules);
+        let single = (0..).zip(rules).map(|(number, rule)| match *rule.services {
+            [(low, high)] => PortRange {
+                low,
+                high,
+                rule: number | layer_of(rule, turns.ending(number as usize)).flag(),
+            },
+            _ => PortRange {
+                low: 1,
+                high: 0,
+                rule: number,
+            },
+        });
+        turns.single = single.collect();
+        turns
+    }
+
+    /// The range of a rule that has one.
+    pub fn single(&self, rule: usize) -> Option<PortRange> {
+        match self.single.get(rule) {
+            Some(range) => (range.low <= range.high).then_some(*range),
+            None => ranges::single(self, rule),
         }
     }
 

@@ -70,7 +70,7 @@ codes! {
         InvalidWindow = "invalid-window";
         /// Two segments claim the same with equal right.
         Conflict = "conflict";
-        /// More than the kernel tables hold.
+        /// More than the kernel tables hold, or than the tests may take.
         Capacity = "capacity";
         /// The policy's own test expects another answer.
         TestFailed = "test-failed";

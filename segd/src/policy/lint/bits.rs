@@ -8,7 +8,7 @@ use std::{
 
 use crate::policy::{
     model::{Peer, Policy},
-    numbers::Numbers,
+    numbers::Addresses,
 };
 
 /// The numbers of the peers that are built in; segments have those behind, in the order of their names.
@@ -70,31 +70,23 @@ impl Ends {
         };
         let mut by_content: BTreeMap<Arc<Bits>, u32> = BTreeMap::new();
         // Most rules share their sets.
-        let mut by_address = Numbers::default();
-        let mut met: Vec<(*const BTreeSet<Peer>, u32)> = Vec::new();
+        let mut by_address = Addresses::default();
         let mut number = |set: &Arc<BTreeSet<Peer>>, ends: &mut Ends| {
-            let (address, new) = (Arc::as_ptr(set), met.len() as u32);
-            let place = by_address.number(&address, new, |place| {
-                met.get(place as usize)
-                    .is_some_and(|(known, _)| *known == address)
-            });
-            if let Some((_, number)) = met.get(place as usize) {
-                return *number;
-            }
-            let known = set.iter().filter_map(|peer| match peer {
-                Peer::Host => Some(HOST),
-                Peer::World => Some(WORLD),
-                Peer::Segment(name) => peers.get(name.as_str()).copied(),
-            });
-            let bits = Arc::new(Bits::of(known, ends.peers));
-            let new = ends.bits.len() as u32;
-            let number = *by_content.entry(Arc::clone(&bits)).or_insert(new);
-            if number == new {
-                ends.bits.push(bits);
-                ends.stands.push([false; 2]);
-            }
-            met.push((address, number));
-            number
+            by_address.number(set, || {
+                let known = set.iter().filter_map(|peer| match peer {
+                    Peer::Host => Some(HOST),
+                    Peer::World => Some(WORLD),
+                    Peer::Segment(name) => peers.get(name.as_str()).copied(),
+                });
+                let bits = Arc::new(Bits::of(known, ends.peers));
+                let new = ends.bits.len() as u32;
+                let number = *by_content.entry(Arc::clone(&bits)).or_insert(new);
+                if number == new {
+                    ends.bits.push(bits);
+                    ends.stands.push([false; 2]);
+                }
+                number
+            })
         };
         for rule in &policy.rules {
             let both = [number(&rule.from, &mut ends), number(&rule.to, &mut ends)];

@@ -47,7 +47,7 @@ impl<'l, 'p> Implied<'l, 'p> {
         let diagnostic = Diagnostic::warning(Code::Implied, looked.span, message);
         Some(
             diagnostic
-                .related(other.span, format!("{kind} `{}`", other.rule.label))
+                .related(other.span, format!("{kind} `{}`", other.rule.label()))
                 .help("take one of the two out"),
         )
     }

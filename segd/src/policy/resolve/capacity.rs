@@ -1,7 +1,5 @@
 //! What the kernel tables hold, told before anything is compiled.
 
-use std::collections::BTreeSet;
-
 use segd_common::{
     segment::{FIRST_SEGMENT, MAX_SEGMENTS},
     tables::MAX_RULES,
@@ -12,6 +10,7 @@ use super::{Resolver, defined::Claim};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     model::SelectorKind,
+    numbers::Numbers,
 };
 
 /// What the matchers of a policy need.
@@ -26,13 +25,19 @@ pub(super) struct Needs {
 impl Needs {
     /// Of all matchers.
     pub(super) fn of(claims: &[Claim]) -> Needs {
-        let mut steps: BTreeSet<&[String]> = BTreeSet::new();
+        let (mut steps, mut known): (Vec<&[String]>, Numbers) = Default::default();
         let mut units = 0;
         let mut patterns: Vec<Span> = Vec::new();
         for (_, kind, span) in claims {
             match kind {
                 SelectorKind::Cgroup(components) => {
-                    steps.extend((1..=components.len()).filter_map(|len| components.get(..len)));
+                    for path in (1..=components.len()).filter_map(|len| components.get(..len)) {
+                        let next = steps.len() as u32;
+                        let is = |number: u32| steps.get(number as usize) == Some(&path);
+                        if known.number(path, next, is) == next {
+                            steps.push(path);
+                        }
+                    }
                 }
                 SelectorKind::Systemd(unit) => {
                     // The socket unit of a service takes a place of its own.

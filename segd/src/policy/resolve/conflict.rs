@@ -1,28 +1,28 @@
 //! Two segments that claim the same with equal right.
 
-use std::collections::BTreeMap;
-
 use super::defined::Claim;
 use crate::policy::{
     diagnostic::{Code, Diagnostic},
     model::SelectorKind,
+    numbers::Words,
     prefixes,
 };
 
 /// All of them.
 pub(super) fn conflicts(claims: &[Claim]) -> Vec<Diagnostic> {
     let mut out = Vec::new();
-    let mut first: BTreeMap<String, &Claim> = BTreeMap::new();
+    // By the number of a key, who claims it first.
+    let (mut known, mut first) = (Words::default(), Vec::<&Claim>::new());
     for claim in claims {
         let (segment, kind, _) = claim;
         for key in keys(kind) {
-            match first.get(&key) {
-                Some((other, ..)) if other != segment => {
-                    out.extend(first.get(&key).map(|other| conflict(other, claim)));
+            match first.get(known.number(&key) as usize) {
+                Some(other) if other.0 != *segment => {
+                    out.push(conflict(other, claim));
                     break;
                 }
                 Some(_) => {}
-                None => drop(first.insert(key, claim)),
+                None => first.push(claim),
             }
         }
     }

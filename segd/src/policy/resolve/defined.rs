@@ -14,6 +14,7 @@ use crate::policy::{
     document::{Document, SegmentEntry},
     lint,
     model::{Segment, SelectorKind},
+    numbers::Words,
 };
 
 /// A matcher: its segment, what it says, where.
@@ -33,6 +34,8 @@ pub(super) struct Defined {
     segments: Arc<BTreeMap<String, Segment>>,
     /// Where segments are defined.
     pub spans: BTreeMap<String, Span>,
+    /// Their names, to be found fast.
+    names: Words,
     /// Every matcher.
     pub matchers: Arc<Vec<Claim>>,
     /// What is wrong with them, and between them.
@@ -48,8 +51,10 @@ pub(super) struct Defined {
 pub(super) struct Defining<'p> {
     pub places: &'p Places<'p>,
     pub out: Vec<Diagnostic>,
-    pub segments: BTreeMap<String, Segment>,
-    pub spans: BTreeMap<String, Span>,
+    /// Names that were defined, with the place of each in `spans`.
+    pub names: Words,
+    pub spans: Vec<(String, Span)>,
+    pub segments: Vec<(String, Segment)>,
     pub claims: Vec<Claim>,
 }
 
@@ -60,6 +65,11 @@ impl Defining<'_> {
 }
 
 impl Defined {
+    /// Whether a segment has this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.find(name).is_some()
+    }
+
     /// What the matchers probably do not mean.
     pub(super) fn warnings(&self) -> &[Diagnostic] {
         self.warnings.get_or_init(|| {
@@ -99,16 +109,19 @@ impl Resolver<'_> {
         let mut defining = Defining {
             places: &self.places,
             out: Vec::new(),
-            segments: BTreeMap::new(),
-            spans: BTreeMap::new(),
+            names: Words::default(),
+            spans: Vec::new(),
+            segments: Vec::new(),
             claims: Vec::new(),
         };
         defining.segments(documents);
         Defined {
             conflicts: conflicts(&defining.claims),
             needs: Needs::of(&defining.claims),
-            segments: Arc::new(defining.segments),
-            spans: defining.spans,
+            // Sorted first, which is faster than to find a place for one after another.
+            segments: Arc::new(defining.segments.into_iter().collect()),
+            spans: defining.spans.into_iter().collect(),
+            names: defining.names,
             matchers: Arc::new(defining.claims),
             out: defining.out,
             warnings: OnceLock::new(),

@@ -217,7 +217,7 @@ mod tests {
                     2 => drop(lines.splice(at..end, new.map(|line| line.replace("    -", "  -")))),
                     // Within a line.
                     3 => if let Some(line) = lines.get_mut(at) { *line = line.replace("web", "db").replacen('t', "u", gone) },
-                    4 => if let Some(line) = lines.get_mut(at) { (0..gone).for_each(|_| drop(line.pop())) },
+                    4 => if let Some(line) = lines.get_mut(at) { for _ in 0..gone { line.pop(); } },
                     _ => drop(lines.splice(at..end, new)),
                 }
                 reads_on(&mut files, &lines.concat());

@@ -36,13 +36,34 @@ pub(super) struct Known {
     /// Peers that were looked up before, by labels; `any` has none.
     pub looked_up: BTreeMap<Labels, Arc<BTreeSet<Peer>>>,
     /// What a single name found: rules that name it share it.
-    pub alone: BTreeMap<String, Arc<BTreeSet<Peer>>>,
+    pub alone: Alone,
     /// Services that a rule is about.
     pub services: BTreeSet<Arc<[Interval]>>,
     /// How many of the two that a policy can make up there were when they were looked through.
     looked_through: (usize, usize),
     /// The rules of each file, by its place.
     files: BTreeMap<usize, RulesOfFile>,
+}
+
+/// Peers by single names.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    names: Words,
+    /// By the number of the name.
+    peers: Vec<Arc<BTreeSet<Peer>>>,
+}
+
+impl Alone {
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<BTreeSet<Peer>>> {
+        self.peers.get(self.names.find(name)? as usize)
+    }
+
+    /// Adds a name that is not there yet.
+    pub(super) fn insert(&mut self, name: &str, peers: Arc<BTreeSet<Peer>>) {
+        if self.names.number(name) as usize == self.peers.len() {
+            self.peers.push(peers);
+        }
+    }
 }
 
 /// What the rules of a file were found to be.
@@ -88,14 +109,18 @@ impl Resolver<'_> {
         self.known.ends.resize(words.count(), None);
         self.known.ports.resize(words.count(), None);
         let mut known = mem::take(&mut self.known.files);
+        let sources = self.sources;
+        let name = |kept: &Kept| sources.get(kept.place).map_or("", |source| source.name.as_str());
+        let is_of = |known: &RulesOfFile, kept: &Kept| {
+            known.name == name(kept) && Arc::ptr_eq(&known.file, &kept.file)
+        };
+        let is_new = |kept: &&Kept| known.get(&kept.place).is_none_or(|known| !is_of(known, kept));
+        let new = files.iter().filter(is_new);
+        let mut made = self.made_ahead(&new.collect::<Vec<&Kept>>(), words).into_iter();
         for kept in files {
-            let source = self.sources.get(kept.place);
-            let name = source.map_or("", |source| source.name.as_str());
-            let is_known =
-                |of_file: &RulesOfFile| of_file.name == name && Arc::ptr_eq(&of_file.file, &kept.file);
-            let of_file = match known.remove(&kept.place).filter(is_known) {
+            let of_file = match known.remove(&kept.place).filter(|known| is_of(known, kept)) {
                 Some(known) => known,
-                None => self.of_file(name, kept, words),
+                None => self.of_file(name(kept), kept, words, made.next().flatten()),
             };
             self.policy.rules.add(Arc::clone(&of_file.rules));
             self.out.extend(of_file.out.iter().cloned());
@@ -107,9 +132,10 @@ impl Resolver<'_> {
         self.known.look_through();
     }
 
-    fn of_file(&mut self, name: &str, kept: &Kept, words: &Words) -> RulesOfFile {
+    /// What a file's rules are found to be; `made`: they, if nothing is to be said about them.
+    fn of_file(&mut self, name: &str, kept: &Kept, words: &Words, made: Option<Vec<Rule>>) -> RulesOfFile {
         let before = mem::take(&mut self.out);
-        let rules = Arc::new(self.rules_of(kept, words));
+        let rules = Arc::new(made.unwrap_or_else(|| self.rules_of(kept, words)));
         RulesOfFile {
             name: name.to_owned(),
             file: Arc::clone(&kept.file),

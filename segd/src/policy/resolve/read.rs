@@ -18,7 +18,6 @@ use crate::policy::{
         self, Document,
         allowance::{self, Allowance},
         cuts::Cuts,
-        rules::PlainRule,
         tree::{self, Taken},
     },
     model::Source,
@@ -120,7 +119,6 @@ impl ReadFiles {
             let file = file.map_or_else(OnceLock::new, OnceLock::from);
             files.push((Reading { place, source, file }, known));
         }
-        read_all(files.iter().map(|(reading, _)| reading));
         // Words of files that are gone are not kept for ever.
         let again = self.words.count() > 2 * self.gathered + MANY_WORDS;
         if again {
@@ -128,12 +126,18 @@ impl ReadFiles {
             self.known = Known::default();
         }
         let mut kept = Vec::with_capacity(files.len());
-        for (reading, known) in &files {
-            kept.push(match known {
-                Some(known) if !again => known.clone(),
-                _ => self.look_up(reading),
-            });
-        }
+        // Names and ports of one file are looked up while others are read.
+        read_all(files.iter().map(|(reading, _)| reading), |read_another| {
+            for (reading, known) in &files {
+                kept.push(match known {
+                    Some(known) if !again => known.clone(),
+                    _ => {
+                        while reading.file.get().is_none() && read_another() {}
+                        self.look_up(reading)
+                    }
+                });
+            }
+        });
         if again || self.last.is_empty() {
             self.gathered = self.words.count();
         }
@@ -146,16 +150,25 @@ impl ReadFiles {
         let file = Arc::clone(reading.finish());
         let text = &reading.source.text;
         let mut columns = Columns::new(text);
-        let mut find = |plain: &PlainRule| {
-            let (line, column) = columns.of(plain.start());
-            Found {
-                words: plain.texts(text).map(|word| self.words.number(word)),
-                line,
-                column,
-            }
+        let mut numbers = Vec::new();
+        let mut find = |document: &Document| {
+            let plain = &document.rules.plain;
+            let texts: Vec<&str> = plain.iter().flat_map(|plain| plain.texts(text)).collect();
+            numbers.clear();
+            self.words.numbers(&texts, &mut numbers);
+            let found = plain.iter().zip(numbers.chunks_exact(3)).map(|(plain, words)| {
+                let (line, column) = columns.of(plain.start());
+                let mut found = Found {
+                    words: [0; 3],
+                    line,
+                    column,
+                };
+                found.words.copy_from_slice(words);
+                found
+            });
+            found.collect()
         };
-        let documents = file.documents.iter();
-        let plain = documents.map(|document| document.rules.plain.iter().map(&mut find).collect());
+        let plain = file.documents.iter().map(&mut find);
         Kept {
             place: reading.place,
             text: Arc::clone(text),
@@ -230,27 +243,34 @@ const WORTH_A_THREAD: usize = 256 << 10;
 /// However many processors there are: each holds a file as a tree.
 const MOST_THREADS: usize = 8;
 
-/// Reads what is not read yet: what stands in one file is no matter of another, so several are read at once.
-fn read_all<'r>(files: impl Iterator<Item = &'r Reading<'r>>) {
+/// How many threads so many files are worth, which have so many bytes together.
+pub(super) fn threads_for(files: usize, bytes: usize) -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let most = processors.min(MOST_THREADS).min(files);
+    most.min(bytes / WORTH_A_THREAD)
+}
+
+/// Reads what is not read yet: what stands in one file is no matter of another, so several are read at once. `meanwhile` is done
+/// on this thread, and may read another file as often as it has to wait for one; whether there was one is returned.
+fn read_all<'r>(files: impl Iterator<Item = &'r Reading<'r>>, meanwhile: impl FnOnce(&dyn Fn() -> bool)) {
     let new: Vec<&Reading<'_>> = files.filter(|reading| reading.file.get().is_none()).collect();
     let bytes: usize = new.iter().map(|reading| reading.source.text.len()).sum();
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = processors
-        .min(MOST_THREADS)
-        .min(new.len())
-        .min(bytes / WORTH_A_THREAD);
+    let threads = threads_for(new.len(), bytes);
     let next = AtomicUsize::new(0);
     let take = || {
-        while let Some(reading) = new.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let reading = new.get(next.fetch_add(1, Ordering::Relaxed));
+        reading.is_some_and(|reading| {
             reading.finish();
-        }
+            true
+        })
     };
+    let take_all = || while take() {};
     thread::scope(|scope| {
         for _ in 1..threads {
             // A thread that cannot be had leaves its part to the others.
-            drop(thread::Builder::new().spawn_scoped(scope, take));
+            drop(thread::Builder::new().spawn_scoped(scope, take_all));
         }
-        take();
+        meanwhile(&take);
     });
 }
 

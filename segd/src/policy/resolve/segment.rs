@@ -10,33 +10,65 @@ use crate::policy::{
     diagnostic::{Code, Diagnostic, Span},
     document::{Document, Matcher, MatcherKind, SegmentEntry, Text},
     model::{Mode, Segment, Selector, SelectorKind},
+    numbers::Numbers,
 };
+
+/// Identifiers of names, and the last name that has each.
+#[derive(Default)]
+struct Ids {
+    numbers: Numbers,
+    /// By number, the identifier, the name and where it stands.
+    met: Vec<(u32, String, Option<Span>)>,
+}
+
+impl Ids {
+    /// Adds a name; whoever had its identifier before is returned.
+    fn insert(&mut self, name: &str, span: Option<Span>) -> Option<(String, Option<Span>)> {
+        let (id, next) = (segment_id(name), self.met.len() as u32);
+        let met = &self.met;
+        let number = self.numbers.number(&id, next, |number| {
+            met.get(number as usize).is_some_and(|(known, ..)| *known == id)
+        });
+        let new = (id, name.to_owned(), span);
+        match self.met.get_mut(number as usize) {
+            Some(known) => {
+                let (_, name, span) = std::mem::replace(known, new);
+                Some((name, span))
+            }
+            None => {
+                self.met.push(new);
+                None
+            }
+        }
+    }
+}
 
 impl Defining<'_> {
     pub(super) fn segments(&mut self, documents: &[&Document]) {
-        let mut ids: BTreeMap<u32, (String, Option<Span>)> = BTreeMap::new();
+        let mut ids = Ids::default();
         for built_in in ["host", "world"] {
-            ids.insert(segment_id(built_in), (built_in.to_owned(), None));
+            ids.insert(built_in, None);
         }
         for document in documents {
             let mode = document.mode.map(|(mode, _)| mode).unwrap_or_default();
             for entry in &document.segments {
                 if self.declare(entry, &mut ids) {
                     let segment = self.segment(entry, mode);
-                    self.segments.insert(segment.name.clone(), segment);
+                    self.segments.push((segment.name.clone(), segment));
                 }
             }
         }
     }
 
     /// Whether the name is new and can be used.
-    fn declare(&mut self, entry: &SegmentEntry, ids: &mut BTreeMap<u32, (String, Option<Span>)>) -> bool {
+    fn declare(&mut self, entry: &SegmentEntry, ids: &mut Ids) -> bool {
         let Text { value, span } = &entry.name;
         if let Err((code, problem)) = name::segment(value) {
             self.report(problem.at(code, *span));
             return false;
         }
-        if let Some(first) = self.spans.get(value) {
+        let place = self.names.number(value) as usize;
+        if let Some((_, first)) = self.spans.get(place) {
             let message = format!("segment `{value}` is defined twice");
             let diagnostic = Diagnostic::error(Code::DuplicateName, *span, message)
                 .related(*first, "first here")
@@ -44,8 +76,8 @@ impl Defining<'_> {
             self.report(diagnostic);
             return false;
         }
-        self.spans.insert(value.clone(), *span);
-        if let Some((other, first)) = ids.insert(segment_id(value), (value.clone(), Some(*span))) {
+        self.spans.push((value.clone(), *span));
+        if let Some((other, first)) = ids.insert(value, Some(*span)) {
             let message = format!("`{value}` and `{other}` have the same identifier");
             let mut diagnostic = Diagnostic::error(Code::IdentifierCollision, *span, message)
                 .help("segments are known by a 32-bit hash of their name; rename one of the two");
@@ -67,7 +99,7 @@ impl Defining<'_> {
             }
             labels.insert(key.value.clone(), value.value.clone());
         }
-        let mut selectors: Vec<Selector> = Vec::new();
+        let mut selectors: Vec<Selector> = Vec::with_capacity(entry.matchers.len());
         let mut seen: BTreeSet<SelectorKind> = BTreeSet::new();
         for matcher in &entry.matchers {
             let Some(kind) = self.selector(matcher) else {
@@ -77,7 +109,8 @@ impl Defining<'_> {
                 location: self.places.locate(matcher.span),
                 kind,
             };
-            if !seen.insert(selector.kind.clone()) {
+            // Most segments have one.
+            if entry.matchers.len() > 1 && !seen.insert(selector.kind.clone()) {
                 let message = format!("segment `{}` matches `{}` twice", entry.name.value, selector.kind);
                 self.report(Diagnostic::warning(Code::Redundant, matcher.span, message));
                 continue;

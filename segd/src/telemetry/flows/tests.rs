@@ -4,22 +4,34 @@ use segd_common::address::mapped;
 
 use super::*;
 use crate::policy::{
-    compiled::RuleInfo,
-    model::{Action, Location, RuleLabel},
+    compiled::ToldRules,
+    model::{Action, Home, Rule, Spot},
 };
 
 fn tables(document: &str, number: u32) -> Arc<CompiledTables> {
+    let home = Arc::new(Home {
+        file: "p.yaml".into(),
+        document: document.into(),
+        text: "".into(),
+    });
+    let spot = Spot {
+        line: 12,
+        column: 3,
+        number,
+        start: 0,
+        end: 0,
+    };
+    let ends = [Arc::default(), Arc::default()];
+    let rule = Rule::new(
+        (home, spot),
+        Action::Allow,
+        ends,
+        Arc::default(),
+        (None, Arc::default()),
+    );
     Arc::new(CompiledTables {
         names: Arc::new(["", "host", "world", "", "web", "db"].map(String::from).to_vec()),
-        rules: Arc::new(vec![RuleInfo {
-            label: RuleLabel::new(document.into(), Action::Allow, number),
-            location: Location {
-                file: "p.yaml".into(),
-                line: 12,
-                column: 3,
-            },
-            term: Arc::default(),
-        }]),
+        rules: ToldRules([rule].into_iter().collect()),
         ..Default::default()
     })
 }

@@ -149,6 +149,29 @@ async fn a_crowd_that_says_little_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_reads_slowly_shares_a_few_pages() {
+    let source = Fixed { ready: true };
+    let mut pages = Pages::default();
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        held.push(pages.page(&source).await.expect("a page"));
+    }
+    let texts: std::collections::BTreeSet<*const u8> = held.iter().map(|page| page.as_ptr()).collect();
+    assert_eq!(texts.len(), MOST_PAGES);
+    assert_eq!(pages.sent.len(), MOST_PAGES);
+    // Nobody reads any more: what comes next is new, and nothing is kept for it.
+    drop(held);
+    assert_eq!(
+        pages.sent.iter().filter(|page| page.strong_count() > 0).count(),
+        0
+    );
+    let now = Fixed { ready: false };
+    let page = pages.page(&now).await.expect("a page");
+    assert!(String::from_utf8_lossy(&page).contains("\nsegd_enforcing 0\n"));
+    assert_eq!(pages.sent.len(), 1);
+}
+
+#[tokio::test]
 async fn refuses_an_endless_head() {
     let (address, _tasks) = server(true).await;
     let mut stream = TcpStream::connect(address).await.expect("it accepts");

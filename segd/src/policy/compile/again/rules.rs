@@ -17,8 +17,6 @@ pub struct Rules {
     pub moved: Moved,
     /// Every rule has the ends of the one that had its number.
     pub same_ends: bool,
-    /// People are told the same of every one.
-    pub told_the_same: bool,
 }
 
 /// Rules whose number is another than before.
@@ -71,7 +69,6 @@ impl Rules {
         let mut same = Same::of(new.len());
         let mut rules = Rules {
             same_ends: true,
-            told_the_same: old.len() == new.len(),
             ..Rules::default()
         };
         for ((old_at, old), (new_at, new)) in old.pieces().zip(new.pieces()) {
@@ -91,7 +88,7 @@ impl Rules {
         (mut new_at, new): (usize, &[Rule]),
         most: usize,
     ) -> Option<()> {
-        let of_list = |one: &Rule, next: &Rule| one.label.is_of_list_of(&next.label);
+        let of_list = Rule::is_of_list_of;
         if old.chunk_by(of_list).count() != new.chunk_by(of_list).count() {
             return self.compare_list(same, (old_at, old), (new_at, new), most);
         }
@@ -140,8 +137,6 @@ impl Rules {
             }
             self.moved.from(old_at + old_end, new_at + new_end)?;
         }
-        self.told_the_same =
-            self.told_the_same && old.len() == new.len() && pairs().all(|(old, new)| same.told(old, new));
         Some(())
     }
 }
@@ -186,16 +181,6 @@ impl Same {
 
     fn ends(&mut self, old: &Rule, new: &Rule) -> bool {
         self.content(&old.from, &new.from) && self.content(&old.to, &new.to)
-    }
-
-    /// Whether people are told the same of both, and the same of when they hold.
-    fn told(&mut self, old: &Rule, new: &Rule) -> bool {
-        let (one, other) = (&old.label, &new.label);
-        (old.location.line, old.location.column) == (new.location.line, new.location.column)
-            && (one.list(), one.number()) == (other.list(), other.number())
-            && self.content(&old.location.file, &new.location.file)
-            && self.content(one.document(), other.document())
-            && (Arc::ptr_eq(&old.term, &new.term) || old.term == new.term)
     }
 
     fn content<T: PartialEq + ?Sized>(&mut self, old: &Arc<T>, new: &Arc<T>) -> bool {
