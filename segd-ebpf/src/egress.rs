@@ -17,6 +17,7 @@ use crate::{
     policy::Policy,
     publish::publish,
     ruling::{DIALS, KEEP, PEER_LOCAL, PUBLISH, REVERSED, Ruling, judge, settle, tell},
+    settled,
     skb::{Skb, parse},
     tcp as stream,
     toward::{Place, judge_departure, locate},
@@ -29,7 +30,7 @@ pub fn egress(skb: Skb) -> bool {
     // Before anything is made room for: most packets end here.
     if let Some(policy) = &policy
         && let Some(socket) = skb.socket()
-        && stream::may_go_on(policy, skb, socket, Hook::Egress)
+        && settled::may_go_on(policy, skb, socket, Hook::Egress)
     {
         return true;
     }

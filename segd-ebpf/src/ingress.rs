@@ -19,6 +19,7 @@ use crate::{
     identity, kept,
     policy::Policy,
     ruling::{COPY, KEEP, REVERSED, Ruling, judge, settle, tell},
+    settled,
     skb::{LOOPBACK, Skb, parse},
     tcp as stream,
 };
@@ -30,7 +31,7 @@ pub fn ingress(skb: Skb) -> bool {
     // As at egress.
     if let Some(policy) = &policy
         && let Some(socket) = skb.socket()
-        && stream::may_go_on(policy, skb, socket, Hook::Ingress)
+        && settled::may_go_on(policy, skb, socket, Hook::Ingress)
     {
         return true;
     }

@@ -25,8 +25,8 @@ use crate::{
     maps::{LINKS, NAMESPACES, SOURCES},
     policy::Policy,
     ruling::reason,
+    settled,
     skb::Skb,
-    tcp as stream,
     toward::place,
 };
 
@@ -83,7 +83,7 @@ fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
     plain
         && skb
             .socket()
-            .is_some_and(|socket| stream::is_settled(policy, socket))
+            .is_some_and(|socket| settled::is_settled(policy, socket))
         && segd_bears_own_tuple(skb.skb) != 0
 }
 

@@ -33,6 +33,7 @@ mod policy;
 mod publish;
 mod ruling;
 mod sessions;
+mod settled;
 mod skb;
 mod sockets;
 mod source;

@@ -201,8 +201,12 @@ impl Agent {
             Command::Probe { probes } => Answer::Outcomes {
                 outcomes: probe_all(probes),
             },
-            Command::OpenTcp { to, timeout_ms } => {
-                let stream = TcpStream::connect_timeout(&to, Duration::from_millis(timeout_ms))?;
+            Command::OpenTcp { to, from, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                let stream = match from {
+                    Some(from) => TcpStream::from(sys::connected_from(from, to, timeout)?),
+                    None => TcpStream::connect_timeout(&to, timeout)?,
+                };
                 // Whoever asked waits for the answer: a test whose packets are lost must fail, not hang.
                 stream.set_write_timeout(Some(Duration::from_secs(10)))?;
                 self.keep(Kept::Stream(stream), start)?

@@ -136,7 +136,12 @@ pub enum Command {
     /// Runs all probes at once, answers in order.
     Probe { probes: Vec<Probe> },
     /// Connects and keeps the connection.
-    OpenTcp { to: SocketAddr, timeout_ms: u64 },
+    OpenTcp {
+        to: SocketAddr,
+        /// The local address to bind, if it matters.
+        from: Option<SocketAddr>,
+        timeout_ms: u64,
+    },
     /// A UDP socket, kept; connected if `to` is given.
     OpenUdp {
         bind: SocketAddr,

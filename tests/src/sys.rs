@@ -195,6 +195,23 @@ pub fn connect(fd: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// A TCP socket that is bound and connected.
+///
+/// # Errors
+/// The kernel's, of whichever call refuses first.
+pub fn connected_from(from: SocketAddr, to: SocketAddr, timeout: std::time::Duration) -> io::Result<OwnedFd> {
+    let family = if to.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let fd = socket(family, libc::SOCK_STREAM, 0)?;
+    set_send_timeout(&fd, timeout)?;
+    bind(&fd, from)?;
+    connect(&fd, to)?;
+    Ok(fd)
+}
+
 /// `bind`.
 ///
 /// # Errors

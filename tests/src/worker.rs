@@ -259,6 +259,21 @@ impl Worker {
     pub fn open_tcp(&self, to: impl Into<SocketAddr>) -> Result<Handle, Refusal> {
         self.make(&Command::OpenTcp {
             to: to.into(),
+            from: None,
+            timeout_ms: 2000,
+        })
+    }
+
+    /// The same, from an address.
+    #[track_caller]
+    pub fn open_tcp_from(
+        &self,
+        from: impl Into<SocketAddr>,
+        to: impl Into<SocketAddr>,
+    ) -> Result<Handle, Refusal> {
+        self.make(&Command::OpenTcp {
+            to: to.into(),
+            from: Some(from.into()),
             timeout_ms: 2000,
         })
     }

@@ -61,16 +61,24 @@ impl Container {
 
     /// Turns what matches, and goes to the one, to the other.
     fn divert(&self, matching: &str, also: &str) {
+        self.divert_to(self.wrong.v4, matching, also);
+    }
+
+    fn divert_to(&self, to: Ipv4Addr, matching: &str, also: &str) {
         let text = format!(
             "table netdev divert {{
 chain away {{ type filter hook egress device \"eth0\" priority 0;
-ip daddr {} {matching} {also} ip daddr set {} ether daddr set ff:ff:ff:ff:ff:ff
+ip daddr {} {matching} {also} ip daddr set {to} ether daddr set ff:ff:ff:ff:ff:ff
 }}
 }}
 ",
-            self.right.v4, self.wrong.v4
+            self.right.v4
         );
         self.near.run(&["nft", "-f", "-"], &text);
+    }
+
+    fn straight(&self) {
+        self.near.run(&["nft", "-f", "-"], "delete table netdev divert\n");
     }
 
     /// How many packets of a protocol reached the machine that may not be asked.
@@ -166,15 +174,70 @@ fn echoes_and_ports_of_dhcp_are_no_way_to_another_machine() {
         });
     }
     scene.stays(1, 0);
-    scene
-        .near
-        .run(&["nft", "-f", "-"], "delete table netdev divert\n");
+    scene.straight();
+    // To the host, which no socket's hook would judge for.
+    scene.divert_to(v4(1), "icmp type echo-request", "");
+    scene.segd.denies(1, &["no-rule"], || {
+        scene.enemy.probe(Kind::Echo, (right, 0), "diverted;");
+    });
+    scene.straight();
     scene.divert("udp dport 5400", "udp sport set 68 udp dport set 67");
     let socket = scene.enemy.open_udp((v4(10), 0), None).unwrap();
     scene.segd.denies(1, &["no-rule"], || {
         scene.enemy.send_to(socket, (right, PORT), "diverted;").ok();
     });
     scene.stays(17, 0);
+}
+
+/// Class 13. Who leads another machine's address to himself speaks with himself there, and with nobody else once it leads elsewhere.
+#[test]
+fn what_a_container_says_to_itself_by_anothers_address_opens_no_way_there() {
+    let Some(scene) = Container::open(RIGHT) else {
+        return;
+    };
+    let wrong = scene.wrong.v4;
+    let lead = format!("local {wrong}/32 dev lo src {}", v4(10));
+    scene.near.ip("link set lo up");
+    scene.near.ip(&format!("route add {lead}"));
+    // From the other's address, as it is this namespace's now, to its own: what the listener answers goes there.
+    let ear = scene.enemy.listen_tcp((v4(10), 7000));
+    let session = scene.enemy.open_tcp_from((wrong, 7001), (v4(10), 7000)).unwrap();
+    scene.enemy.send(session, "inside;").unwrap();
+    scene.enemy.wait_for_message(ear, "inside;");
+    scene.enemy.send_accepted(ear, "inside;").unwrap();
+    assert_eq!(
+        scene.enemy.receive(session, 2000).unwrap().as_deref(),
+        Some("inside;")
+    );
+    // Datagrams: what went round by loopback a moment ago accounts for nothing at the link.
+    let datagram = |to: Ipv4Addr, token: &str| {
+        let craft = Craft::udp((to, PORT), token).bind((v4(10), 7002));
+        scene.enemy.craft(craft.connected()).ok();
+    };
+    scene.divert("udp dport 5400", "");
+    datagram(wrong, "inside;");
+    scene
+        .segd
+        .denies(1, &["no-rule"], || datagram(scene.right.v4, "outside;"));
+    scene.stays(17, 0);
+    scene.straight();
+    // And a connection's next segment is judged by where it goes.
+    scene.near.ip(&format!("route del {lead}"));
+    let before = scene.segd.denied().get("no-rule").copied().unwrap_or(0);
+    scene.enemy.send_accepted(ear, "outside;").ok();
+    wait::wait_until("it is denied", PATIENCE, || {
+        scene.segd.denied().get("no-rule").copied().unwrap_or(0) > before
+    });
+    scene.stays(6, 0);
+    // Led back, it goes on.
+    scene.near.ip(&format!("route add {lead}"));
+    wait::wait_until("it is heard", PATIENCE, || {
+        scene
+            .enemy
+            .receive(session, 500)
+            .unwrap()
+            .is_some_and(|text| text.contains("outside;"))
+    });
 }
 
 /// Class 10. A tunnel's packets that are too long are cut behind all hooks: no piece leaves, and what is allowed leaves in pieces.
@@ -265,6 +328,7 @@ spec:
   allow:
     - {{from: partner, to: db, ports: [udp/5432]}}
     - {{from: trusted, to: host, ports: [udp/4789]}}
+    - {{from: rogue, to: world, ports: [udp/4789]}}
 ",
         rogue.path(),
         db.path(),
@@ -287,6 +351,16 @@ spec:
     });
     for _ in 0..3 {
         segd.denies(2, &["no-rule"], || sends(&enemy, host, "wrong;"));
+    }
+    // To all on its link, which the policy lets it, and the host's tunnel is among them.
+    side.ip("route add 224.0.0.0/4 dev eth0");
+    for all in [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::BROADCAST] {
+        let craft = Craft::datagram((all, 4789), &payload("wrong;"))
+            .flag(libc::SOL_SOCKET, libc::SO_BROADCAST, 1)
+            .bind((Ipv4Addr::new(10, 213, 41, 2), 0));
+        segd.denies(1, &["no-rule"], || {
+            enemy.craft(craft).ok();
+        });
     }
     wait::quiet(wait::SILENCE);
     assert!(!server.inbox(ear).has("wrong;"), "{}", segd.log());

@@ -4,9 +4,9 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::symlink,
+    os::{fd::AsRawFd as _, unix::fs::symlink},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use segd_tests::{
@@ -147,6 +147,55 @@ fn a_single_file_that_is_replaced_reloads() {
         segd.reload(|file| write_atomically(file, &policy(&web, &db, NOTHING)));
         pair.expect(false, &format!("taken-back-{round};"));
     }
+}
+
+/// Nothing dates it and no event tells of it: the look at everything finds it, though the file was read before, and is taken for what
+/// it was by a look at what changed.
+#[test]
+fn what_is_written_through_a_mapping_comes_into_force() {
+    const EVERYTHING: Duration = Duration::from_secs(5);
+    let Some(lab) = Lab::open() else { return };
+    let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
+    let pair = Pair::new(&lab, &web, &db);
+    let directory = tempfile::Builder::new()
+        .prefix("segd-t-")
+        .tempdir_in("/dev/shm")
+        .unwrap();
+    let file = directory.path().join("one.yaml");
+    let text = policy(&web, &db, ALLOW);
+    write_atomically(&file, &text);
+    let segd = lab.segd("").policy_path(&file).start();
+    pair.expect(true, "start;");
+    // So long that the file is read when its times are sure to say whether it changed.
+    let began = Instant::now();
+    wait::wait_until("two looks at everything".to_owned(), PATIENCE, || {
+        began.elapsed() > 2 * EVERYTHING
+    });
+    segd.reload(|file| {
+        let at = text.find("from: web").unwrap();
+        let held = fs::File::options().read(true).write(true).open(file).unwrap();
+        // SAFETY: a mapping of its own, of a file that has so many bytes.
+        unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                text.len(),
+                access,
+                libc::MAP_SHARED,
+                held.as_raw_fd(),
+                0,
+            );
+            assert_ne!(page, libc::MAP_FAILED);
+            page.cast::<u8>()
+                .add(at)
+                .cast::<[u8; 9]>()
+                .write_unaligned(*b"from: db ");
+            libc::munmap(page, text.len());
+        }
+        // What closes the file tells of it: it must not be taken for what it was for good.
+        drop(held);
+    });
+    pair.expect(false, "mapped;");
 }
 
 fn swap_link(link: &Path, target: &str) {

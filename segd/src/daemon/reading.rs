@@ -95,6 +95,22 @@ impl Wanted {
 }
 
 impl Shared {
+    /// Reads the policy and puts it in force if it changed; if `asked`, also over one that was applied.
+    fn reload(&self, look: Look, asked: bool) -> Result<Reloaded, Refusal> {
+        let began = Instant::now();
+        let texts = {
+            let looked = &mut lock(&self.looked);
+            let texts = looked.read(&self.options.policy, &self.options.trust, look);
+            let read = looked.bytes_read();
+            tracing::trace!(
+                "looked at the policy's files in {:?}, read {read} bytes",
+                began.elapsed()
+            );
+            texts
+        };
+        self.take(texts, asked)
+    }
+
     /// Reads the policy and puts it in force if it changed: at once, or, where it has to be signed, as soon as it is verified.
     pub(super) fn look_at_policy(self: &Arc<Self>, wanted: Wanted) {
         let Some(gate) = self.options.gate.clone() else {
@@ -163,5 +179,17 @@ impl Shared {
             self.look_at_policy(next);
         }
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_event_is_believed_to_tell_what_changed() {
+        assert_eq!(Wanted::by_watch().look, Look::AtChanges);
+        assert_eq!(Wanted::by_timer().look, Look::Whole);
+        assert_eq!(Wanted::by(None).look, Look::Whole);
     }
 }

@@ -202,22 +202,6 @@ impl Shared {
         }
     }
 
-    /// Reads the policy and puts it in force if it changed; if `asked`, also over one that was applied.
-    pub(super) fn reload(&self, look: Look, asked: bool) -> Result<Reloaded, Refusal> {
-        let began = Instant::now();
-        let texts = {
-            let looked = &mut lock(&self.looked);
-            let texts = looked.read(&self.options.policy, &self.options.trust, look);
-            let read = looked.bytes_read();
-            tracing::trace!(
-                "looked at the policy's files in {:?}, read {read} bytes",
-                began.elapsed()
-            );
-            texts
-        };
-        self.take(texts, asked)
-    }
-
     /// Puts what was read of the policy's files in force if it is new.
     pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let answer = self.put_in_force(texts, asked);

@@ -121,6 +121,21 @@ fn hash_of_nothing_is_the_same_for_ever() {
 }
 
 #[test]
+fn hash_is_the_same_in_every_version() {
+    let source = |name: &str, text: &str| Source {
+        name: name.to_owned(),
+        text: text.into(),
+    };
+    let sources = [source("a.yaml", "one"), source("b.yaml", "zw\u{f6}lf\n")];
+    let hash = Texts::of(&sources).hash();
+    assert_eq!(hash.to_string(), "90436b287951246cd5a8bb6317cf02e3");
+    assert_eq!(
+        ContentHash::of_text("90436b287951246cd5a8bb6317cf02e3"),
+        Some(hash)
+    );
+}
+
+#[test]
 fn a_path_given_twice_is_read_once() {
     let root = directory();
     let file = root.path().join("a.yaml");

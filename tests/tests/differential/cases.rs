@@ -309,7 +309,7 @@ impl Packet {
             && self
                 .rule
                 .as_ref()
-                .is_none_or(|label| rule.is_some_and(|rule| rule.label == **label))
+                .is_none_or(|label| rule.is_some_and(|rule| rule.label() == **label))
     }
 }
 

@@ -1,3 +1,5 @@
+//! Which files are read again, and which are as they were.
+
 use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _};
 
 use super::*;
