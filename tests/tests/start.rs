@@ -238,7 +238,10 @@ fn a_pin_directory_of_a_living_segd_is_not_taken_over() {
 fn of_two_that_start_at_once_one_enforces_and_the_other_takes_nothing_away() {
     let Some(_lab) = Lab::open() else { return };
     let directory = format!("{BPFFS}/{PIN_PREFIX}{}-twice", std::process::id());
-    let both = [(); 2].map(|()| Builder::new(POLICY).pin_dir(&directory).launch());
+    // One takes far longer to read its policy than the other to attach everything.
+    let rules = (1..20_000).map(|port| format!("    - {{from: web, to: db, ports: [udp/{port}]}}\n"));
+    let long: String = [POLICY.to_owned()].into_iter().chain(rules).collect();
+    let both = [long.as_str(), POLICY].map(|policy| Builder::new(policy).pin_dir(&directory).launch());
     let winner = wait::wait_for("one of them enforces, and the other is told so", PATIENCE, || {
         let gave_up = |segd: &Segd| segd.log().contains("another segd is running on");
         let enforces = |segd: &Segd| segd.logged_revision().is_some();
