@@ -33,7 +33,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{Known, LoadError, Loaded, Look, Looked, SourceError, Sources, Texts, resolve_read_quietly},
+    source::{Known, LoadError, Loaded, Looked, SourceError, Sources, Texts, resolve_read_quietly},
     telemetry::{clock, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
@@ -43,7 +43,7 @@ pub struct Shared {
     pub(super) engine: Mutex<Engine>,
     pub(super) state: Mutex<State>,
     /// The followed files as they were last looked at.
-    looked: Mutex<Looked>,
+    pub(super) looked: Mutex<Looked>,
     /// What stood in them when they were last read.
     read_files: Mutex<ReadFiles>,
     pub(super) flows: Arc<FlowLog>,
