@@ -24,7 +24,7 @@ use crate::{
     maps::SOCKETS,
     policy::Policy,
     ruling::{DIALS, NEW_FLOW, PEER_LOCAL, PUBLISH, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
-    skb::{Skb, Socket, state},
+    skb::{LOOPBACK, Skb, Socket, state},
     toward::{Place, judge_departure},
 };
 
@@ -240,6 +240,9 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     }
     if ruling.peer_cgroup != 0 {
         ruling.flags |= PEER_LOCAL;
+    }
+    if skb.device() == LOOPBACK {
+        memory.flags |= STATE_STAYS;
     }
     if ends(memory, packet, ruling, skb) {
         return ruling.fixed(Reason::Control);

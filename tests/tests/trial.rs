@@ -451,6 +451,50 @@ fn files_that_change_during_a_trial_wait_for_its_end() {
     assert_eq!(stage.verdicts(), [false, false, true, true]);
 }
 
+/// Two globs of one length that one cgroup fits: ambiguous, which shows when the tags are written.
+#[test]
+fn files_that_come_to_nothing_leave_the_way_back() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let segd = stage.enforce(&lab);
+    let files = segd.policy_path().join("policy.yaml");
+    segd.reload(|path| write_atomically(&path.join("policy.yaml"), &stage.tried()));
+    stage.expect_new("the files changed");
+    let _clash = stage.web.child("xx");
+    let base = stage.web.path();
+    let segments = format!(
+        "    one: {{match: [{{cgroup: {base}/x*}}]}}\n    two: {{match: [{{cgroup: '{base}/*x'}}]}}\n"
+    );
+    write_atomically(&files, &stage.policy(&segments, &[stage.none, stage.both]));
+    wait::wait_until("the files are refused", PATIENCE, || {
+        segd.metric("segd_policy_reload_total", &[("result", "failure")]) > Some(0.0)
+    });
+    let (code, said) = says(&segd, &["rollback"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_old("rolled back");
+}
+
+/// What was applied, and is what the files say by now, is not applied any more when they go on while the daemon is dead.
+#[test]
+fn what_the_files_have_caught_up_with_is_not_put_over_them_by_a_restart() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let mut segd = stage.enforce(&lab);
+    segd.reload(|path| write_atomically(&path.join("policy.yaml"), &stage.tried()));
+    let (code, said) = says(&segd, &["rollback"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_old("rolled back, over the files");
+    let files = segd.policy_path().join("policy.yaml");
+    write_atomically(&files, &stage.before());
+    wait::wait_until("the files have caught up", PATIENCE, || {
+        segd.json(&["status"])["policy_source"] == "files"
+    });
+    segd.kill();
+    write_atomically(&files, &stage.tried());
+    segd.restart();
+    stage.expect_new("what the files say");
+}
+
 #[test]
 fn files_that_failed_before_a_rollback_are_not_tried_over_it() {
     let Some(lab) = Lab::open() else { return };

@@ -45,7 +45,7 @@ use crate::{
         model::Policy,
     },
     report::chain,
-    source::{ContentHash, Loaded, Texts, git::Provenance, signature::Signed},
+    source::{ContentHash, Loaded, Sources, Texts, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
         births::Births,
@@ -175,9 +175,15 @@ impl Engine {
         }
         self.indexes.allocate(&loaded.policy, &keep)?;
         let done = self
-            .keep_text(next, loaded, origin)
-            .and_then(|()| self.prepare(loaded, active, next, &before))
+            .prepare(loaded, active, next, &before)
             .and_then(|(tables, selectors)| {
+                // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
+                let text = Sources {
+                    sources: loaded.sources.clone(),
+                    signed: loaded.signed.clone(),
+                    claimed: loaded.claimed.clone(),
+                };
+                self.keep_text(next, &text, origin)?;
                 let new = InForce {
                     active: next,
                     policy: Arc::clone(&loaded.policy),

@@ -279,8 +279,12 @@ impl Shared {
         let moved = !state.files.are(&now);
         // One that was signed anew has another serial: it is another policy, and what is older than it is older.
         if in_force.texts.are(&texts.sources) && in_force.signed == texts.signed {
-            // The files have caught up with what was applied.
+            let caught_up = in_force.origin != Origin::Files;
             in_force.origin = Origin::Files;
+            state.files = Known::Texts(in_force.texts.clone());
+            if caught_up {
+                engine.files_caught_up(texts);
+            }
         } else if on_trial {
             if moved && !state.files_wait {
                 tracing::warn!("the policy files changed: they wait, revision {revision} is on trial");
@@ -298,8 +302,6 @@ impl Shared {
             state.files_failed = false;
             return None;
         }
-        // What is the same is kept once.
-        state.files = Known::Texts(in_force.texts.clone());
         state.files_wait = false;
         state.files_failed = false;
         // A mistake was taken back.

@@ -85,7 +85,7 @@ impl Engine {
     pub(super) fn keep_text(
         &mut self,
         next: Active,
-        loaded: &Loaded,
+        policy: &Sources,
         origin: Origin,
     ) -> Result<(), ApplyError> {
         let kept = KeptOf {
@@ -96,14 +96,14 @@ impl Engine {
                 Origin::Files => String::new(),
                 Origin::Applied { files } => files.to_string(),
             },
-            commit: loaded.claimed.clone().map(Commit::from),
-            signature: loaded.signed.clone().map(Signature::from),
+            commit: policy.claimed.clone().map(Commit::from),
+            signature: policy.signed.clone().map(Signature::from),
             texts: Vec::new(),
         };
         let head = serde_json::to_vec(&kept).unwrap_or_default();
         let parts = Parts {
             head: head.strip_suffix(TAIL).unwrap_or_default(),
-            sources: &loaded.sources,
+            sources: &policy.sources,
             part: &|place, source| {
                 let mut part = Vec::with_capacity(source.text.len() + source.text.len() / 16);
                 part.extend((place > 0).then_some(b','));
@@ -114,6 +114,20 @@ impl Engine {
             tail: TAIL,
         };
         Ok(self.maps.keep_text(next.slot(), &parts)?)
+    }
+
+    /// The files have caught up with what was applied. A later daemon must not take it for applied still: the files may have gone on by
+    /// then, and come back to what they were.
+    pub(super) fn files_caught_up(&mut self, files: &Sources) {
+        let Some(active) = self.in_force.as_ref().map(|now| now.active) else {
+            return;
+        };
+        if let Err(error) = self.keep_text(active, files, Origin::Files) {
+            tracing::error!(
+                "noting that the policy in force is that of the files: {}",
+                chain(&error)
+            );
+        }
     }
 
     /// What a slot was made from, as far as that is known. Whether it was complete is told by the revision.
