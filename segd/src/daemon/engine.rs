@@ -178,12 +178,7 @@ impl Engine {
             .prepare(loaded, active, next, &before)
             .and_then(|(tables, selectors)| {
                 // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
-                let text = Sources {
-                    sources: loaded.sources.clone(),
-                    signed: loaded.signed.clone(),
-                    claimed: loaded.claimed.clone(),
-                };
-                self.keep_text(next, &text, origin)?;
+                self.keep_text(next, &Sources::from(loaded), origin)?;
                 let new = InForce {
                     active: next,
                     policy: Arc::clone(&loaded.policy),

@@ -49,6 +49,17 @@ pub struct Loaded {
     pub claimed: Option<Provenance>,
 }
 
+impl From<&Loaded> for Sources {
+    /// What it was made from; texts are shared.
+    fn from(loaded: &Loaded) -> Sources {
+        Sources {
+            sources: loaded.sources.clone(),
+            signed: loaded.signed.clone(),
+            claimed: loaded.claimed.clone(),
+        }
+    }
+}
+
 impl Loaded {
     /// The hash of its texts.
     #[must_use]
