@@ -17,18 +17,20 @@ use crate::{
     frame::Frame,
     handover::{Entry, Side, fill_key, now, within},
     identity::{self, UNKNOWN},
+    link::Way,
     lookup::{self, Holder},
     policy::Policy,
-    ruling::{REVERSED, Ruling, judge},
-    skb::Skb,
+    ruling::{REVERSED, Ruling, judge, reason},
+    skb::{LOOPBACK, Skb},
 };
 
 /// The cgroup of the workload that has sent what an error quotes, lately if that was a datagram; 0 if none has. Only its
-/// tuple can be asked for: a router quotes too little to tell more.
+/// tuple can be asked for: a router quotes too little to tell more. `round`: 1 for what went round by loopback, else 0.
 #[inline(never)]
-fn sender(quoted: &Packet, namespace: u64) -> u64 {
+fn sender(quoted: &Packet, namespace: u64, round: u64) -> u64 {
     let mut key = HandoverKey::default();
     fill_key(&mut key, quoted, namespace, Side::Source);
+    key.namespace |= namespace * round;
     let Some(entry) = Entry::at(&key) else {
         return 0;
     };
@@ -56,7 +58,11 @@ extern "C" fn segd_quoted_sender(skb: *mut __sk_buff, upper: u32, flags: u32) ->
     if quote(skb, upper, flags, &mut inner) == Quote::None as u32 {
         0
     } else {
-        sender(&inner, namespace)
+        match sender(&inner, namespace, 0) {
+            // An error about what left comes by loopback as well.
+            0 if skb.device() == LOOPBACK => sender(&inner, namespace, 1),
+            found => found,
+        }
     }
 }
 
@@ -111,7 +117,7 @@ pub fn may_leave(skb: Skb, error: &Packet) -> bool {
 /// Whether an error that comes in by a NIC is about a packet that left this host. `inner`: what it quotes.
 #[inline(never)]
 pub fn may_enter(frame: &Frame, error: &Packet, inner: &Packet) -> bool {
-    if sender(inner, 0) != 0 {
+    if sender(inner, 0, 0) != 0 {
         return true;
     }
     let own = identity::local(&inner.source).is_some_and(|local| local.flags & LOCAL_HOST != 0);
@@ -178,4 +184,25 @@ pub fn keeps_silent(
     judge(policy, ruling, from, owner, service);
     ruling.flags |= REVERSED;
     !ruling.passes()
+}
+
+/// Why an answer of a namespace's own kernel may not leave by its link, as a number, or 0: an echo goes to whoever might have asked for
+/// it.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn refuses_answer(way: &Way, packet: &Packet) -> u32 {
+    if !packet.is_echo_reply() || identity::is_local(&packet.destination) {
+        return 0;
+    }
+    let request = if packet.protocol == ICMP {
+        icmp::ECHO
+    } else {
+        icmp::ECHO6
+    };
+    let from = Identity::of(identity::of_address(&way.policy, &packet.destination));
+    let (owner, _) = identity::owner(&way.policy, way.namespace, UNKNOWN);
+    let owner = identity::claimed_by_address(&way.policy, owner, &packet.source);
+    let asked = service::icmp(packet.protocol, request, 0);
+    let (denied, passes) = reason(&way.policy, from, owner, asked);
+    if passes { 0 } else { denied }
 }

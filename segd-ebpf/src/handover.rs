@@ -54,8 +54,8 @@ pub fn fill_key(key: &mut HandoverKey, packet: &Packet, namespace: u64, side: Si
     }
 }
 
-/// Makes a datagram's key its namespace's own, if that goes round by loopback to an address that nobody is known to have: routes lead
-/// it there, and the same tuple may leave by a device the next time, for another machine.
+/// Makes a datagram's key its namespace's own, if that goes round by loopback: a route may lead anybody's address there, and the same
+/// tuple may leave by a device the next time, for whoever really has it.
 #[inline(always)]
 pub fn tie(key: &mut HandoverKey, skb: Skb) {
     let round = goes_round(&key.destination, skb);
@@ -69,7 +69,7 @@ pub fn tie_if(key: &mut HandoverKey, skb: Skb, round: u64) {
     key.namespace |= skb.namespace() * round;
 }
 
-/// 1 if what goes there goes round by loopback although nobody is known to have the address, else 0.
+/// 1 if what goes there goes round by loopback, for no more than one receiver, else 0.
 #[inline(always)]
 pub fn goes_round(to: &Address, skb: Skb) -> u64 {
     let (high, low) = address::halves(to);
@@ -80,11 +80,7 @@ pub fn goes_round(to: &Address, skb: Skb) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segd_goes_round(high: u64, low: u64, device: u32) -> u32 {
-    if device != LOOPBACK {
-        return 0;
-    }
-    let to = address::of_halves(high, low);
-    u32::from(!address::is_multicast(&to) && !address::is_loopback(&to) && identity::local(&to).is_none())
+    u32::from(device == LOOPBACK && !address::is_multicast(&address::of_halves(high, low)))
 }
 
 /// Drops the destination from a key: this form survives DNAT, to a loopback address too.

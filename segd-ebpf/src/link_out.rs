@@ -15,7 +15,7 @@ use segd_common::{
 
 use crate::{
     egress::{is_dhcp, is_kernels},
-    fragments,
+    errors, fragments,
     handover::{Entry, Side, fill_key, now, within},
     identity::{self, UNKNOWN},
     link::{
@@ -75,10 +75,11 @@ pub fn may_come_out(skb: Skb) -> bool {
 /// The early way out: a connection whose verdict was made under this revision.
 #[inline(always)]
 fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
+    // The pieces of what is cut are known by the first one.
     let plain = if skb.is_v6() {
         Frame { skb }.read::<1>(6) == Some([TCP])
     } else {
-        Frame { skb }.read::<1>(9) == Some([TCP])
+        matches!(Frame { skb }.read::<4>(6), Some([place, 0, _, TCP]) if place & 0x3f == 0)
     };
     plain
         && skb
@@ -214,7 +215,7 @@ fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
     // The kernel's errors, answers and neighbour discovery, which no hook publishes; whom they answer was judged where they were made.
     if way.by == Sender::Inet && icmp && is_kernels(way.skb) {
-        return PASSES;
+        return errors::refuses_answer(way, packet);
     }
     let owner = owner_of_tuple(packet, way.skb.cgroup());
     if is_accounted_for(way, packet, owner) {
@@ -251,10 +252,12 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
     if begins || answers { PASSES } else { denied }
 }
 
-/// [`segd_bears_own_tuple`], for a TCP socket.
+/// [`segd_bears_own_tuple`], for a TCP socket whose connection leaves its namespace.
 #[inline(always)]
 fn bears_own_tuple(skb: Skb) -> bool {
-    skb.socket().is_some_and(|socket| socket.is_tcp()) && segd_bears_own_tuple(skb.skb) != 0
+    skb.socket()
+        .is_some_and(|socket| socket.is_tcp() && !settled::stays(socket))
+        && segd_bears_own_tuple(skb.skb) != 0
 }
 
 /// Nobody has sent on a tuple.

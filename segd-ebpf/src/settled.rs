@@ -39,12 +39,13 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
     {
         return false;
     }
+    // What stayed in its namespace, and leaves it or comes from outside after all, is another's.
+    if memory.flags & STATE_STAYS != 0 && skb.device() != LOOPBACK {
+        return false;
+    }
     if hook as u8 == Hook::Egress as u8 {
         // A connected socket may be given a route by way of somebody else at any time: then the packet is looked at.
         if memory.flags & STATE_PUBLISHED == 0 || !skb.is_plain_tcp() {
-            return false;
-        }
-        if memory.flags & STATE_STAYS != 0 && skb.device() != LOOPBACK {
             return false;
         }
         // Whoever dials may have been forgotten before the peer has shown that it accepts.
@@ -75,7 +76,7 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
     true
 }
 
-/// Whether a connection's verdict was made under this very revision, and lets it pass.
+/// Whether a connection's verdict was made under this very revision, and lets it pass out of its namespace.
 #[inline(always)]
 pub fn is_settled(policy: &Policy, socket: Socket) -> bool {
     if !socket.is_tcp() || socket.state() == state::LISTEN || socket.state() == state::SYN_SENT {
@@ -85,5 +86,12 @@ pub fn is_settled(policy: &Policy, socket: Socket) -> bool {
         memory.revision == policy.revision
             && memory.outcome != Outcome::Denied as u8
             && memory.direction != DIRECTION_UNKNOWN
+            && memory.flags & STATE_STAYS == 0
     })
+}
+
+/// Whether a connection has stayed in its namespace.
+#[inline(always)]
+pub fn stays(socket: Socket) -> bool {
+    remembered(socket, false).is_some_and(|memory| memory.flags & STATE_STAYS != 0)
 }

@@ -83,7 +83,7 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     if ruling.place == Place::Here as u8 {
         memory.flags |= STATE_STAYS;
     } else if memory.flags & STATE_STAYS != 0 {
-        return strays(policy, ruling, memory, packet, skb, own);
+        return strays(policy, ruling, memory, packet, skb, Side::Destination, own);
     }
     if memory.direction == DIRECTION_ACTIVE {
         if memory.peer_cgroup != 0 {
@@ -123,8 +123,8 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     }
 }
 
-/// Rules on a segment that leaves a namespace in which its connection was made: whom it spoke with here is not who hears it there. Nothing
-/// of that is kept, as the route may be back for the next one.
+/// Rules on a segment that leaves the namespace in which its connection has stayed, or comes there from outside: on which `side` of it
+/// somebody else is. Nothing of that is kept, as the route may be back for the next one.
 #[inline(always)]
 fn strays(
     policy: &Policy,
@@ -132,14 +132,21 @@ fn strays(
     memory: &SocketState,
     packet: &Packet,
     skb: Skb,
+    side: Side,
     own: &Identity,
 ) {
-    if memory.direction == DIRECTION_ACTIVE {
+    let leaves = side == Side::Destination;
+    let active = memory.direction == DIRECTION_ACTIVE;
+    if leaves && active {
         return judge_departure(policy, ruling, packet, skb, own);
     }
+    let peer = identity::of_foreign(policy, packet, skb, side);
+    if !leaves && !active {
+        return judge(policy, ruling, peer, *own, packet.service);
+    }
     ruling.flags |= REVERSED;
-    let peer = identity::of_foreign(policy, packet, skb, Side::Destination);
-    judge(policy, ruling, peer, *own, packet.reverse_service());
+    let (from, to) = if active { (*own, peer) } else { (peer, *own) };
+    judge(policy, ruling, from, to, packet.reverse_service());
 }
 
 /// What the peer of a listening or accepted socket asked for. Where the port is translated in this very namespace
@@ -231,6 +238,9 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     let Some(memory) = remembered(socket, true) else {
         return ruling.fixed(Reason::NoState);
     };
+    if memory.flags & STATE_STAYS != 0 && skb.device() != LOOPBACK && !is_here(packet, skb) {
+        return strays(policy, ruling, memory, packet, skb, Side::Source, own);
+    }
     if memory.direction == DIRECTION_ACTIVE {
         ruling.flags |= REVERSED;
         answered(policy, ruling, memory, packet, skb, own);
@@ -252,6 +262,12 @@ pub fn arrives(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     if ruling.passes() && packet.tcp_flags & tcp::SYN == 0 {
         memory.flags &= !STATE_DIALS;
     }
+}
+
+/// Whether a segment's source is known to be its receiver's namespace's: by a VRF it need not come by loopback.
+#[inline(always)]
+fn is_here(packet: &Packet, skb: Skb) -> bool {
+    identity::local(&packet.source).is_some_and(|local| local.namespace == skb.namespace())
 }
 
 /// Whether this ends a session that has lost its right: a reset carries nothing, and without it the other end would wait

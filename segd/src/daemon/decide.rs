@@ -143,12 +143,24 @@ impl Shared {
             "revision {given_up} is rolled back: enforcing revision {}",
             revision(&engine)
         );
-        if !ended_trial {
+        if ended_trial {
+            self.trial_is_over(&engine);
+        } else {
             // It stays until the files change: those that failed before are not tried over it.
             self.believed();
+            self.files_may_go_on();
+        }
+        Ok(self.outcome(&engine, given_up))
+    }
+
+    /// The policy before a trial is back. What was applied stays over the files that it was applied over, and no others.
+    pub(super) fn trial_is_over(&self, engine: &Engine) {
+        if let Some(Origin::Applied { files }) = engine.in_force.as_ref().map(|now| now.origin) {
+            let mut state = lock(&self.state);
+            state.files = Known::Hash(files);
+            state.files_wait = true;
         }
         self.files_may_go_on();
-        Ok(self.outcome(&engine, given_up))
     }
 
     /// What status says about a trial.

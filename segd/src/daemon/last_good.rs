@@ -130,7 +130,7 @@ impl Engine {
         }
         let keeper = Arc::clone(&self.kept_last);
         match self.maps.text(active.slot()) {
-            Ok(Some(bytes)) => drop(tokio::task::spawn_blocking(move || {
+            Ok(Some(bytes)) if !bytes.is_empty() => drop(tokio::task::spawn_blocking(move || {
                 let written = state_file::write(&path, &bytes);
                 let told = keeper.end(revision, written.is_ok(), Instant::now());
                 if let Err(error) = written
@@ -142,7 +142,7 @@ impl Engine {
                     );
                 }
             })),
-            Ok(None) => drop(keeper.end(revision, false, Instant::now())),
+            Ok(_) => drop(keeper.end(revision, false, Instant::now())),
             Err(error) => {
                 if keeper.end(revision, false, Instant::now()) {
                     tracing::error!("reading the policy in force: {}", chain(&error));

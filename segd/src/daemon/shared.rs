@@ -189,7 +189,7 @@ impl Shared {
         let mut engine = lock(&self.engine);
         if let Some(tried) = engine.end_overdue_trial() {
             lock(&self.state).overdue = tried;
-            self.files_may_go_on();
+            self.trial_is_over(&engine);
         }
         engine
     }
@@ -282,7 +282,8 @@ impl Shared {
             let caught_up = in_force.origin != Origin::Files;
             in_force.origin = Origin::Files;
             state.files = Known::Texts(in_force.texts.clone());
-            if caught_up {
+            // While it is on trial nothing but workloads is written.
+            if caught_up && !on_trial {
                 engine.files_caught_up(texts);
             }
         } else if on_trial {
@@ -296,6 +297,8 @@ impl Shared {
                 Ok(unchanged)
             });
         } else if !moved && !state.files_failed && !asked && in_force.origin != Origin::Files {
+            // A hash would be made at each look.
+            state.files = Known::Texts(now);
             return Some(Ok(unchanged));
         } else {
             state.files = Known::Texts(now);

@@ -113,8 +113,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let signals = super::signals();
     tracing::info!("enforcing revision {revision}");
     notify::ready(revision);
-    shared.ask_git(true);
     if let Ok(doubts) = doubts {
+        shared.ask_git(true);
         doubts::tell(doubts, doubted);
     }
     Ok(Running {

@@ -113,7 +113,12 @@ impl Engine {
             },
             tail: TAIL,
         };
-        Ok(self.maps.keep_text(next.slot(), &parts)?)
+        self.maps.keep_text(next.slot(), &parts)?;
+        // It may be a map that nobody guards yet.
+        if let Some(guard) = &mut self.guard {
+            guard.follow(&self.maps, &self.options.pin_dir)?;
+        }
+        Ok(())
     }
 
     /// The files have caught up with what was applied. A later daemon must not take it for applied still: the files may have gone on by

@@ -41,7 +41,7 @@ pub struct Guard {
     links: Vec<OwnedFd>,
     word: Map<u32, lsm::Guard>,
     guarded: Map<u64, u32>,
-    /// What is in there of the pinned maps: each policy has a map of its own for its text.
+    /// What is in there of the pinned maps: a policy's lines and its text may have maps of their own.
     pinned: BTreeSet<u32>,
     daemon: u32,
 }

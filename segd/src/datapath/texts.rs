@@ -3,8 +3,8 @@
 //! A text lies in an array of its own. Where it is pinned, and that it stays pinned, is [`super::pinned`]'s. It consists of parts that
 //! have room to grow, filled up with spaces, so that a change is written where it is and nowhere else.
 //!
-//! INVARIANT: while a text is changed in its place it has no length, and nothing can be read of it. Only a slot's text that is not in
-//! force is ever written: whoever dies meanwhile leaves that of what is.
+//! INVARIANT: while a text is changed in its place it has no length, and nothing can be read of it, unless a single write changes it. Of
+//! a slot in force no more than the head is written again, in one: whoever dies meanwhile leaves the text of what is in force.
 
 use std::os::fd::OwnedFd;
 
@@ -132,13 +132,18 @@ pub fn write_again(map: &OwnedFd, mut layout: Layout, parts: &Parts<'_>) -> Resu
         kept.clone_from(source);
     }
     let map: Map<u32, Chunk> = Map::over("TEXT", clone(map)?)?;
+    let mut head = parts.head.to_vec();
+    head.resize(layout.head.room, FILL);
+    layout.head.taken = parts.head.len();
+    if changes.is_empty() && layout.head.end() <= CHUNK {
+        // One element: the text is what it was, or what it is to be. Its length stays.
+        patch(&map, layout.head.at, &head)?;
+        return Ok(Some(layout));
+    }
     patch(&map, 0, &[0; LEN])?;
     for (at, part) in &changes {
         patch(&map, *at, part)?;
     }
-    let mut head = parts.head.to_vec();
-    head.resize(layout.head.room, FILL);
-    layout.head.taken = parts.head.len();
     patch(&map, layout.head.at, &head)?;
     patch(&map, 0, &(layout.len as u64).to_ne_bytes())?;
     Ok(Some(layout))
