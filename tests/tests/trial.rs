@@ -474,28 +474,6 @@ fn files_that_come_to_nothing_leave_the_way_back() {
     stage.expect_old("rolled back");
 }
 
-/// Files that became what is on trial are others than those that the policy before was applied over: they come when the trial is over.
-#[test]
-fn files_that_became_what_was_on_trial_come_into_force_after_it() {
-    let Some(lab) = Lab::open() else { return };
-    let stage = Stage::new(&lab);
-    let segd = stage.enforce(&lab);
-    let file = stage.file(&stage.policy("", &[stage.none, stage.both]));
-    let (code, said) = says(&segd, &["apply", file.to_str().unwrap()]);
-    assert_eq!(code, 0, "{said}");
-    stage.apply(&segd, Some("1h"));
-    let files = segd.policy_path().join("policy.yaml");
-    write_atomically(&files, &stage.tried());
-    wait::wait_until("the files are what is tried", PATIENCE, || {
-        segd.json(&["status"])["policy_source"] == "files"
-    });
-    let before = segd.revision();
-    let (code, said) = says(&segd, &["rollback"]);
-    assert_eq!(code, 0, "{said}");
-    wait::wait_until("they come into force", PATIENCE, || segd.revision() > before);
-    stage.expect_new("what the files say");
-}
-
 /// What was applied, and is what the files say by now, is not applied any more when they go on while the daemon is dead.
 #[test]
 fn what_the_files_have_caught_up_with_is_not_put_over_them_by_a_restart() {
