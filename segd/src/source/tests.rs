@@ -128,9 +128,9 @@ fn hash_is_the_same_in_every_version() {
     };
     let sources = [source("a.yaml", "one"), source("b.yaml", "zw\u{f6}lf\n")];
     let hash = Texts::of(&sources).hash();
-    assert_eq!(hash.to_string(), "90436b287951246cd5a8bb6317cf02e3");
+    assert_eq!(hash.to_string(), "a739fff17422c40fc8b7b66e2405f738");
     assert_eq!(
-        ContentHash::of_text("90436b287951246cd5a8bb6317cf02e3"),
+        ContentHash::of_text("a739fff17422c40fc8b7b66e2405f738"),
         Some(hash)
     );
 }
