@@ -197,7 +197,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
         #[test]
         fn whatever_lines_change_the_file_is_as_if_it_were_read_anew(
             lists in proptest::collection::vec((0..12_usize, proptest::collection::vec(0..60_usize, 0..24)), 1..4),
