@@ -269,7 +269,7 @@ fn what_a_slip_makes_of_a_policy_is_kept_or_refused() {
             .filter(|text| text.len() < 4000),
     );
     let (mut kept, mut refused) = (0, 0);
-    for _ in 0..1500 {
+    for _ in 0..3000 {
         let mut text = dice.pick(&texts).clone();
         for _ in 0..1 + dice.below(3) {
             let boundary = |at: usize| {
