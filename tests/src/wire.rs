@@ -134,6 +134,15 @@ pub fn udp_between(source: SocketAddr, destination: SocketAddr, payload: &[u8]) 
     upper
 }
 
+/// What a VXLAN packet carries (RFC 7348): a frame with a datagram in it.
+#[must_use]
+pub fn vxlan(number: u8, from: SocketAddr, to: SocketAddr, token: &str) -> Vec<u8> {
+    let packet = packet(from.ip(), to.ip(), 17, &udp_between(from, to, token.as_bytes()));
+    let mut payload = vec![8, 0, 0, 0, 0, 0, number, 0];
+    payload.extend(frame([0xff; 6], &packet));
+    payload
+}
+
 /// A TCP segment without data, with its checksum.
 #[must_use]
 pub fn segment(source: SocketAddr, destination: SocketAddr, flags: u8) -> Vec<u8> {

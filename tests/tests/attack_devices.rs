@@ -261,19 +261,6 @@ impl Tunnel {
     }
 }
 
-/// What a VXLAN packet carries (RFC 7348): a frame with a datagram in it.
-fn wrapped(from: SocketAddr, to: SocketAddr, token: &str) -> Vec<u8> {
-    let packet = wire::packet(
-        from.ip(),
-        to.ip(),
-        17,
-        &wire::udp_between(from, to, token.as_bytes()),
-    );
-    let mut payload = vec![8, 0, 0, 0, 0, 0, NUMBER, 0];
-    payload.extend(wire::frame([0xff; 6], &packet));
-    payload
-}
-
 #[test]
 fn a_tunnel_carries_what_its_sender_may_send_and_nobody_gets_in_by_it() {
     let Some(tunnel) = Tunnel::open() else { return };
@@ -290,7 +277,12 @@ fn a_tunnel_carries_what_its_sender_may_send_and_nobody_gets_in_by_it() {
         }
     }
     // Whoever makes the outer packet by hand must have leave to send that.
-    let inner = wrapped((INNER_HOST, 40_000).into(), (INNER_FAR, OPEN).into(), "by-hand;");
+    let inner = wire::vxlan(
+        NUMBER,
+        (INNER_HOST, 40_000).into(),
+        (INNER_FAR, OPEN).into(),
+        "by-hand;",
+    );
     for worker in [&tunnel.rogue, &tunnel.web] {
         let outer = wire::udp_between((OUTER_HOST, VXLAN).into(), (OUTER_FAR, VXLAN).into(), &inner);
         for craft in [
@@ -305,7 +297,12 @@ fn a_tunnel_carries_what_its_sender_may_send_and_nobody_gets_in_by_it() {
     assert_eq!(tunnel.count("inside;") + tunnel.count("by-hand;"), 0);
     // The far end says that it is the host, or the host's loopback, by way of its tunnel, which it may use.
     for (number, source) in [INNER_HOST, OUTER_HOST].into_iter().enumerate() {
-        let inner = wrapped((source, 40_000).into(), (INNER_HOST, OPEN).into(), "host;");
+        let inner = wire::vxlan(
+            NUMBER,
+            (source, 40_000).into(),
+            (INNER_HOST, OPEN).into(),
+            "host;",
+        );
         let outer = wire::udp_between((OUTER_FAR, 40_000).into(), (OUTER_HOST, VXLAN).into(), &inner);
         tunnel.segd.denies(1, &["spoofed"], || {
             let sent = tunnel.far.craft(Craft::raw(OUTER_HOST, 17, &outer));

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -282,19 +282,6 @@ fn pieces_of_a_tunnels_packet_do_not_leave_and_those_of_an_allowed_datagram_do()
     scene.stays(17, before);
 }
 
-/// The packet of a tunnel that says to be from another machine, for the host's `db`.
-fn wrapped(from: SocketAddr, to: SocketAddr, token: &str) -> Vec<u8> {
-    let packet = wire::packet(
-        from.ip(),
-        to.ip(),
-        17,
-        &wire::udp_between(from, to, token.as_bytes()),
-    );
-    let mut payload = vec![8, 0, 0, 0, 0, 0, 77, 0];
-    payload.extend(wire::frame([0xff; 6], &packet));
-    payload
-}
-
 /// Class 10. The kernel takes a tunnel's packet before any hook of the tunnel's socket: who may not send to the tunnel does not get in by
 /// it, whoever the packet inside says it is from.
 #[test]
@@ -339,7 +326,7 @@ spec:
     let ear = server.listen_udp((inner, 5432));
     let (enemy, friend) = (lab.worker_in(&rogue, &side), lab.worker_in(&trusted, &far));
     wait::quiet(COVERED);
-    let payload = |token: &str| wrapped((partner, 40_000).into(), (inner, 5432).into(), token);
+    let payload = |token: &str| wire::vxlan(77, (partner, 40_000).into(), (inner, 5432).into(), token);
     let sends = |worker: &Worker, to: Ipv4Addr, token: &str| {
         let text = payload(token);
         worker.craft(Craft::datagram((to, 4789), &text)).ok();
