@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::wait;
+use crate::{sys, wait};
 
 /// A directory in the cgroup2 tree.
 #[derive(Debug)]
@@ -81,11 +81,30 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        // Whoever is left in it, whatever else of the test is dropped later.
+        kill_members(&self.directory);
         if !wait::within(std::time::Duration::from_secs(3), || {
             remove_tree(&self.directory);
             !self.directory.exists()
         }) {
             eprintln!("could not remove {}", self.directory.display());
+        }
+    }
+}
+
+/// Kills all processes of a cgroup, and below it.
+pub fn kill_members(directory: &Path) {
+    if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    // Before 5.14.
+    let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse().ok()) {
+        sys::kill(pid, libc::SIGKILL);
+    }
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_members(&entry.path());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use crate::{Bridge, Cgroup, Netns, Segd, Worker, cgroup::remove_tree, segd::Builder, sys};
+use crate::{Bridge, Cgroup, Netns, Segd, Worker, cgroup::{kill_members, remove_tree}, segd::Builder, sys};
 
 const LOCK: &str = "/run/segd-test.lock";
 /// The prefix of every cgroup, namespace and pin directory of the tests.
@@ -204,19 +204,5 @@ fn sweep(cgroup_root: &Path) {
     for name in names(cgroup_root).iter().filter(|name| name.starts_with(PREFIX)) {
         kill_members(&cgroup_root.join(name));
         remove_tree(&cgroup_root.join(name));
-    }
-}
-
-fn kill_members(directory: &Path) {
-    if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
-        return;
-    }
-    for line in fs::read_to_string(directory.join("cgroup.procs"))
-        .unwrap_or_default()
-        .lines()
-    {
-        if let Ok(pid) = line.parse() {
-            sys::kill(pid, libc::SIGKILL);
-        }
     }
 }
