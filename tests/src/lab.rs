@@ -8,7 +8,12 @@ use std::{
     process::Command,
 };
 
-use crate::{Bridge, Cgroup, Netns, Segd, Worker, cgroup::{kill_members, remove_tree}, segd::Builder, sys};
+use crate::{
+    Bridge, Cgroup, Netns, Segd, Worker,
+    cgroup::{kill_members, remove_tree},
+    segd::Builder,
+    sys,
+};
 
 const LOCK: &str = "/run/segd-test.lock";
 /// The prefix of every cgroup, namespace and pin directory of the tests.

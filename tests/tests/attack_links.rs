@@ -169,7 +169,8 @@ fn what_comes_out_of_a_container_bears_no_other_address() {
     let other = lab.netns("other");
     place.bridge.plug(&other, 12);
     // Nobody claims it: its packet socket is a tool like any other, but its addresses are its own.
-    let stranger = lab.worker_in(&lab.cgroup("unclaimed"), &other);
+    let unclaimed = lab.cgroup("unclaimed");
+    let stranger = lab.worker_in(&unclaimed, &other);
     let rogue = lab.worker_in(&place.cgroups[1], &other);
     let segd = lab.enforce(&place.policy());
     let flow = flow(&place.client, v4(10).into(), &place.server, place.service);
