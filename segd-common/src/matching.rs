@@ -320,7 +320,7 @@ fn unlike(bytes: [u8; 8], pattern: [u8; 8]) -> u64 {
 /// Zero if `len < least`, else all ones, without a branch.
 #[inline(always)]
 fn ones_unless_less(len: u32, least: u32) -> u8 {
-    // VERIFIER: hidden from the compiler, which would make a branch of it, in every turn of a loop; see `decide::below`.
+    // VERIFIER: hidden from the compiler, which would make a branch of it, in every turn of a loop; see `decide::is_below`.
     let beyond = core::hint::black_box(i64::from(len) - i64::from(least));
     !(beyond >> 63) as u8
 }

@@ -96,7 +96,7 @@ extern "C" fn segd_claim_pattern(slot: u32, index: u32, parent_path_len: u32) ->
     if index >= all.len {
         return 0;
     }
-    // VERIFIER: bounded on the very registers that are added, see policy.rs on `black_box`.
+    // VERIFIER: bounded on the very registers that are added.
     let index = core::hint::black_box(index as usize & (MAX_UNIT_PATTERNS - 1));
     let slot = core::hint::black_box(slot as usize & 1);
     // SAFETY: the map's one element; the caller holds no reference into it.

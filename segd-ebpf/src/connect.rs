@@ -253,7 +253,8 @@ fn judge_call(policy: &Policy, ruling: &mut Ruling, packet: &Packet, call: Call,
             // Which of several sockets on a port a datagram reaches depends on where it comes from, which shows only
             // in the packet; and a refused datagram is an error at once there, too.
             if packet.protocol == UDP {
-                if cgroup == 0 && !is_loopback(&packet.destination) {
+                // Docker's resolver is at 127.0.0.11, and at another port.
+                if cgroup == 0 && (!is_loopback(&packet.destination) || call.may_be_translated(packet)) {
                     ruling.flags |= TRANSLATED;
                 }
                 return false;
@@ -307,7 +308,7 @@ fn listener(call: Call, packet: &Packet) -> u64 {
     cgroup
 }
 
-// VERIFIER: two functions, see identity.rs.
+// VERIFIER: two functions, see lookup.rs.
 #[inline(never)]
 fn listener_tcp(call: Call, tuple: &mut bpf_sock_tuple, size: u32) -> u64 {
     // SAFETY: the tuple has at least `size` bytes.

@@ -1,7 +1,8 @@
 //! cgroup_skb egress: what a socket of this host sends.
 
-use segd_common::event::Hook;
+use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
+    event::Hook,
     flow::{FLOW_LOCAL_ASKED, FLOW_PEER_ASKED, Flow},
     packet::{Packet, icmp, tcp},
     reason::Reason,
@@ -16,7 +17,9 @@ use crate::{
     errors, exchange, globals, identity, kept, kernel,
     policy::Policy,
     publish::publish,
-    ruling::{DIALS, KEEP, PEER_LOCAL, PUBLISH, REVERSED, Ruling, judge, settle, tell},
+    ruling::{
+        DIALS, KEEP, PEER_LOCAL, PUBLISH, REVERSED, Ruling, UNNAMED, judge, pack, settle, tell, unpack,
+    },
     settled,
     skb::{Skb, parse},
     tcp as stream,
@@ -61,9 +64,15 @@ pub fn egress(skb: Skb) -> bool {
             ruling.from = own;
         }
         if !by_list(&policy, &mut ruling, &packet, skb, &made_by) {
+            let spoken = segd_voice(skb.skb, policy.slot, pack(made_by), pack(ruling.from));
+            own = unpack(spoken);
+            ruling.from = own;
             locate(&policy, &mut ruling, &packet, skb);
             ruling.forget_path();
             depart(&policy, &mut ruling, &packet, skb, &own);
+            // VERIFIER: no branch, so that the ways do not part here.
+            let kernels = (spoken >> UNNAMED_BIT) as u8 & 1;
+            ruling.after = ruling.after & !(KEEP * kernels) | UNNAMED * kernels;
         }
         ruling.forget_path();
         if ruling.after & (PUBLISH | DIALS) != 0 && ruling.passes() {
@@ -84,6 +93,26 @@ pub fn no_policy(ruling: &mut Ruling, skb: Skb) -> bool {
     count(ruling, skb.bytes());
     tell(skb, ruling);
     false
+}
+
+/// Beside a packed identity: a kernel speaks.
+const UNNAMED_BIT: u32 = 33;
+
+/// Who is spoken for, packed: what a kernel sends by itself in a workload's namespace, whose root may make anything of it, it sends for
+/// whoever lives there. `from`: who it is with what claims its address.
+// VERIFIER: global, see `segd_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_voice(skb: *mut __sk_buff, slot: u32, made_by: u64, from: u64) -> u64 {
+    const HOST: Identity = Identity::of(segment::HOST);
+    let skb = Skb { skb };
+    let namespace = skb.namespace();
+    let from = pack(unpack(from));
+    if unpack(made_by) != HOST || namespace == globals::host_namespace() || !is_kernels(skb) {
+        return from;
+    }
+    let lives = identity::voice(slot, namespace);
+    1 << UNNAMED_BIT | if lives == HOST { from } else { pack(lives) }
 }
 
 /// Rules on what needs no look at where it goes: errors that quote nothing, and control traffic. Says whether it did.
@@ -126,7 +155,11 @@ fn is_control(packet: &Packet, own: Identity, claimed: bool, skb: Skb) -> bool {
         }
         ICMP | ICMPV6 => host && raw && (packet.is_icmp_error() || packet.is_echo_reply()),
         IGMP => packet.is_group_control() && (host || is_kernels(skb)),
-        TCP => host && raw && packet.tcp_flags & tcp::RST != 0,
+        // Before 6.13 the answers of TIME_WAIT come from the kernel's control socket.
+        TCP if packet.tcp_flags & tcp::RST != 0 => host && raw,
+        TCP => {
+            raw && packet.tcp_flags & tcp::SYN == 0 && stream::carries_nothing(packet, skb) && is_kernels(skb)
+        }
         UDP => host && is_dhcp(packet.source_port, packet.destination_port),
         _ => false,
     }

@@ -8,7 +8,7 @@ use segd_common::{
     address::{self, LOCAL_HOST, mapped},
     bytes::Bytes as _,
     flow::{BELIEVED_NS, HandoverKey},
-    packet::{PACKET_V6, Packet, icmp, quoted},
+    packet::{PACKET_V6, Packet, icmp, quoted, tcp},
     service::{self, ICMP, Service, TCP, UDP},
     workload::Identity,
 };
@@ -140,7 +140,12 @@ pub fn refused(skb: Skb, packet: &Packet) -> Service {
     if identity::is_local(&packet.destination) || address::is_multicast(&packet.destination) {
         0
     } else if packet.protocol == TCP {
-        packet.reverse_service()
+        // The acknowledgement of a connection that is over refuses nothing.
+        if packet.tcp_flags & tcp::RST != 0 {
+            packet.reverse_service()
+        } else {
+            0
+        }
     } else if packet.is_echo_reply() {
         // No hook saw the request, unless XDP did.
         let request = if packet.protocol == ICMP {
@@ -186,12 +191,12 @@ pub fn keeps_silent(
     !ruling.passes()
 }
 
-/// Why an answer of a namespace's own kernel may not leave by its link, as a number, or 0: an echo goes to whoever might have asked for
+/// Why an echo's answer by a namespace's own kernel may not leave by its link, as a number, or 0: it goes to whoever might have asked for
 /// it.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-pub fn refuses_answer(way: &Way, packet: &Packet) -> u32 {
-    if !packet.is_echo_reply() || identity::is_local(&packet.destination) {
+pub fn refuses_echo(way: &Way, packet: &Packet) -> u32 {
+    if identity::is_local(&packet.destination) {
         return 0;
     }
     let request = if packet.protocol == ICMP {

@@ -70,7 +70,7 @@ impl Frame {
     #[inline(always)]
     fn place<const N: usize>(&self, offset: u32) -> Option<*const u8> {
         // VERIFIER: the offset must have a bound before it is added to the packet pointer, on the very register that is
-        // added: 6.1 and 7.3 refuse the copy that the compiler compares otherwise (see policy.rs on `black_box`).
+        // added: 6.1 and 7.3 refuse the copy that the compiler compares otherwise.
         let at = core::hint::black_box(self.offset.wrapping_add(offset) as usize);
         if at >= MAX_OFFSET {
             return None;

@@ -121,7 +121,7 @@ const HEAD: usize = 32;
 /// What a datagram begins with, as a number; never 0.
 ///
 /// No checksum, which translation changes; no length, which differs where the kernel splits or joins datagrams. Whoever
-/// repeats another's content is taken for nobody (see `bind`).
+/// repeats another's content is taken for nobody (see `publish.rs`).
 #[inline(never)]
 pub fn print(skb: Skb, packet: &Packet) -> u32 {
     let header = match packet.protocol {

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_PLAIN, NAMESPACE_SINGLE},
+    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_MANAGED, NAMESPACE_PLAIN, NAMESPACE_SINGLE},
     flow::HandoverKey,
     packet::Packet,
     prefixes,
@@ -208,6 +208,21 @@ pub fn owner(policy: &Policy, namespace: u64, own: Identity) -> (Identity, bool)
     (unpack(packed), packed & FOUND != 0)
 }
 
+/// Who speaks where no process does (a namespace's own kernel, what it sends on): the one segment that lives there, `host` where none
+/// does, and nobody where there are several. A segment may still claim the address.
+#[inline(always)]
+pub fn voice(slot: u32, namespace: u64) -> Identity {
+    let packed = segd_owner(slot, namespace, pack(UNKNOWN));
+    if packed & (FOUND | SEVERAL) == SEVERAL {
+        UNKNOWN
+    } else {
+        unpack(packed)
+    }
+}
+
+/// Beside a packed owner: segments live there, and nobody can tell which.
+const SEVERAL: u64 = 1 << 33;
+
 /// Who an unclaimed process in a namespace is whatever address it uses; `None` if that depends.
 #[inline(always)]
 pub fn of_unclaimed(policy: &Policy, namespace: u64) -> Option<Identity> {
@@ -239,8 +254,14 @@ extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
     let slot = (slot & 1) as usize;
     // SAFETY: an element of the map.
     let (owner, flags) = unsafe { ((*known).owner[slot], (*known).flags[slot]) };
-    let single = if flags & NAMESPACE_SINGLE != 0 { FOUND } else { 0 };
-    single | pack(Identity::of(owner))
+    let lives = if flags & NAMESPACE_SINGLE != 0 {
+        FOUND
+    } else if flags & NAMESPACE_MANAGED != 0 {
+        SEVERAL
+    } else {
+        0
+    };
+    lives | pack(Identity::of(owner))
 }
 
 /// What [`of_sender`] says instead of a cgroup: somebody of this host, and nobody can tell who.

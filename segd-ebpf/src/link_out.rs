@@ -4,13 +4,14 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    address::{self, Address, NAMESPACE_MANAGED, SOURCE_OWN, Source, mapped},
+    address::{self, Address, NAMESPACE_MANAGED, NAMESPACE_PLAIN, SOURCE_OWN, Source, mapped},
     bytes::Bytes as _,
     flow::{CONTESTED_NS, HandoverKey},
     packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, icmp, tcp},
     reason::Reason,
     segment,
-    service::{ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
+    service::{self, ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
+    workload::Identity,
 };
 
 use crate::{
@@ -138,9 +139,10 @@ extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
 #[inline(always)]
 fn holds_workloads(policy: &Policy, namespace: u64) -> bool {
     // SAFETY: an element of the map.
-    NAMESPACES
-        .get_ptr(namespace)
-        .is_none_or(|known| unsafe { (*known).flags[(policy.slot & 1) as usize] & NAMESPACE_MANAGED != 0 })
+    NAMESPACES.get_ptr(namespace).is_none_or(|known| {
+        let flags = unsafe { (*known).flags[(policy.slot & 1) as usize] };
+        flags & (NAMESPACE_MANAGED | NAMESPACE_PLAIN) != NAMESPACE_PLAIN
+    })
 }
 
 /// Whose address it is, as far as this link is concerned: `SOURCE_` or 0.
@@ -213,9 +215,16 @@ fn packet_comes_out(way: &Way) -> u32 {
 #[inline(never)]
 fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
-    // The kernel's errors, answers and neighbour discovery, which no hook publishes; whom they answer was judged where they were made.
+    // The kernel's errors, answers and neighbour discovery, which no hook publishes. What else bears its socket, its namespace's root has
+    // made of that behind the hook.
     if way.by == Sender::Inet && icmp && is_kernels(way.skb) {
-        return errors::refuses_answer(way, packet);
+        if packet.is_icmp_error() || packet.is_link_control() {
+            return PASSES;
+        }
+        if packet.is_echo_reply() {
+            return errors::refuses_echo(way, packet);
+        }
+        return as_owner(way, packet);
     }
     let owner = owner_of_tuple(packet, way.skb.cgroup());
     if is_accounted_for(way, packet, owner) {
@@ -225,7 +234,8 @@ fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     if owner == ANOTHER {
         return Reason::Unjudged as u32;
     }
-    if way.by == Sender::Inet && (packet.protocol == TCP || icmp || owner == ITSELF_ONCE) {
+    let socket = way.by == Sender::Inet && (packet.protocol == TCP || icmp || owner == ITSELF_ONCE);
+    if way.by == Sender::Kernel || socket {
         return translated(way, packet);
     }
     as_owner(way, packet)
@@ -244,20 +254,28 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
     if local && packet.is_icmp_error() {
         return Reason::IcmpError as u32;
     }
-    let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
-    let own = identity::claimed_by_address(&way.policy, own, &packet.source);
+    let own = identity::claimed_by_address(&way.policy, speaker(way), &packet.source);
     let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
-    let (_, answers) = reason(&way.policy, to, own, packet.reverse_service());
+    // A port that is led to another in this namespace (REDIRECT) is judged as the one that is listened on, as by the hooks.
+    let asked = match (packet.protocol, way.skb.local_port()) {
+        (TCP, port) if port != 0 => service::port(TCP, port),
+        _ => packet.reverse_service(),
+    };
+    let (_, answers) = reason(&way.policy, to, own, asked);
     if begins || answers { PASSES } else { denied }
 }
 
-/// [`segd_bears_own_tuple`], for a TCP socket whose connection leaves its namespace.
-#[inline(always)]
-fn bears_own_tuple(skb: Skb) -> bool {
-    skb.socket()
-        .is_some_and(|socket| socket.is_tcp() && !settled::stays(socket))
-        && segd_bears_own_tuple(skb.skb) != 0
+/// Whose the socket on a frame is, but for who claims its address. One of the kernel's own speaks for whoever lives where the frame comes
+/// from.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+pub fn speaker(way: &Way) -> Identity {
+    let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
+    if own == Identity::of(segment::HOST) && is_kernels(way.skb) {
+        return identity::voice(way.policy.slot, way.namespace);
+    }
+    own
 }
 
 /// Nobody has sent on a tuple.
@@ -329,16 +347,16 @@ fn is_false_neighbour(way: &Way, packet: &Packet) -> bool {
 fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
     let skb = way.skb;
     if packet.protocol == IGMP {
-        return packet.hop_limit == 1;
+        return packet.is_group_control();
     }
     match way.by {
-        Sender::Kernel => packet.protocol == TCP,
+        Sender::Kernel => packet.protocol == TCP && is_bare(skb, packet),
         Sender::Inet => {
             // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
             // socket, and only the tuple tells them apart.
             match packet.protocol {
-                // The kernel's own control socket resets what nobody listens for: it is no stream.
-                TCP => is_bare(skb, packet) || bears_own_tuple(skb),
+                // The kernel's own control socket resets what nobody listens for.
+                TCP => is_bare(skb, packet),
                 UDP if is_dhcp(packet.source_port, packet.destination_port)
                     && (packet.destination == BROADCAST || address::is_multicast(&packet.destination)) =>
                 {
@@ -371,18 +389,21 @@ fn is_bare(skb: Skb, packet: &Packet) -> bool {
     plain && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
 }
 
-/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from.
+/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from. Either end may have begun.
+// VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-fn as_owner(way: &Way, packet: &Packet) -> u32 {
-    let (own, single) = identity::owner(&way.policy, way.namespace, UNKNOWN);
-    if !single {
+pub fn as_owner(way: &Way, packet: &Packet) -> u32 {
+    let own = identity::voice(way.policy.slot, way.namespace);
+    let own = identity::claimed_by_address(&way.policy, own, &packet.source);
+    if own == UNKNOWN {
         return Reason::Unjudged as u32;
     }
     if packet.flags & PACKET_FRAGMENT != 0 {
         return Reason::Fragment as u32;
     }
     let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
-    let (reason, passes) = reason(&way.policy, own, to, packet.service);
+    let (denied, begins) = reason(&way.policy, own, to, packet.service);
+    let (_, answers) = reason(&way.policy, to, own, packet.reverse_service());
     // What passes is counted where a socket of this host receives it, if one does.
-    if passes { PASSES } else { reason }
+    if begins || answers { PASSES } else { denied }
 }

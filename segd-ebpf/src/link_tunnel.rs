@@ -10,9 +10,9 @@ use segd_common::{
 };
 
 use crate::{
-    identity::{self, UNKNOWN},
+    identity,
     link::{Sender, Way},
-    link_out::{BROADCAST, PASSES},
+    link_out::{BROADCAST, PASSES, speaker},
     lookup,
     ruling::reason,
 };
@@ -42,10 +42,9 @@ pub fn into_tunnel(way: &Way, packet: &Packet) -> u32 {
     let own = if way.by == Sender::Nobody {
         // Sent by the namespace itself, or by one behind it.
         let from = identity::local(&packet.source).map_or(way.namespace, |local| local.namespace);
-        let (owner, single) = identity::owner(&way.policy, from, UNKNOWN);
-        if single { owner } else { UNKNOWN }
+        identity::voice(way.policy.slot, from)
     } else {
-        identity::of_socket(&way.policy, way.skb, way.skb.cgroup())
+        speaker(way)
     };
     let own = identity::claimed_by_address(&way.policy, own, &packet.source);
     let to = identity::of_cgroup(&way.policy, tunnel).unwrap_or(Identity::of(segment::HOST));

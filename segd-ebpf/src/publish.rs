@@ -47,6 +47,11 @@ pub fn publish(ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity, c
             0
         }
         | if claimed { CLAIMED } else { 0 }
+        | if ruling.after & ruling::UNNAMED != 0 {
+            UNNAMED
+        } else {
+            0
+        }
         | u64::from(packet.protocol) << PROTOCOL
         | u64::from(packet.kind) << KIND
         | u64::from(packet.tcp_flags) << TCP_FLAGS;
@@ -73,6 +78,9 @@ extern "C" fn segd_publish(skb: *mut __sk_buff, cgroup: u64, own: u64, places: u
     };
     if !skb.addresses(&mut packet) || source::is_forged(&packet, skb, own & RAW != 0, own & CLAIMED != 0) {
         return 0;
+    }
+    if own & UNNAMED != 0 {
+        return 1;
     }
     if packet.protocol == TCP {
         return u32::from(publish_segment(&packet, skb, cgroup, own));
@@ -127,6 +135,9 @@ const SHORT: u64 = 1 << 35;
 
 /// Beside a packed identity: the bit that says what [`goes_round`] says.
 const ROUND: u32 = 37;
+
+/// Beside a packed identity: nobody is to be told, but a forged packet is found.
+const UNNAMED: u64 = 1 << 38;
 
 /// Beside a packed identity: the sender dials still.
 const DIALS: u64 = 1 << 36;

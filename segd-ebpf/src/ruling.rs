@@ -69,7 +69,7 @@ pub struct Ruling {
     pub hook: u8,
     /// A `Place`: where the destination is.
     pub place: u8,
-    /// What is to be done once it is ruled: [`PUBLISH`], [`DIALS`], [`KEEP`].
+    /// What is to be done once it is ruled: [`PUBLISH`], [`DIALS`], [`KEEP`], [`UNNAMED`].
     pub after: u8,
     /// Explicit padding, zero.
     pub reserved: u16,
@@ -87,6 +87,8 @@ pub const PUBLISH: u8 = 1 << 0;
 pub const DIALS: u8 = 1 << 1;
 /// In [`Ruling::after`]: the judgement of a datagram may be kept.
 pub const KEEP: u8 = 1 << 2;
+/// In [`Ruling::after`]: whoever sends has no cgroup that a receiver could be told.
+pub const UNNAMED: u8 = 1 << 3;
 
 impl Ruling {
     /// Whether the packet passes: the one place per hook asks this.

@@ -89,9 +89,3 @@ pub fn is_settled(policy: &Policy, socket: Socket) -> bool {
             && memory.flags & STATE_STAYS == 0
     })
 }
-
-/// Whether a connection has stayed in its namespace.
-#[inline(always)]
-pub fn stays(socket: Socket) -> bool {
-    remembered(socket, false).is_some_and(|memory| memory.flags & STATE_STAYS != 0)
-}

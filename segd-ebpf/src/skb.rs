@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use core::ptr::NonNull;
 use segd_common::{
-    address::mapped_word,
+    address::{Address, halves, is_v4, mapped_word},
     bytes::Bytes,
     packet::{PACKET_FRAGMENT, Packet, follow, tcp, walk},
     reason::Reason,
@@ -202,6 +202,18 @@ impl Skb {
         }
     }
 
+    /// The local port of whatever inet socket it has, one that is half open included; 0 if it has none.
+    #[inline(always)]
+    pub fn local_port(self) -> u16 {
+        // SAFETY: the hook's own context; the pointer is checked before use, as the verifier wants it.
+        let sk = unsafe { (*self.skb).__bindgen_anon_2.sk };
+        if sk.is_null() {
+            return 0;
+        }
+        // SAFETY: not null; this field may be read of any socket. Volatile: fused loads are refused.
+        unsafe { core::ptr::read_volatile(&raw const (*sk).src_port) as u16 }
+    }
+
     /// The number of the socket's network namespace.
     #[inline(always)]
     pub fn namespace(self) -> u64 {
@@ -323,6 +335,29 @@ impl Socket {
                 core::ptr::read_volatile(&raw const (*self.sk.as_ptr()).dst_ip4),
             ]
         }
+    }
+
+    /// Whether its peer has this address.
+    #[inline(always)]
+    pub fn is_peer(self, address: &Address) -> bool {
+        let sk = self.sk.as_ptr();
+        // SAFETY: as above.
+        let word = |from: *const u32| u64::from(u32::from_be(unsafe { core::ptr::read_volatile(from) }));
+        let (high, low) = halves(address);
+        if is_v4(address) {
+            // SAFETY: a field of a live socket.
+            return low & u64::from(u32::MAX) == word(unsafe { &raw const (*sk).dst_ip4 });
+        }
+        // SAFETY: fields of a live socket.
+        let [a, b, c, d] = unsafe {
+            [
+                word(&raw const (*sk).dst_ip6[0]),
+                word(&raw const (*sk).dst_ip6[1]),
+                word(&raw const (*sk).dst_ip6[2]),
+                word(&raw const (*sk).dst_ip6[3]),
+            ]
+        };
+        high == a << 32 | b && low == c << 32 | d
     }
 
     /// Its own IPv6 address and its peer's, as the wire has them.

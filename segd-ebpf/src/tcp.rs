@@ -19,6 +19,7 @@ use segd_common::{
 };
 
 use crate::{
+    globals,
     handover::Side,
     identity::{self, UNKNOWN},
     maps::SOCKETS,
@@ -113,6 +114,11 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
     // A socket without a cookie could not be named to whoever is to end it.
     skb.cookie();
     note(policy, ruling, memory, own);
+    if skb.device() != LOOPBACK && is_turned(packet, socket) && skb.namespace() != globals::host_namespace() {
+        // This verdict is about whom the namespace turned the segment to, and where it turns the next one, or this one, behind the
+        // hook, is not known.
+        memory.revision = 0;
+    }
     if ruling.passes() && memory.flags & STATE_DIALS != 0 {
         // Until the peer shows that it has accepted: who dials may have been forgotten since the first packet.
         memory.flags |= STATE_PUBLISHED;
@@ -121,6 +127,12 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         memory.flags |= STATE_PUBLISHED;
         ruling.after = PUBLISH;
     }
+}
+
+/// Whether a segment goes elsewhere than its socket is connected to.
+#[inline(always)]
+fn is_turned(packet: &Packet, socket: Socket) -> bool {
+    packet.destination_port != socket.peer_port() || !socket.is_peer(&packet.destination)
 }
 
 /// Rules on a segment that leaves the namespace in which its connection has stayed, or comes there from outside: on which `side` of it
@@ -282,7 +294,7 @@ fn ends(memory: &SocketState, packet: &Packet, ruling: &Ruling, skb: Skb) -> boo
 
 /// Whether a segment is all header.
 #[inline(always)]
-fn carries_nothing(packet: &Packet, skb: Skb) -> bool {
+pub fn carries_nothing(packet: &Packet, skb: Skb) -> bool {
     let upper = u32::from(packet.upper);
     skb.read::<1>(upper + 12)
         .is_some_and(|[offset]| packet.bytes == upper + u32::from(offset >> 4) * 4)

@@ -111,7 +111,7 @@ impl Options {
     }
 }
 
-/// 1 if the number is 0, else 0, without a branch; see `decide::below` on how.
+/// 1 if the number is 0, else 0, without a branch; see `decide::is_below` on how.
 #[inline(always)]
 fn is_zero(number: u32) -> u32 {
     (core::hint::black_box(u64::from(number).wrapping_sub(1)) >> 63) as u32
