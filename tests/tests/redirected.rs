@@ -30,9 +30,8 @@ spec:
 }
 
 fn nat(netns: &Netns, chain: &str, rules: &str) {
-    let text = format!(
-        "table ip own {{ chain {chain} {{ type nat hook {chain} priority -100;\n{rules}\n}}\n}}\n"
-    );
+    let text =
+        format!("table ip own {{ chain {chain} {{ type nat hook {chain} priority -100;\n{rules}\n}}\n}}\n");
     netns.run(&["nft", "-f", "-"], &text);
 }
 
