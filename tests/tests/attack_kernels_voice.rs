@@ -11,10 +11,9 @@ use std::{
 
 use segd_tests::{
     Bridge, Cgroup, Craft, Lab, Netns, Remote, Segd, Worker,
-    netns::{Sysctl, ip, v4},
+    netns::{Sysctl, ip, v4, v6},
     wait::{self, PATIENCE},
     wire,
-    worker::Handle,
 };
 
 const PORT: u16 = 5400;
@@ -33,8 +32,8 @@ struct Container {
     right: Remote,
     wrong: Remote,
     server: Worker,
-    /// The host's service, and the container's.
-    ears: [(Worker, Handle); 2],
+    /// Of the host, and of the container.
+    services: [Worker; 2],
     cgroups: [Cgroup; 3],
     _far: Netns,
     _bridge: Bridge,
@@ -60,18 +59,14 @@ impl Container {
         let (right, wrong) = (Remote::plug(&bridge, 50), Remote::plug(&bridge, 51));
         let [rogue, db, outside] = ["rogue", "db", "outside"].map(|name| lab.cgroup(name));
         let enemy = lab.worker_in(&rogue, &near);
-        let ears = [(lab.worker(&outside), v4(1)), (lab.worker_in(&db, &far), v4(11))];
-        let ears = ears.map(|(worker, at)| {
-            let ear = worker.listen_udp((at, PORT));
-            (worker, ear)
-        });
+        let services = [lab.worker(&outside), lab.worker_in(&db, &far)];
         Some(Container {
             enemy,
             near,
             right,
             wrong,
             server: lab.worker(&db),
-            ears,
+            services,
             cgroups: [rogue, db, outside],
             _far: far,
             _bridge: bridge,
@@ -89,28 +84,34 @@ spec:
   segments:
     rogue: {{match: [{{cgroup: {}}}]}}
     db: {{match: [{{cgroup: {}}}]}}
-    right: {{match: [{{cidr: {}/32}}]}}
+    right: {{match: [{{cidr: {}/32}}, {{cidr: {}/128}}]}}
     partner: {{match: [{{cidr: 198.51.100.0/24}}]}}
   allow:
-    - {{from: right, to: rogue, ports: [icmp/echo-request]}}
+    - {{from: right, to: rogue, ports: [icmp/echo-request, icmpv6/echo-request]}}
     - {{from: rogue, to: right, ports: [udp/{PORT}]}}
     - {{from: [host, partner], to: db, ports: [udp/{PORT}]}}
 ",
             rogue.path(),
             db.path(),
-            v4(50)
+            v4(50),
+            v6(50)
         ));
         wait::quiet(COVERED);
         segd
     }
 
-    /// Makes the kernel answer an echo request of the container's own, and the container's rules do `rule` to the answer. `data`: what
-    /// comes back.
-    fn answer(&self, turn: Turn, rule: &str, data: &[u8]) {
-        let turned = format!("icmp type echo-reply {rule}");
+    /// Makes the kernel answer an echo request of the container's own, of the family of `like`, and the container's rules do `rule` to the
+    /// answer. `data`: what comes back.
+    fn answer(&self, turn: Turn, like: IpAddr, rule: &str, data: &[u8]) {
+        let (header, icmp, request) = if like.is_ipv4() {
+            ("ip", "icmp", 8)
+        } else {
+            ("ip6", "icmpv6", 128)
+        };
+        let turned = format!("{icmp} type echo-reply {rule}");
         let at_output = |what: &str| {
             format!(
-                "table ip voice {{ chain away {{ type route hook output priority 0;
+                "table {header} voice {{ chain away {{ type route hook output priority 0;
 {what}
 }}
 }}
@@ -125,35 +126,41 @@ spec:
 }}
 }}
 ",
-                at_output(&format!("icmp type echo-reply ip daddr set {}", self.right.v4))
+                at_output(&format!(
+                    "{icmp} type echo-reply {header} daddr set {}",
+                    self.right.address(like)
+                ))
             ),
         };
         self.near.run(&["nft", "-f", "-"], &text);
+        let own = number(like, 10);
         // An echo request has the form of an error.
-        let own = IpAddr::from(v4(10));
-        let (protocol, request) = wire::error(own, own, (8, 0), data);
+        let (protocol, request) = wire::error(own, own, (request, 0), data);
         let asked = self.enemy.craft(Craft::raw(own, i32::from(protocol), &request));
         assert_eq!(asked, Ok(()), "it may speak to itself");
         self.near.run(&["nft", "flush", "ruleset"], "");
     }
 
     /// Makes the kernel send this upper layer from the container to another address.
-    fn say(&self, turn: Turn, protocol: u8, to: Ipv4Addr, upper: &[u8]) {
+    fn say(&self, turn: Turn, protocol: u8, to: IpAddr, upper: &[u8]) {
         let (head, data) = upper.split_at(8);
         let head: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
-        let rule = format!("@th,0,64 set 0x{head} ip protocol set {protocol} ip daddr set {to}");
-        self.answer(turn, &rule, data);
+        let header = if to.is_ipv4() {
+            format!("ip daddr set {to} ip protocol set {protocol}")
+        } else {
+            format!("ip6 daddr set {to} ip6 nexthdr set {protocol}")
+        };
+        // The address first: with it, the rules mend the checksum of what is still an echo.
+        self.answer(turn, to, &format!("{header} @th,0,64 set 0x{head}"), data);
     }
 
-    /// How many packets like this reached the machine that may not be spoken to.
-    fn strayed(&self, protocol: u8, port: u16, token: &str) -> usize {
+    /// Whether a packet like this reached the machine that may not be spoken to.
+    fn strayed(&self, from: IpAddr, protocol: u8, port: u16, token: &str) -> bool {
         let frames = self.wrong.frames();
-        let ours = frames.iter().filter(|frame| {
+        frames.iter().any(|frame| {
             let text = String::from_utf8_lossy(&frame.payload);
-            let from = IpAddr::from(v4(10));
-            (frame.protocol, frame.port, frame.source) == (protocol, port, from) && text.contains(token)
-        });
-        ours.count()
+            (frame.source, frame.protocol, frame.port) == (from, protocol, port) && text.contains(token)
+        })
     }
 
     /// Whether what `rogue` may say is heard.
@@ -166,18 +173,28 @@ spec:
     }
 }
 
-fn from() -> SocketAddr {
-    (v4(10), 7000).into()
+/// The address of this number, of the family of `like`.
+fn number(like: IpAddr, host: u8) -> IpAddr {
+    if like.is_ipv4() {
+        v4(host).into()
+    } else {
+        v6(host).into()
+    }
 }
 
-fn datagram(to: SocketAddr, token: &str) -> Vec<u8> {
-    wire::udp_between(from(), to, token.as_bytes())
+fn from(to: SocketAddr) -> SocketAddr {
+    (number(to.ip(), 10), 7000).into()
+}
+
+fn datagram(to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    wire::udp_between(from(to), to, payload)
 }
 
 fn segment(to: SocketAddr, flags: u8, token: &str) -> Vec<u8> {
-    let mut upper = wire::segment(from(), to, flags);
+    let from = from(to);
+    let mut upper = wire::segment(from, to, flags);
     upper.extend(token.as_bytes());
-    wire::sum(from().ip(), to.ip(), TCP, &mut upper, 16);
+    wire::sum(from.ip(), to.ip(), TCP, &mut upper, 16);
     upper
 }
 
@@ -186,11 +203,7 @@ fn denied(segd: &Segd) -> u64 {
 }
 
 /// Each of these arrives without segd, and none with it: a name, how it is sent, whether one that bears a token has arrived.
-type Way<'a> = (
-    &'static str,
-    Box<dyn Fn(&str) + 'a>,
-    Box<dyn Fn(&str) -> bool + 'a>,
-);
+type Way<'a> = (String, Box<dyn Fn(&str) + 'a>, Box<dyn Fn(&str) -> bool + 'a>);
 
 #[track_caller]
 fn lead_nowhere(scene: &Container, ways: &[Way<'_>]) {
@@ -216,58 +229,56 @@ fn lead_nowhere(scene: &Container, ways: &[Way<'_>]) {
     scene.speaks();
 }
 
+/// The container's address, of both families.
+fn families() -> [IpAddr; 2] {
+    [v4(10).into(), v6(10).into()]
+}
+
 /// To the machine: a datagram, the beginning of a connection, the middle of one.
-fn to_the_machine(scene: &Container, turn: Turn) -> Vec<Way<'_>> {
-    let to = SocketAddr::from((scene.wrong.v4, PORT));
-    let machine = scene.wrong.v4;
-    vec![
-        (
-            "a datagram to a machine",
-            Box::new(move |token| scene.say(turn, UDP, machine, &datagram(to, token))),
-            Box::new(|token| scene.strayed(UDP, PORT, token) > 0),
-        ),
-        (
-            "a SYN to a machine",
-            Box::new(move |token| scene.say(turn, TCP, machine, &segment(to, SYN, token))),
-            Box::new(|token| scene.strayed(TCP, PORT, token) > 0),
-        ),
-        (
-            "data to a machine",
-            Box::new(move |token| {
-                scene.say(
-                    turn,
-                    TCP,
-                    machine,
-                    &segment(to, PSH_ACK, &format!("data-{token}")),
-                )
-            }),
-            Box::new(|token| scene.strayed(TCP, PORT, &format!("data-{token}")) > 0),
-        ),
+fn to_the_machine(scene: &Container, turn: Turn, own: IpAddr) -> [Way<'_>; 3] {
+    let machine = scene.wrong.address(own);
+    let to = SocketAddr::from((machine, PORT));
+    [
+        ("a datagram", UDP, None),
+        ("a SYN", TCP, Some(SYN)),
+        ("data", TCP, Some(PSH_ACK)),
     ]
+    .map(|(name, protocol, flags)| -> Way<'_> {
+        let marked = move |token: &str| format!("{name} {token}");
+        (
+            format!("{name} from {own} to a machine"),
+            Box::new(move |token| {
+                let token = marked(token);
+                let upper = flags.map_or_else(
+                    || datagram(to, token.as_bytes()),
+                    |flags| segment(to, flags, &token),
+                );
+                scene.say(turn, protocol, machine, &upper);
+            }),
+            Box::new(move |token| scene.strayed(own, protocol, PORT, &marked(token))),
+        )
+    })
 }
 
 /// Class 13. Before the hook of the kernel's own socket: to a machine, to a service of the host, to another segment's container.
 #[test]
 fn what_the_kernel_answers_in_a_container_is_not_the_hosts_voice() {
     let Some(scene) = Container::open() else { return };
-    let mut ways = to_the_machine(&scene, Turn::AtOutput);
-    for (name, (worker, ear)) in [
-        "a datagram to the host",
-        "a datagram to another segment's container",
-    ]
-    .into_iter()
-    .zip(&scene.ears)
-    {
-        let to = ear.local;
-        let IpAddr::V4(at) = to.ip() else { panic!("IPv4") };
-        ways.push((
-            name,
-            Box::new({
-                let scene = &scene;
-                move |token| scene.say(Turn::AtOutput, UDP, at, &datagram(to, token))
-            }),
-            Box::new(move |token| worker.inbox(*ear).has(token)),
-        ));
+    let mut ways = Vec::new();
+    for own in families() {
+        ways.extend(to_the_machine(&scene, Turn::AtOutput, own));
+        for (worker, host) in scene.services.iter().zip([1, 11]) {
+            let at = number(own, host);
+            let ear = worker.listen_udp((at, PORT));
+            let scene = &scene;
+            ways.push((
+                format!("a datagram from {own} to {at}"),
+                Box::new(move |token| {
+                    scene.say(Turn::AtOutput, UDP, at, &datagram(ear.local, token.as_bytes()));
+                }),
+                Box::new(move |token| worker.inbox(ear).has(token)),
+            ));
+        }
     }
     lead_nowhere(&scene, &ways);
 }
@@ -276,20 +287,33 @@ fn what_the_kernel_answers_in_a_container_is_not_the_hosts_voice() {
 #[test]
 fn what_the_kernel_answers_in_a_container_is_turned_to_nobody_on_its_link() {
     let Some(scene) = Container::open() else { return };
-    lead_nowhere(&scene, &to_the_machine(&scene, Turn::AtLink));
+    let ways = families().map(|own| to_the_machine(&scene, Turn::AtLink, own));
+    lead_nowhere(&scene, ways.as_flattened());
 }
 
 /// Class 13. The same, turned into a request, which carries whatever it likes.
 #[test]
 fn an_answer_that_is_turned_into_a_request_on_its_link_reaches_nobody() {
     let Some(scene) = Container::open() else { return };
-    let rule = format!("icmp type set echo-request ip daddr set {}", scene.wrong.v4);
-    let ways: [Way<'_>; 1] = [(
-        "an echo request to a machine",
-        Box::new(|token| scene.answer(Turn::AtLink, &rule, token.as_bytes())),
-        Box::new(|token| scene.strayed(1, 8, token) > 0),
-    )];
-    lead_nowhere(&scene, &ways);
+    let scene = &scene;
+    let ways = families().map(|own| -> Way<'_> {
+        let machine = scene.wrong.address(own);
+        let (rule, protocol, request) = if own.is_ipv4() {
+            (format!("icmp type set echo-request ip daddr set {machine}"), 1, 8)
+        } else {
+            (
+                format!("icmpv6 type set echo-request ip6 daddr set {machine}"),
+                58,
+                128,
+            )
+        };
+        (
+            format!("an echo request from {own} to a machine"),
+            Box::new(move |token| scene.answer(Turn::AtLink, own, &rule, token.as_bytes())),
+            Box::new(move |token| scene.strayed(own, protocol, request, token)),
+        )
+    });
+    lead_nowhere(scene, &ways);
 }
 
 /// Class 10. Into the host's tunnel, out of which it comes as another machine's.
@@ -311,15 +335,10 @@ fn what_the_kernel_answers_in_a_container_does_not_get_into_the_hosts_tunnel() {
     let ear = scene.server.listen_udp((inner, PORT));
     let to = SocketAddr::from((v4(1), 4789));
     let ways: [Way<'_>; 1] = [(
-        "a datagram into the host's tunnel",
+        "a datagram into the host's tunnel".into(),
         Box::new(|token| {
             let payload = wire::vxlan(77, (partner, 40_000).into(), (inner, PORT).into(), token);
-            scene.say(
-                Turn::AtOutput,
-                UDP,
-                v4(1),
-                &wire::udp_between(from(), to, &payload),
-            );
+            scene.say(Turn::AtOutput, UDP, to.ip(), &datagram(to, &payload));
         }),
         Box::new(|token| scene.server.inbox(ear).has(token)),
     )];
