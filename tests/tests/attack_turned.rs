@@ -10,6 +10,7 @@ use std::{
 use segd_tests::{
     Bridge, Cgroup, Craft, Kind, Lab, Netns, Remote, Segd, Worker,
     netns::{Sysctl, cable, ip, v4},
+    remote::Frame,
     wait::{self, PATIENCE},
     wire,
 };
@@ -89,6 +90,24 @@ ip daddr {} {matching} {also} ip daddr set {to} ether daddr set ff:ff:ff:ff:ff:f
             .iter()
             .filter(|frame| frame.protocol == protocol && frame.source == from);
         ours.count()
+    }
+
+    fn denied(&self) -> u64 {
+        self.segd.denied().values().sum()
+    }
+
+    /// What the kernel is made to say opens no connection to the machine that may not be asked; without segd it would.
+    #[track_caller]
+    fn opens_nothing(&mut self, provoke: impl Fn(&Container)) {
+        let (before, denied) = (self.strayed(6), self.denied());
+        provoke(self);
+        self.stays(6, before);
+        assert!(self.denied() > denied, "{}", self.segd.log());
+        assert!(self.segd.unload().status.success());
+        provoke(self);
+        wait::wait_until("without segd it gets there", PATIENCE, || {
+            self.strayed(6) > before
+        });
     }
 
     /// Nothing has strayed since.
@@ -238,6 +257,127 @@ fn what_a_container_says_to_itself_by_anothers_address_opens_no_way_there() {
             .unwrap()
             .is_some_and(|text| text.contains("outside;"))
     });
+}
+
+/// Class 13. A session that its namespace's rules call an allowed one before its hook, and by its own name again behind it, has no right
+/// of that one's.
+#[test]
+fn a_session_that_is_called_another_at_its_hook_does_not_outlive_its_right() {
+    let both = "    - {from: rogue, to: [right, wrong], ports: [tcp/5400]}\n";
+    let Some(scene) = Container::open(both) else {
+        return;
+    };
+    let (right, wrong) = (scene.right.v4, scene.wrong.v4);
+    let session = scene.enemy.open_tcp((wrong, PORT)).unwrap();
+    let IpAddr::V4(own) = session.local.ip() else {
+        panic!("IPv4")
+    };
+    let heard = |token: &str| {
+        let frames = scene.wrong.frames();
+        frames
+            .iter()
+            .any(|frame| String::from_utf8_lossy(&frame.payload).contains(token))
+    };
+    scene.enemy.send(session, "before;").unwrap();
+    wait::wait_until("it is heard", PATIENCE, || heard("before;"));
+    let text = format!(
+        "table ip other {{
+chain away {{ type filter hook output priority 0;
+ip saddr {own} ip daddr {wrong} tcp sport {port} ip daddr set {right}
+}}
+}}
+table netdev itself {{
+chain away {{ type filter hook egress device \"eth0\" priority 0;
+ip daddr {right} tcp sport {port} ip daddr set {wrong} ether daddr set ff:ff:ff:ff:ff:ff
+}}
+}}
+",
+        port = session.local.port()
+    );
+    scene.near.run(&["nft", "-f", "-"], &text);
+    scene.enemy.send(session, "turned;").unwrap();
+    wait::wait_until("under another name it is heard", PATIENCE, || heard("turned;"));
+    scene.segd.set_policy(&policy(
+        &scene.rogue,
+        "    - {from: rogue, to: right, ports: [tcp/5400]}\n",
+    ));
+    let before = scene.denied();
+    scene.enemy.send(session, "after;").ok();
+    wait::within(Duration::from_secs(1), || {
+        scene.denied() > before || heard("after;")
+    });
+    wait::quiet(wait::SILENCE);
+    assert!(
+        !heard("after;"),
+        "it outlived its right: {:?}",
+        scene.wrong.inbox()
+    );
+    assert!(scene.denied() > before, "{}", scene.segd.log());
+}
+
+/// Class 13. What the kernel says for a connection that is closed carries nothing and opens nothing, whatever its namespace's rules make
+/// of it.
+#[test]
+fn the_last_word_of_a_closed_connection_opens_no_other() {
+    let rules = "    - {from: rogue, to: right, ports: [tcp/5400]}\n";
+    let Some(mut scene) = Container::open(rules) else {
+        return;
+    };
+    // So that each stray segment is answered, and a reset by the machine, which has forgotten the connection, does not end it.
+    scene.near.sysctl("net/ipv4/tcp_invalid_ratelimit", "0");
+    scene.near.sysctl("net/ipv4/tcp_rfc1337", "1");
+    let session = scene.enemy.open_tcp((scene.right.v4, PORT)).unwrap();
+    scene.enemy.send(session, "before;").unwrap();
+    wait::wait_until("it is heard", PATIENCE, || scene.right.inbox().has("before;"));
+    let no_linger = [0; 8];
+    scene
+        .enemy
+        .set_option(session, libc::SOL_SOCKET, libc::SO_LINGER, &no_linger);
+    scene.enemy.close(session);
+    let waits = format!(
+        ":{:04X} {:08X}:{PORT:04X} 06 ",
+        session.local.port(),
+        u32::from_ne_bytes(scene.right.v4.octets())
+    );
+    wait::wait_until("it waits for what is late", PATIENCE, || {
+        scene
+            .enemy
+            .read_file("/proc/thread-self/net/tcp")
+            .contains(&waits)
+    });
+    let stray = wire::segment((scene.right.v4, PORT).into(), session.local, 0x10);
+    let stray = wire::packet(scene.right.v4.into(), session.local.ip(), 6, &stray);
+    let stray = wire::frame(wire::mac_in(&scene.near), &stray);
+    let answers = |scene: &Container| {
+        let frames = scene.right.frames();
+        let to_stray =
+            |frame: &&Frame| frame.protocol == 6 && frame.flags == 0x10 && frame.payload.is_empty();
+        frames.iter().filter(to_stray).count()
+    };
+    let before = answers(&scene);
+    scene.right.inject(&stray);
+    wait::wait_until("the kernel answers for it", PATIENCE, || answers(&scene) > before);
+    let port = session.local.port();
+    scene.divert(&format!("tcp sport {port} tcp flags ack"), "tcp flags set syn");
+    scene.opens_nothing(|scene| scene.right.inject(&stray));
+}
+
+/// Class 13. Nor does its first word.
+#[test]
+fn the_answer_that_accepts_a_connection_opens_no_other() {
+    let rules = "    - {from: right, to: rogue, ports: [tcp/5401]}\n";
+    let Some(mut scene) = Container::open(rules) else {
+        return;
+    };
+    let ear = scene.enemy.listen_tcp((v4(10), 5401));
+    let asks = |scene: &Container, token: &str| scene.right.tcp(ear.local, token, Duration::from_millis(500));
+    assert_eq!(asks(&scene, "straight;"), "ok");
+    scene.enemy.wait_for_message(ear, "straight;");
+    scene.divert(
+        "tcp sport 5401 tcp flags & (syn | ack) == (syn | ack)",
+        "tcp flags set syn",
+    );
+    scene.opens_nothing(|scene| assert_ne!(asks(scene, "diverted;"), "ok"));
 }
 
 /// Class 10. A tunnel's packets that are too long are cut behind all hooks: no piece leaves, and what is allowed leaves in pieces.

@@ -2,12 +2,15 @@
 //! another machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use segd_tests::{
     Craft, Kind, Lab, Remote,
     netns::{v4, v6},
-    wait,
+    wait, wire,
 };
 
 #[test]
@@ -143,4 +146,76 @@ spec:
     });
     wait::quiet(wait::SILENCE);
     assert!(!reached(17, 67) && !reached(1, 11));
+}
+
+/// What a container writes on its link past the hooks of its sockets passes no more if its segment claims it by its address than if it
+/// claims it by its cgroup.
+#[test]
+fn who_is_claimed_by_his_address_writes_no_frames_past_his_sockets() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (far, near) = (lab.netns("far"), lab.netns("near"));
+    bridge.plug(&far, 30);
+    bridge.plug(&near, 31);
+    let remote = Remote::plug(&bridge, 50);
+    remote.listen(5600);
+    let (nobody, db) = (lab.cgroup("nobody"), lab.cgroup("db"));
+    let claimed = lab.worker_in(&nobody, &far);
+    let server = lab.worker_in(&db, &near);
+    let ear = server.listen_udp((v4(31), 5601));
+    let frame = |token: &str, bypass: bool| {
+        let from: SocketAddr = (v4(30), 5600).into();
+        for to in [SocketAddr::from((remote.v4, 5601)), ear.local] {
+            let upper = wire::udp_between(from, to, token.as_bytes());
+            let packet = wire::packet(from.ip(), to.ip(), 17, &upper);
+            claimed
+                .send_frame("eth0", &wire::frame([0xff; 6], &packet), bypass)
+                .ok();
+        }
+    };
+    let reached = |token: &str| {
+        let frames = remote.frames();
+        frames.iter().any(|frame| frame.payload == token.as_bytes())
+    };
+    let both = |token: &str| reached(token) && server.inbox(ear).has(token);
+    wait::wait_until("the frames arrive without segd", wait::PATIENCE, || {
+        frame("before;", false);
+        wait::within(wait::SILENCE, || both("before;"))
+    });
+    let segd = lab.enforce(&format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: claimed}}
+spec:
+  segments:
+    lab: {{match: [{{cidr: {}/32}}]}}
+    db: {{match: [{{cgroup: {}}}]}}
+  allow:
+    - {{from: lab, to: world, ports: [udp/5600]}}
+",
+        v4(30),
+        db.path()
+    ));
+    wait::quiet(Duration::from_secs(1));
+    wait::wait_until("what it may arrives", wait::PATIENCE, || {
+        claimed.probe(Kind::Udp, (remote.v4, 5600), "may;");
+        reached("may;")
+    });
+    assert_eq!(
+        claimed.probe(Kind::Udp, (remote.v4, 5601), "socket;").result,
+        "EPERM",
+        "no rule for this port"
+    );
+    for bypass in [false, true] {
+        let before: u64 = segd.denied().values().sum();
+        frame("after;", bypass);
+        wait::quiet(wait::SILENCE);
+        assert!(!reached("after;"), "a machine was reached, bypass {bypass}");
+        assert!(
+            !server.inbox(ear).has("after;"),
+            "a container was reached, bypass {bypass}"
+        );
+        let after: u64 = segd.denied().values().sum();
+        assert_eq!(after - before, 2, "each is counted once, bypass {bypass}");
+    }
 }
