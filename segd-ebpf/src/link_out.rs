@@ -27,7 +27,7 @@ use crate::{
     policy::Policy,
     ruling::reason,
     settled,
-    skb::Skb,
+    skb::{Skb, Socket},
     toward::place,
 };
 
@@ -96,7 +96,7 @@ fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
 #[inline(never)]
 extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
     let skb = Skb { skb };
-    let Some(socket) = skb.socket() else {
+    let Some(socket) = skb.inet_socket() else {
         return 0;
     };
     let frame = Frame { skb };
@@ -258,12 +258,23 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
     let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
     // A port that is led to another in this namespace (REDIRECT) is judged as the one that is listened on, as by the hooks.
-    let asked = match (packet.protocol, way.skb.local_port()) {
-        (TCP, port) if port != 0 => service::port(TCP, port),
-        _ => packet.reverse_service(),
+    let port = way.skb.inet_socket().map_or(0, Socket::port);
+    let asked = if packet.protocol == TCP && port != 0 {
+        service::port(TCP, port)
+    } else {
+        packet.reverse_service()
     };
     let (_, answers) = reason(&way.policy, to, own, asked);
     if begins || answers { PASSES } else { denied }
+}
+
+/// Whether a frame of a stream goes where its socket is connected to, and that is a workload of this host, which judges for itself,
+/// wherever its address comes from.
+#[inline(always)]
+fn goes_to_workload(skb: Skb) -> bool {
+    skb.socket()
+        .is_some_and(|socket| socket.is_tcp() && settled::is_with_workload(socket))
+        && segd_bears_own_tuple(skb.skb) != 0
 }
 
 /// Whose the socket on a frame is, but for who claims its address. One of the kernel's own speaks for whoever lives where the frame comes
@@ -350,13 +361,16 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
         return packet.is_group_control();
     }
     match way.by {
-        Sender::Kernel => packet.protocol == TCP && is_bare(skb, packet),
+        // What accepts a connection goes to whoever has begun it, as its listener's hook let him.
+        Sender::Kernel => {
+            packet.protocol == TCP && (is_bare(skb, packet) || segd_bears_own_tuple(skb.skb) != 0)
+        }
         Sender::Inet => {
             // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
             // socket, and only the tuple tells them apart.
             match packet.protocol {
                 // The kernel's own control socket resets what nobody listens for.
-                TCP => is_bare(skb, packet),
+                TCP => is_bare(skb, packet) || goes_to_workload(skb),
                 UDP if is_dhcp(packet.source_port, packet.destination_port)
                     && (packet.destination == BROADCAST || address::is_multicast(&packet.destination)) =>
                 {

@@ -202,16 +202,11 @@ impl Skb {
         }
     }
 
-    /// The local port of whatever inet socket it has, one that is half open included; 0 if it has none.
+    /// The socket of which only addresses, ports and state may be read: it may be half open.
     #[inline(always)]
-    pub fn local_port(self) -> u16 {
+    pub fn inet_socket(self) -> Option<Socket> {
         // SAFETY: the hook's own context; the pointer is checked before use, as the verifier wants it.
-        let sk = unsafe { (*self.skb).__bindgen_anon_2.sk };
-        if sk.is_null() {
-            return 0;
-        }
-        // SAFETY: not null; this field may be read of any socket. Volatile: fused loads are refused.
-        unsafe { core::ptr::read_volatile(&raw const (*sk).src_port) as u16 }
+        NonNull::new(unsafe { (*self.skb).__bindgen_anon_2.sk }).map(|sk| Socket { sk })
     }
 
     /// The number of the socket's network namespace.
@@ -285,7 +280,7 @@ extern "C" fn segd_chain(skb: *mut __sk_buff, start: u32, end: u32, first: u32) 
     follow(&Skb { skb }, start, end, first as u8)
 }
 
-/// A full socket.
+/// A full socket, unless it is of [`Skb::inet_socket`].
 #[derive(Clone, Copy)]
 pub struct Socket {
     /// The kernel's. Never null, so that `None` is a null pointer and not an unset register.
