@@ -14,7 +14,7 @@ use segd_common::{
 use crate::{
     handover::{Entry, Side, fill_key, of_handshake},
     kernel, lookup,
-    skb::Socket,
+    socket::Socket,
     tcp::remembered,
 };
 

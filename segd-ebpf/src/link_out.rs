@@ -6,29 +6,25 @@ use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
     address::{self, Address, NAMESPACE_MANAGED, NAMESPACE_PLAIN, SOURCE_OWN, Source, mapped},
     bytes::Bytes as _,
-    flow::{CONTESTED_NS, HandoverKey},
-    packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, icmp, tcp},
+    flow::CONTESTED_NS,
+    packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, icmp},
     reason::Reason,
     segment,
-    service::{self, ICMP, ICMPV6, IGMP, TCP, UDP, has_ports},
-    workload::Identity,
+    service::{IGMP, TCP, UDP},
 };
 
 use crate::{
-    egress::{is_dhcp, is_kernels},
-    errors, fragments,
-    handover::{Entry, Side, fill_key, now, within},
-    identity::{self, UNKNOWN},
+    egress::is_dhcp,
+    fragments, identity,
     link::{
         ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse, sender,
     },
+    link_sent::judge_sent,
     link_tunnel::into_tunnel,
     maps::{LINKS, NAMESPACES, SOURCES},
     policy::Policy,
-    ruling::reason,
     settled,
-    skb::{Skb, Socket},
-    toward::place,
+    skb::Skb,
 };
 
 const UNSPECIFIED_V4: Address = mapped([0; 4]);
@@ -94,7 +90,7 @@ fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
 // VERIFIER: global, as `segd_judge`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
+pub extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
     let skb = Skb { skb };
     let Some(socket) = skb.inet_socket() else {
         return 0;
@@ -210,108 +206,6 @@ fn packet_comes_out(way: &Way) -> u32 {
     denied
 }
 
-/// Whether what this very namespace sent may leave it.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
-fn judge_sent(way: &Way, packet: &Packet) -> u32 {
-    let icmp = packet.protocol == ICMP || packet.protocol == ICMPV6;
-    // The kernel's errors, answers and neighbour discovery, which no hook publishes. What else bears its socket, its namespace's root has
-    // made of that behind the hook.
-    if way.by == Sender::Inet && icmp && is_kernels(way.skb) {
-        if packet.is_icmp_error() || packet.is_link_control() {
-            return PASSES;
-        }
-        if packet.is_echo_reply() {
-            return errors::refuses_echo(way, packet);
-        }
-        return as_owner(way, packet);
-    }
-    let owner = owner_of_tuple(packet, way.skb.cgroup());
-    if is_accounted_for(way, packet, owner) {
-        return PASSES;
-    }
-    // Where it is known by its content (a translated destination), nobody but its sender can have sent it.
-    if owner == ANOTHER {
-        return Reason::Unjudged as u32;
-    }
-    let socket = way.by == Sender::Inet && (packet.protocol == TCP || icmp || owner == ITSELF_ONCE);
-    if way.by == Sender::Kernel || socket {
-        return translated(way, packet);
-    }
-    as_owner(way, packet)
-}
-
-/// Judges what is not on the way that its socket's hook has seen: its namespace translates. Either end may have begun.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
-fn translated(way: &Way, packet: &Packet) -> u32 {
-    let local = identity::is_local(&packet.destination);
-    // Whoever hears it on this host judges for himself, if he has a socket.
-    if local && has_ports(packet.protocol) {
-        return PASSES;
-    }
-    // Errors open nothing, but act on connections: what one quotes was looked at for another receiver.
-    if local && packet.is_icmp_error() {
-        return Reason::IcmpError as u32;
-    }
-    let own = identity::claimed_by_address(&way.policy, speaker(way), &packet.source);
-    let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
-    let (denied, begins) = reason(&way.policy, own, to, packet.service);
-    // A port that is led to another in this namespace (REDIRECT) is judged as the one that is listened on, as by the hooks.
-    let port = way.skb.inet_socket().map_or(0, Socket::port);
-    let asked = if packet.protocol == TCP && port != 0 {
-        service::port(TCP, port)
-    } else {
-        packet.reverse_service()
-    };
-    let (_, answers) = reason(&way.policy, to, own, asked);
-    if begins || answers { PASSES } else { denied }
-}
-
-/// Whether a frame of a stream goes where its socket is connected to, and that is a workload of this host, which judges for itself,
-/// wherever its address comes from.
-#[inline(always)]
-fn goes_to_workload(skb: Skb) -> bool {
-    skb.socket()
-        .is_some_and(|socket| socket.is_tcp() && settled::is_with_workload(socket))
-        && segd_bears_own_tuple(skb.skb) != 0
-}
-
-/// Whose the socket on a frame is, but for who claims its address. One of the kernel's own speaks for whoever lives where the frame comes
-/// from.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
-pub fn speaker(way: &Way) -> Identity {
-    let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
-    if own == Identity::of(segment::HOST) && is_kernels(way.skb) {
-        return identity::voice(way.policy.slot, way.namespace);
-    }
-    own
-}
-
-/// Nobody has sent on a tuple.
-const NOBODY: u32 = 0;
-/// The cgroup in question has, a moment ago.
-const ITSELF: u32 = 1;
-/// It has, but lately it did not: its right may have ended since.
-const ITSELF_ONCE: u32 = 2;
-/// Another cgroup has.
-const ANOTHER: u32 = 3;
-
-/// Who last sent on a packet's tuple, by the egress hooks.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
-fn owner_of_tuple(packet: &Packet, cgroup: u64) -> u32 {
-    let mut key = HandoverKey::default();
-    fill_key(&mut key, packet, 0, Side::Source);
-    match Entry::at(&key) {
-        None => NOBODY,
-        Some(entry) if entry.cgroup() != cgroup => ANOTHER,
-        Some(entry) if within(CONTESTED_NS, entry.sent_ns(), now()) => ITSELF,
-        Some(_) => ITSELF_ONCE,
-    }
-}
-
 /// The answer that is no reason.
 pub const PASSES: u32 = 0;
 
@@ -351,73 +245,4 @@ fn is_false_neighbour(way: &Way, packet: &Packet) -> bool {
         }
         _ => false,
     }
-}
-
-/// Whether a socket hook has seen this very packet, or the kernel made it on its own.
-#[inline(always)]
-fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
-    let skb = way.skb;
-    if packet.protocol == IGMP {
-        return packet.is_group_control();
-    }
-    match way.by {
-        // What accepts a connection goes to whoever has begun it, as its listener's hook let him.
-        Sender::Kernel => {
-            packet.protocol == TCP && (is_bare(skb, packet) || segd_bears_own_tuple(skb.skb) != 0)
-        }
-        Sender::Inet => {
-            // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
-            // socket, and only the tuple tells them apart.
-            match packet.protocol {
-                // The kernel's own control socket resets what nobody listens for.
-                TCP => is_bare(skb, packet) || goes_to_workload(skb),
-                UDP if is_dhcp(packet.source_port, packet.destination_port)
-                    && (packet.destination == BROADCAST || address::is_multicast(&packet.destination)) =>
-                {
-                    true
-                }
-                _ => owner == ITSELF,
-            }
-        }
-        // A reset or an acknowledgement without data, for a connection that has no socket any more.
-        Sender::Nobody => packet.protocol == TCP && is_bare(skb, packet),
-        Sender::Device => false,
-    }
-}
-
-/// Whether a TCP segment carries nothing and opens nothing.
-#[inline(always)]
-fn is_bare(skb: Skb, packet: &Packet) -> bool {
-    let v6 = skb.is_v6();
-    let header = if v6 { 40 } else { 20 };
-    let first = Frame { skb }.read::<1>(0);
-    let next = Frame { skb }.read::<1>(6);
-    let plain = if v6 {
-        next == Some([TCP])
-    } else {
-        first == Some([0x45])
-    };
-    let Some([offset]) = (Frame { skb }).read::<1>(header + 12) else {
-        return false;
-    };
-    plain && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
-}
-
-/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from. Either end may have begun.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
-pub fn as_owner(way: &Way, packet: &Packet) -> u32 {
-    let own = identity::voice(way.policy.slot, way.namespace);
-    let own = identity::claimed_by_address(&way.policy, own, &packet.source);
-    if own == UNKNOWN {
-        return Reason::Unjudged as u32;
-    }
-    if packet.flags & PACKET_FRAGMENT != 0 {
-        return Reason::Fragment as u32;
-    }
-    let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
-    let (denied, begins) = reason(&way.policy, own, to, packet.service);
-    let (_, answers) = reason(&way.policy, to, own, packet.reverse_service());
-    // What passes is counted where a socket of this host receives it, if one does.
-    if begins || answers { PASSES } else { denied }
 }

@@ -12,7 +12,8 @@ use segd_common::{
 use crate::{
     identity,
     link::{Sender, Way},
-    link_out::{BROADCAST, PASSES, speaker},
+    link_out::{BROADCAST, PASSES},
+    link_sent::speaker,
     lookup,
     ruling::reason,
 };

@@ -17,7 +17,8 @@ use crate::{
     identity,
     maps::{CGROUPS, HANDOVERS},
     ruling::{self, Ruling, pack, unpack},
-    skb::{LOOPBACK, Skb, Socket},
+    skb::{LOOPBACK, Skb},
+    socket::Socket,
     source,
     toward::Place,
 };

@@ -14,7 +14,8 @@ use crate::{
     count::count_known,
     policy::Policy,
     publish::is_published,
-    skb::{LOOPBACK, Skb, Socket, state},
+    skb::{LOOPBACK, Skb, state},
+    socket::Socket,
     tcp::remembered,
 };
 

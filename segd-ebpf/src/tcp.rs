@@ -25,7 +25,8 @@ use crate::{
     maps::SOCKETS,
     policy::Policy,
     ruling::{DIALS, NEW_FLOW, PEER_LOCAL, PUBLISH, RECEIVER_JUDGES, REVERSED, REVOKED, Ruling, judge},
-    skb::{LOOPBACK, Skb, Socket, state},
+    skb::{LOOPBACK, Skb, state},
+    socket::Socket,
     toward::{Place, judge_departure},
 };
 
