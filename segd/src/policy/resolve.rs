@@ -132,6 +132,9 @@ fn resolved<'s>(
              `segd apply`, `segd policy check` and `segd policy diff` take it with `--allow-empty`",
         ));
     }
+    if !documents.is_empty() && !allow_empty {
+        resolver.blank(&read);
+    }
     resolver.names(&documents);
     resolver.define(&read, &mut files.defined);
     resolver.known = mem::take(&mut files.known);
@@ -204,6 +207,26 @@ impl<'s> Resolver<'s> {
             self.allowances.extend(file.allowances.iter().cloned());
         }
         read
+    }
+
+    /// Files in which nothing stands, beside others. A writer in the middle of his work leaves one, and a disk that is full.
+    fn blank(&mut self, read: &[Kept]) {
+        for kept in read.iter().filter(|kept| kept.file.out.is_empty()) {
+            if !kept.text.trim().is_empty() {
+                continue;
+            }
+            self.complete = false;
+            let span = Span {
+                file: kept.place,
+                ..Span::default()
+            };
+            let message = "the file is empty: it gives up every segment, rule and guardrail that stood in it";
+            self.report(
+                Diagnostic::error(Code::Empty, span, message)
+                    .help("write it again, from beginning to end; if nothing shall stand in it, remove it")
+                    .help("a file beside others may be empty with `--allow-empty`, or if it has a comment"),
+            );
+        }
     }
 
     /// The names of documents, and what documents say as a whole.
