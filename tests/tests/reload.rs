@@ -160,14 +160,20 @@ fn a_guardrail_that_is_written_in_place_holds_all_the_time() {
     assert_eq!(segd.revision(), revision, "nobody took half of it");
     file.write_all(rest.as_bytes()).unwrap();
     drop(file);
-    wait::wait_until("what was written is in force", PATIENCE, || segd.revision() > revision);
+    wait::wait_until("what was written is in force", PATIENCE, || {
+        segd.revision() > revision
+    });
     pair.expect(false, "whole;");
 
     // Emptied and closed: by a disk that was full, a transfer that broke.
     let revision = segd.revision();
     fs::write(&guardrails, "").unwrap();
     wait::wait_until("it is refused", PATIENCE, || failures(&segd) == 1.0);
-    assert!(segd.log().contains("guardrails.yaml:1:1: the file is empty"), "{}", segd.log());
+    assert!(
+        segd.log().contains("guardrails.yaml:1:1: the file is empty"),
+        "{}",
+        segd.log()
+    );
     pair.expect(false, "empty;");
     assert_eq!(segd.revision(), revision);
     segd.reload(|_| fs::remove_file(&guardrails).unwrap());
@@ -175,7 +181,8 @@ fn a_guardrail_that_is_written_in_place_holds_all_the_time() {
 }
 
 fn guardrail() -> String {
-    let document = "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: guardrails}\nspec:\n  allow: []\n";
+    let document =
+        "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: guardrails}\nspec:\n  allow: []\n";
     format!("{document}  deny:\n    - {{from: web, to: db}}\n")
 }
 

@@ -526,6 +526,35 @@ fn files_that_failed_before_a_rollback_are_not_tried_over_it() {
     stage.expect_old("asked for");
 }
 
+/// They do not change by that: what was rolled back to stays over them when they can be read again.
+#[test]
+fn files_that_cannot_be_read_for_a_moment_are_not_put_over_a_rollback() {
+    const EVERYTHING: Duration = Duration::from_secs(5);
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let segd = stage.enforce(&lab);
+    segd.reload(|path| write_atomically(&path.join("policy.yaml"), &stage.tried()));
+    let (code, said) = says(&segd, &["rollback"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_old("rolled back");
+    let back = segd.revision();
+    let files = segd.policy_path().join("policy.yaml");
+    fs::set_permissions(&files, fs::Permissions::from_mode(0o666)).unwrap();
+    wait::wait_until("they are refused", PATIENCE, || {
+        segd.json(&["status"])["last_reload"]["result"] == "failure"
+    });
+    fs::set_permissions(&files, fs::Permissions::from_mode(0o644)).unwrap();
+    wait::wait_until("they are readable again", PATIENCE, || {
+        segd.json(&["status"])["last_reload"]["result"] == "success"
+    });
+    wait::quiet(EVERYTHING + Duration::from_secs(1));
+    assert_eq!(segd.revision(), back, "{}", segd.log());
+    stage.expect_old("they did not change");
+    // Others than these are what whoever writes them wants.
+    segd.reload(|path| write_atomically(&path.join("policy.yaml"), &stage.policy("", &[stage.none])));
+    assert_eq!(stage.verdicts(), [false, false, false, true]);
+}
+
 #[test]
 fn a_trial_is_one_at_a_time_and_a_wrong_policy_changes_nothing() {
     let Some(lab) = Lab::open() else { return };

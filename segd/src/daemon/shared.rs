@@ -33,7 +33,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{Known, LoadError, Loaded, Looked, SourceError, Sources, Texts, resolve_read_quietly},
+    source::{Known, Loaded, Looked, SourceError, Sources, Texts, resolve_read_quietly},
     telemetry::{clock, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) failure: u64,
     /// The last mistake that was told, so that it is told once.
     pub(super) told: Option<String>,
+    /// It was that the files could not be read.
+    pub(super) unread: bool,
     /// The followed files as they were last looked at.
     pub(super) files: Known,
     /// They changed during a trial.
@@ -139,6 +141,7 @@ impl Shared {
                 success: 1,
                 failure: 0,
                 told: None,
+                unread: false,
                 files: followed.files,
                 files_wait: false,
                 files_failed: false,
@@ -215,21 +218,13 @@ impl Shared {
 
     fn put_in_force(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let began = Instant::now();
-        let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
-        let texts = texts.map_err(|error| {
-            let help = error.help();
-            let refusal = failed(LoadError::Unreadable(error));
-            match help {
-                Some(help) => refusal.help(help),
-                None => refusal,
-            }
-        })?;
+        let texts = texts.map_err(|error| self.unread(error))?;
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
         let loaded = resolve_read_quietly(texts, self.options.allow_empty, &mut lock(&self.read_files))
             .and_then(Loaded::tested)
-            .map_err(failed)?;
+            .map_err(|error| self.failed(error.to_string(), &error.render(super::start::style())))?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
         let before = engine
@@ -299,6 +294,7 @@ impl Shared {
         } else if !moved && !state.files_failed && !asked && in_force.origin != Origin::Files {
             // A hash would be made at each look.
             state.files = Known::Texts(now);
+            state.readable_again();
             return Some(Ok(unchanged));
         } else {
             state.files = Known::Texts(now);

@@ -41,7 +41,9 @@ impl PolicyWatch {
         let (counts, notes) = (Arc::clone(&wanted), Arc::clone(&quiet));
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let wanted = lock(&counts);
-            let event = event.ok().filter(|event| matters(event) && concerns(event, &wanted));
+            let event = event
+                .ok()
+                .filter(|event| matters(event) && concerns(event, &wanted));
             if let Some(event) = event {
                 lock(&notes).note(&event, |path| is_read(path, &event, &wanted), Instant::now());
                 // One waiting event says it all.
@@ -117,7 +119,9 @@ fn concerns(event: &notify::Event, wanted: &Wanted) -> bool {
 /// itself. What editors put beside is not; they may keep it open as long as they like.
 fn is_read(path: &Path, event: &notify::Event, wanted: &Wanted) -> bool {
     use notify::event::{CreateKind, EventKind, RemoveKind};
-    let Some(name) = path.file_name() else { return false };
+    let Some(name) = path.file_name() else {
+        return false;
+    };
     match path.parent().and_then(|parent| wanted.get(parent)) {
         Some(Some(names)) => names.contains(name),
         Some(None) if name.as_encoded_bytes().starts_with(b".") => false,

@@ -118,9 +118,9 @@ mod tests {
         let mut last = start;
         for (at, kind, names) in events {
             last = start + Duration::from_millis(*at);
-            let event = names
-                .iter()
-                .fold(notify::Event::new(*kind), |event, name| event.add_path(name.into()));
+            let event = names.iter().fold(notify::Event::new(*kind), |event, name| {
+                event.add_path(name.into())
+            });
             quiet.note(
                 &event,
                 |path| path.extension().is_some_and(|extension| extension == "yaml"),
@@ -143,7 +143,11 @@ mod tests {
                 (1, TO, a),
                 (1, BOTH, &["a.tmp", "a.yaml"]),
             ],
-            &[(0, FROM, &["b.yaml"]), (0, TO, a), (0, BOTH, &["b.yaml", "a.yaml"])],
+            &[
+                (0, FROM, &["b.yaml"]),
+                (0, TO, a),
+                (0, BOTH, &["b.yaml", "a.yaml"]),
+            ],
             // From another directory.
             &[(0, TO, a)],
             // In place.
@@ -190,9 +194,12 @@ mod tests {
             .map(|second| (second * 750, WRITE, &["a.yaml"][..]))
             .collect();
         assert_eq!(waits(&writes), LONGEST - Duration::from_millis(39 * 750));
-        let saves: Vec<(u64, EventKind, &[&str])> =
-            (0..100).map(|at| (at, CLOSE, &["a.yaml"][..])).collect();
-        assert_eq!(waits(&saves), Duration::from_millis(1), "{CEILING:?} after the first");
+        let saves: Vec<(u64, EventKind, &[&str])> = (0..100).map(|at| (at, CLOSE, &["a.yaml"][..])).collect();
+        assert_eq!(
+            waits(&saves),
+            Duration::from_millis(1),
+            "{CEILING:?} after the first"
+        );
     }
 
     #[test]
