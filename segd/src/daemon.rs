@@ -32,6 +32,7 @@ mod start;
 mod watch;
 mod shared;
 mod told;
+mod refused;
 mod serve;
 pub mod probe;
 mod health;

@@ -15,12 +15,12 @@ use super::{
     Event, Options,
     alarm::Alarm,
     engine::{Engine, Origin},
-    error::ApplyError,
     health::Health,
     lock::Lock,
     notify,
     provenance::Provenances,
     reading::Readings,
+    refused::RefusedFiles,
     serve::Front,
     told::reload_of,
 };
@@ -83,6 +83,8 @@ pub(super) struct State {
     pub(super) files_wait: bool,
     /// They were to come into force since, and did not.
     pub(super) files_failed: bool,
+    /// They were, for what stands in them.
+    pub(super) refused: Option<RefusedFiles>,
     /// The last revision whose trial ended without a word.
     pub(super) overdue: u32,
     /// Where revisions come from.
@@ -145,6 +147,7 @@ impl Shared {
                 files: followed.files,
                 files_wait: false,
                 files_failed: false,
+                refused: None,
                 overdue: 0,
                 provenances: Provenances::default(),
                 readings: Readings::default(),
@@ -222,9 +225,14 @@ impl Shared {
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
+        let files = Texts::of(&texts.sources);
+        if !asked && let Some(refusal) = self.refused(&files) {
+            return Err(refusal);
+        }
         let loaded = resolve_read_quietly(texts, self.options.allow_empty, &mut lock(&self.read_files))
             .and_then(Loaded::tested)
-            .map_err(|error| self.failed(error.to_string(), &error.render(super::start::style())))?;
+            .map_err(|error| self.failed(error.to_string(), &error.render(super::start::style())))
+            .map_err(|refusal| self.refuse(&files, began, refusal))?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
         let before = engine
@@ -235,7 +243,7 @@ impl Shared {
             Ok(revision) => {
                 let mut state = lock(&self.state);
                 state.success += 1;
-                state.told = None;
+                (state.told, state.refused) = (None, None);
                 state.last = reload_of(SystemTime::now(), None);
                 tracing::info!("enforcing revision {revision}");
                 notify::changed(revision);
@@ -247,14 +255,7 @@ impl Shared {
             }
             Err(error) => {
                 drop(engine);
-                let text = chain(&error);
-                Err(match &error {
-                    ApplyError::Gate(error) => {
-                        let drawn = format!("error: {text}\nhelp: {}\n", error.help());
-                        self.failed(text, &drawn).help(error.help())
-                    }
-                    _ => self.failed(text.clone(), &format!("error: {text}\n")),
-                })
+                Err(self.not_in_force(&error, &files, began))
             }
         }
     }
@@ -303,6 +304,7 @@ impl Shared {
         }
         state.files_wait = false;
         state.files_failed = false;
+        state.refused = None;
         // A mistake was taken back.
         if state.told.take().is_some() {
             tracing::info!("the policy is again what is enforced: revision {revision}");
