@@ -383,6 +383,7 @@ fn an_invalid_edit_keeps_the_policy_in_force_is_logged_and_counted() {
             segd.log()
         );
         assert_eq!(segd.revision(), revision, "the revision stays");
+        assert_eq!(segd.metric("segd_policy_files_refused", &[]), Some(1.0));
         pair.expect(true, &format!("bad-{number};"));
     }
     assert!(
@@ -397,6 +398,7 @@ fn an_invalid_edit_keeps_the_policy_in_force_is_logged_and_counted() {
     );
     segd.set_policy(&policy(&web, &db, NOTHING));
     pair.expect(false, "repaired;");
+    assert_eq!(segd.metric("segd_policy_files_refused", &[]), Some(0.0));
 }
 
 #[test]
