@@ -238,6 +238,10 @@ impl Engine {
         let files = match found {
             Found::Files(files) => files,
             Found::LastGood(kept) if self.believes(kept.signed.as_ref()) => {
+                // Nothing is in force, whatever was on trial.
+                if self.tables.active()?.is_on_trial() {
+                    self.tables.flip(self.tables.trial()?.before)?;
+                }
                 return self.apply(kept, Origin::Files, None).map(drop);
             }
             Found::LastGood(_) => return Err(GateError::Unsigned.into()),
