@@ -16,6 +16,7 @@ mod engine;
 mod noted;
 mod tagging;
 mod trial;
+mod rollback;
 mod usage;
 mod provenance;
 mod reading;

@@ -235,6 +235,9 @@ impl Shared {
             .map_err(|refusal| self.refuse(&files, began, refusal))?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
+        if let Some(revision) = engine.take_names(&loaded) {
+            return Ok(self.caught_up(revision));
+        }
         let before = engine
             .in_force
             .as_ref()

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
-        types::Reload,
+        types::{Reload, Reloaded},
     },
     source::{LoadError, SourceError},
     telemetry::clock::rfc3339,
@@ -44,6 +44,20 @@ impl Shared {
         match help {
             Some(help) => refusal.help(help),
             None => refusal,
+        }
+    }
+
+    /// The files say what a client has brought, which is theirs from now on.
+    pub(super) fn caught_up(&self, revision: u32) -> Reloaded {
+        let mut state = lock(&self.state);
+        state.refused = None;
+        if state.told.take().is_some() {
+            state.last = reload_of(SystemTime::now(), None);
+        }
+        tracing::info!("the policy files say what was applied: revision {revision} is theirs");
+        Reloaded {
+            revision,
+            changed: false,
         }
     }
 
