@@ -15,6 +15,7 @@ use super::{
     trial::now_ns,
 };
 use crate::{
+    cli::log::ALWAYS,
     control::{
         protocol::{Refusal, RefusalKind},
         types::{Applied, Candidate, SealText, Trial},
@@ -105,7 +106,7 @@ impl Shared {
                     confirm.as_secs()
                 );
             }
-            _ => tracing::info!("enforcing revision {now}, which `segd apply` brought"),
+            _ => tracing::info!(target: ALWAYS, "enforcing revision {now}, which `segd apply` brought"),
         }
         Ok(self.outcome(&engine, before))
     }

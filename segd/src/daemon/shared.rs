@@ -25,6 +25,7 @@ use super::{
     told::reload_of,
 };
 use crate::{
+    cli::log::ALWAYS,
     control::{
         protocol::{Refusal, RefusalKind},
         server::Server,
@@ -248,7 +249,7 @@ impl Shared {
                 state.success += 1;
                 (state.told, state.refused) = (None, None);
                 state.last = reload_of(SystemTime::now(), None);
-                tracing::info!("enforcing revision {revision}");
+                tracing::info!(target: ALWAYS, "enforcing revision {revision}");
                 notify::changed(revision);
                 put_away((before, loaded));
                 Ok(Reloaded {

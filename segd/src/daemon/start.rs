@@ -23,6 +23,7 @@ use super::{
     watch::PolicyWatch,
 };
 use crate::{
+    cli::log::ALWAYS,
     control::peer,
     datapath::{
         Datapath,
@@ -112,7 +113,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     ));
     let doubts = doubts.map_err(|Broken { line, drawn }| shared.failed(line, &drawn));
     shared.first_look();
-    tracing::info!("enforcing revision {revision}");
+    tracing::info!(target: ALWAYS, "enforcing revision {revision}");
     notify::ready(revision);
     if let Ok(doubts) = doubts {
         shared.ask_git(true);
