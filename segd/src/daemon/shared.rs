@@ -34,7 +34,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{Known, Loaded, Looked, SourceError, Sources, Texts, resolve_read_quietly},
+    source::{Known, Looked, SourceError, Sources, Texts, resolve_read_doubting},
     telemetry::{clock, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
@@ -230,8 +230,8 @@ impl Shared {
         if !asked && let Some(refusal) = self.refused(&files) {
             return Err(refusal);
         }
-        let loaded = resolve_read_quietly(texts, self.options.allow_empty, &mut lock(&self.read_files))
-            .and_then(Loaded::tested)
+        let loaded = resolve_read_doubting(texts, self.options.allow_empty, &mut lock(&self.read_files))
+            .and_then(|(loaded, _)| loaded.tested())
             .map_err(|error| self.failed(error.to_string(), &error.render(super::start::style())))
             .map_err(|refusal| self.refuse(&files, began, refusal))?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());

@@ -78,7 +78,7 @@ pub fn resolve_again(
     Ok(resolved)
 }
 
-/// As [`resolve_quietly`], for whoever tells of warnings when there is time for it.
+/// As [`resolve_again`], without warnings, for whoever tells of them when there is time for it, or nobody.
 ///
 /// # Errors
 ///
@@ -100,19 +100,6 @@ pub fn resolve_doubting(
         out,
     );
     Ok((resolver.finish(), doubts))
-}
-
-/// As [`resolve_again`], for whoever tells nobody of warnings: there are none then.
-///
-/// # Errors
-///
-/// As [`resolve`].
-pub fn resolve_quietly(
-    sources: &[Source],
-    allow_empty: bool,
-    files: &mut ReadFiles,
-) -> Result<Resolved, Vec<Diagnostic>> {
-    resolve_doubting(sources, allow_empty, files).map(|(resolved, _)| resolved)
 }
 
 /// Everything that is in a policy, if nothing is wrong with it.
