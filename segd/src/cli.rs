@@ -1,6 +1,6 @@
 //! The command line: every subcommand and its flags, the log, the exit codes.
 
-mod log;
+pub mod log;
 
 use std::{ffi::OsStr, process::ExitCode};
 

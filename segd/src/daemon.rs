@@ -16,6 +16,7 @@ mod engine;
 mod noted;
 mod tagging;
 mod trial;
+mod rollback;
 mod usage;
 mod provenance;
 mod reading;
@@ -32,6 +33,7 @@ mod start;
 mod watch;
 mod shared;
 mod told;
+mod refused;
 mod serve;
 pub mod probe;
 mod health;
@@ -232,13 +234,16 @@ async fn live(mut running: Running) -> ExitCode {
             }
         };
         match event {
+            // Half of a policy may be a right one. Whoever writes it is waited for; the watch says when he is done.
+            Event::PolicyTimer if running.watch.awaits_a_writer() => {}
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong is counted and told; the policy in force stays.
                 shared.look_at_policy(match event {
                     Event::PolicyMoved => Wanted::by_watch(),
                     _ => Wanted::by_timer(),
                 });
-                if running.watch.follow(&shared.options().followed()) {
+                let elsewhere = running.watch.follow(&shared.options().followed());
+                if elsewhere && !running.watch.awaits_a_writer() {
                     shared.look_at_policy(Wanted::by_watch());
                 }
                 shared.ask_git(matches!(event, Event::PolicyMoved));

@@ -68,16 +68,6 @@ pub enum Error {
         /// The loader's words, the verifier's included.
         message: String,
     },
-    /// A policy does not fit.
-    #[error("{what}: {needed} needed, {available} available")]
-    Capacity {
-        /// Of what.
-        what: &'static str,
-        /// How many are needed.
-        needed: usize,
-        /// How many there are.
-        available: usize,
-    },
 }
 
 impl Error {

@@ -22,9 +22,7 @@ use std::{
     sync::Arc,
 };
 
-pub use load::{
-    LoadError, Loaded, load, load_named, resolve_read, resolve_read_doubting, resolve_read_quietly,
-};
+pub use load::{LoadError, Loaded, load, load_named, resolve_read, resolve_read_doubting};
 pub use looked::{Look, Looked};
 pub use texts::{ContentHash, Known, Texts};
 pub use trust::Trust;

@@ -128,10 +128,6 @@ impl Machine {
                 repository.join("deploy/systemd/segd.service"),
                 "/etc/systemd/system/segd.service",
             ),
-            (
-                repository.join("deploy/systemd/segd.tmpfiles.conf"),
-                "/etc/tmpfiles.d/segd.conf",
-            ),
             (directory.path().join("policy"), "/etc/segd"),
             (directory.path().join("units"), "/usr/local/lib/systemd/system"),
         ] {

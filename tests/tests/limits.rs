@@ -328,6 +328,73 @@ fn a_boot_with_a_corrupt_policy_enforces_the_last_good_one_where_it_was_kept() {
     );
 }
 
+/// A start that was ended before it enforced leaves links that do not judge, or not all of those that do.
+#[test]
+fn what_a_start_left_that_was_killed_does_not_keep_the_last_good_policy_out() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let kept = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    let tried = kept.path().join("tried.yaml");
+    write_atomically(
+        &tried,
+        &scene.policy("").replace("metadata", "# another\nmetadata"),
+    );
+    let kept = kept.path().join("policy");
+    let flag = ["--last-good", kept.to_str().unwrap()];
+    let mut segd = lab.segd(&scene.policy("")).args(&flag).start();
+    wait::wait_until("the policy is kept", PATIENCE, || kept.exists());
+    write_atomically(&segd.policy_path().join("policy.yaml"), "apiVersion: [");
+    for left in [
+        &["cgroup_mkdir", "cgroup_release"][..],
+        &["cgroup_mkdir", "cgroup_release", "sock_ops", "egress"],
+    ] {
+        // Something may have been on trial, too.
+        let applied = segd.json(&["apply", tried.to_str().unwrap(), "--confirm", "1h"]);
+        assert!(applied["trial"].is_object(), "{applied}");
+        segd.kill();
+        let mut unpinned = 0;
+        for set in fs::read_dir(segd.pin_dir())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
+            if !set.file_name().unwrap().to_string_lossy().starts_with("links_") {
+                continue;
+            }
+            for link in fs::read_dir(&set).unwrap().map(|entry| entry.unwrap()) {
+                if !left.contains(&link.file_name().to_str().unwrap()) {
+                    fs::remove_file(link.path()).unwrap();
+                    unpinned += 1;
+                }
+            }
+        }
+        assert!(unpinned >= 4, "{unpinned} of the links that judge were there");
+        segd.restart();
+        assert!(segd.log().contains("the last good one is"), "{}", segd.log());
+        scene.holds(&format!("with {left:?} left"));
+    }
+    // Where all is as it should be, nothing of what is in force is given up for what was kept.
+    segd.kill();
+    let (status, said) = segd.restart_failing();
+    assert_eq!(status.code(), Some(2), "{said}");
+    scene.holds("what is pinned goes on");
+}
+
+#[test]
+fn who_ends_a_start_in_the_middle_ends_it_with_everything_attached() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let mut segd = lab
+        .segd(&scene.policy(""))
+        .after("export SEGD_LOG=debug; exec \"$@\"")
+        .launch();
+    wait::wait_until("it is at work", PATIENCE, || {
+        segd.log().contains("revision 1: compiled")
+    });
+    let status = segd.terminate();
+    assert_eq!(status.code(), Some(0), "{}", segd.log());
+    scene.holds("it ended, and what it began is whole");
+}
+
 struct Full(tempfile::TempDir);
 
 impl Full {

@@ -362,7 +362,12 @@ fn nobody_but_the_daemon_touches_what_it_pinned() {
     is_refused("a workload's signal", enemy.signal(segd.pid(), libc::SIGTERM));
     // What was refused needs no repair, and nothing is missing.
     wait::quiet(Duration::from_millis(1500));
-    assert!(!segd.scrape().contains("segd_repairs_total{"), "{}", segd.log());
+    assert_eq!(
+        segd.metric("segd_repairs_total", &[]),
+        Some(0.0),
+        "{}",
+        segd.log()
+    );
     assert_eq!(segd.metric("segd_enforcing", &[]), Some(1.0));
 }
 

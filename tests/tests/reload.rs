@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{fd::AsRawFd as _, unix::fs::symlink},
     path::Path,
@@ -129,6 +130,60 @@ fn editing_adding_renaming_and_removing_a_file_reloads() {
             .unwrap_or(0.0),
         0.0
     );
+}
+
+/// A file that is emptied, cut or being written makes a policy that is right, and lacks what stood there.
+#[test]
+fn a_guardrail_that_is_written_in_place_holds_all_the_time() {
+    const EVERYTHING: Duration = Duration::from_secs(5);
+    let Some(lab) = Lab::open() else { return };
+    let (web, db) = (lab.cgroup("web"), lab.cgroup("db"));
+    let pair = Pair::new(&lab, &web, &db);
+    let segd = lab
+        .segd(&policy(&web, &db, ALLOW))
+        .file("guardrails.yaml", &guardrail())
+        .start();
+    let guardrails = segd.policy_path().join("guardrails.yaml");
+    let revision = segd.revision();
+    pair.expect(false, "start;");
+
+    // Written in place by somebody who takes longer than all looks, and whose half is a policy of its own.
+    let text = guardrail();
+    let (half, rest) = text.split_at(text.find("  deny:").unwrap());
+    let mut file = fs::File::create(&guardrails).unwrap();
+    file.write_all(half.as_bytes()).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < EVERYTHING + Duration::from_secs(1) {
+        pair.expect(false, &format!("half, after {:?};", began.elapsed()));
+        file.write_all(b"# more\n").unwrap();
+    }
+    assert_eq!(segd.revision(), revision, "nobody took half of it");
+    file.write_all(rest.as_bytes()).unwrap();
+    drop(file);
+    wait::wait_until("what was written is in force", PATIENCE, || {
+        segd.revision() > revision
+    });
+    pair.expect(false, "whole;");
+
+    // Emptied and closed: by a disk that was full, a transfer that broke.
+    let revision = segd.revision();
+    fs::write(&guardrails, "").unwrap();
+    wait::wait_until("it is refused", PATIENCE, || failures(&segd) == 1.0);
+    assert!(
+        segd.log().contains("guardrails.yaml:1:1: the file is empty"),
+        "{}",
+        segd.log()
+    );
+    pair.expect(false, "empty;");
+    assert_eq!(segd.revision(), revision);
+    segd.reload(|_| fs::remove_file(&guardrails).unwrap());
+    pair.expect(true, "given up by name;");
+}
+
+fn guardrail() -> String {
+    let document =
+        "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: guardrails}\nspec:\n  allow: []\n";
+    format!("{document}  deny:\n    - {{from: web, to: db}}\n")
 }
 
 #[test]
@@ -328,6 +383,7 @@ fn an_invalid_edit_keeps_the_policy_in_force_is_logged_and_counted() {
             segd.log()
         );
         assert_eq!(segd.revision(), revision, "the revision stays");
+        assert_eq!(segd.metric("segd_policy_files_refused", &[]), Some(1.0));
         pair.expect(true, &format!("bad-{number};"));
     }
     assert!(
@@ -342,6 +398,7 @@ fn an_invalid_edit_keeps_the_policy_in_force_is_logged_and_counted() {
     );
     segd.set_policy(&policy(&web, &db, NOTHING));
     pair.expect(false, "repaired;");
+    assert_eq!(segd.metric("segd_policy_files_refused", &[]), Some(0.0));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -216,6 +216,28 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
         output.status.success() && said.trim().is_empty(),
         "promtool: {said}"
     );
+}
+
+#[test]
+fn the_alerts_are_raised_by_what_they_are_for_and_by_nothing_else() {
+    let Some(promtool) = promtool() else {
+        let required = std::env::var("SEGD_REQUIRE_KERNEL").is_ok_and(|value| value == "1");
+        assert!(!required, "promtool is missing; `cargo xtask setup` installs it");
+        eprintln!("SKIPPED: no promtool");
+        return;
+    };
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+    for words in [
+        ["check", "rules", "segd.rules.yml"],
+        ["test", "rules", "segd.rules.test.yml"],
+    ] {
+        let output = Command::new(&promtool)
+            .args(words)
+            .current_dir(&directory)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+    }
 }
 
 #[test]

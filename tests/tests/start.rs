@@ -306,6 +306,22 @@ fn an_invalid_policy_is_refused_with_every_error_and_its_place() {
 }
 
 #[test]
+fn that_it_enforces_is_said_however_little_is_to_be_logged() {
+    let Some(lab) = Lab::open() else { return };
+    for level in ["error", "off", "warn,segd=error"] {
+        // The start waits for the line.
+        let segd = lab
+            .segd(POLICY)
+            .after(&format!("export SEGD_LOG={level}; exec \"$@\""))
+            .start();
+        segd.set_policy(&POLICY.replace("metadata", "# another\nmetadata"));
+        wait::wait_until("the reload is told", PATIENCE, || {
+            segd.logged_revision() == Some(2)
+        });
+    }
+}
+
+#[test]
 fn a_policy_without_a_document_is_refused_unless_allowed() {
     let Some(lab) = Lab::open() else { return };
     let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();

@@ -137,6 +137,53 @@ fn systemd_starts_reloads_kills_and_stops_it_and_it_enforces_all_the_time() {
 }
 
 #[test]
+fn the_rescue_lasts_until_somebody_starts_it_again() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::boot(&lab, POLICY);
+    machine.must(&["ip", "link", "set", "lo", "up"]);
+    let db = machine.worker(&["--unit=db.service"]);
+    let web = machine.worker(&["--unit=web.service"]);
+    let rogue = machine.worker(&["--unit=rogue.service"]);
+    let listener = db.listen_tcp(at(5432));
+    let enforces = |token: &str| {
+        machine.must(&["systemctl", "start", "segd.service"]);
+        assert!(
+            arrives(&web, &db, listener, &format!("web {token};")),
+            "{token}: {}",
+            machine.journal()
+        );
+        assert!(
+            !arrives(&rogue, &db, listener, &format!("rogue {token};")),
+            "{token}"
+        );
+    };
+    enforces("started");
+    // With the daemon running, and with it stopped before.
+    for stops in [false, true] {
+        if stops {
+            machine.must(&["systemctl", "stop", "segd.service"]);
+        }
+        machine.must(&["segd", "unload"]);
+        assert!(
+            arrives(&rogue, &db, listener, &format!("unloaded, {stops};")),
+            "it was segd"
+        );
+        wait::stays(
+            "systemd leaves it alone",
+            std::time::Duration::from_secs(3),
+            || machine.segd("ActiveState") == "inactive" && machine.segd("NRestarts") == "0",
+        );
+        assert!(arrives(
+            &rogue,
+            &db,
+            listener,
+            &format!("still unloaded, {stops};")
+        ));
+        enforces(&format!("again, {stops}"));
+    }
+}
+
+#[test]
 fn a_hung_daemon_is_ended_by_the_watchdog_and_comes_back() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::boot(&lab, POLICY);

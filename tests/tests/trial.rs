@@ -6,9 +6,10 @@ use std::{
     cell::Cell,
     collections::HashSet,
     fs,
+    io::{Read as _, Write as _},
     net::Ipv4Addr,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -524,6 +525,98 @@ fn files_that_failed_before_a_rollback_are_not_tried_over_it() {
     let (code, said) = says(&segd, &["reload"]);
     assert_eq!(code, 0, "{said}");
     stage.expect_old("asked for");
+}
+
+/// They do not change by that: what was rolled back to stays over them when they can be read again.
+#[test]
+fn files_that_cannot_be_read_for_a_moment_are_not_put_over_a_rollback() {
+    const EVERYTHING: Duration = Duration::from_secs(5);
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let segd = stage.enforce(&lab);
+    segd.reload(|path| write_atomically(&path.join("policy.yaml"), &stage.tried()));
+    let (code, said) = says(&segd, &["rollback"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_old("rolled back");
+    let back = segd.revision();
+    let files = segd.policy_path().join("policy.yaml");
+    fs::set_permissions(&files, fs::Permissions::from_mode(0o666)).unwrap();
+    wait::wait_until("they are refused", PATIENCE, || {
+        segd.json(&["status"])["last_reload"]["result"] == "failure"
+    });
+    fs::set_permissions(&files, fs::Permissions::from_mode(0o644)).unwrap();
+    wait::wait_until("they are readable again", PATIENCE, || {
+        segd.json(&["status"])["last_reload"]["result"] == "success"
+    });
+    wait::quiet(EVERYTHING + Duration::from_secs(1));
+    assert_eq!(segd.revision(), back, "{}", segd.log());
+    stage.expect_old("they did not change");
+    // Others than these are what whoever writes them wants.
+    segd.reload(|path| write_atomically(&path.join("policy.yaml"), &stage.policy("", &[stage.none])));
+    assert_eq!(stage.verdicts(), [false, false, false, true]);
+}
+
+/// `apply` from anywhere, then the same text in the files: the policy before stays the way back.
+#[test]
+fn what_is_written_to_the_files_as_it_was_applied_changes_nothing_more() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let mut segd = stage.enforce(&lab);
+    let applied = stage.apply(&segd, Some("1h"));
+    let (code, said) = says(&segd, &["confirm"]);
+    assert_eq!(code, 0, "{said}");
+    write_atomically(&segd.policy_path().join("policy.yaml"), &stage.tried());
+    wait::wait_until("it is the files'", PATIENCE, || {
+        segd.json(&["status"])["policy_source"] == "files"
+    });
+    assert_eq!(segd.revision(), applied, "{}", segd.log());
+    stage.expect_new("it is what it was");
+    let segments = segd.json(&["segments"]);
+    let place = segments[0]["location"].as_str().unwrap();
+    assert!(place.contains("/policy/policy.yaml:"), "{place}");
+    let (code, said) = says(&segd, &["rollback"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_old("the policy before");
+
+    // Where both say the same there is no way back, which is said.
+    let (code, said) = says(&segd, &["apply", stage.file(&stage.before()).to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = says(&segd, &["rollback"]);
+    assert!(code == 1 && said.contains("says the same"), "{code}: {said}");
+    stage.expect_old("nothing was done");
+    segd.terminate();
+}
+
+/// The same name and text, as a client that runs where the daemon does sends them.
+fn apply_as_the_files(segd: &Segd, name: &Path, text: &str) {
+    let candidate = serde_json::json!({"version": 1, "body": {"apply": {
+        "texts": [{"name": name, "text": text}], "confirm_seconds": 3600,
+    }}});
+    let mut stream = UnixStream::connect(segd.control()).unwrap();
+    stream.write_all(format!("{candidate}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"applied\""), "{answer}");
+}
+
+#[test]
+fn files_that_catch_up_with_a_trial_own_what_is_confirmed() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let mut segd = stage.enforce(&lab);
+    let files = segd.policy_path().join("policy.yaml");
+    apply_as_the_files(&segd, &files, &stage.tried());
+    write_atomically(&files, &stage.tried());
+    wait::wait_until("the files have caught up", PATIENCE, || {
+        segd.json(&["status"])["policy_source"] == "files"
+    });
+    let (code, said) = says(&segd, &["confirm"]);
+    assert_eq!(code, 0, "{said}");
+    stage.expect_new("confirmed");
+    segd.kill();
+    write_atomically(&files, &stage.before());
+    segd.restart();
+    stage.expect_old("what the files say");
 }
 
 #[test]

@@ -4,13 +4,18 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
+/// The target of what is logged whatever `SEGD_LOG` says: that a revision is enforced, for which people and programs wait.
+pub const ALWAYS: &str = "segd::enforcing";
+
 /// Starts logging; `level` is the default. A `SEGD_LOG` that is not understood is said and ignored.
 pub fn start(level: &str) {
     let wanted = std::env::var("SEGD_LOG").ok().filter(|text| !text.is_empty());
-    let (filter, complaint) = match wanted.as_deref().map(EnvFilter::try_new) {
-        None => (EnvFilter::new(level), None),
+    let always = |text: &str| format!("{text},{ALWAYS}=info");
+    let usual = || EnvFilter::new(always(level));
+    let (filter, complaint) = match wanted.as_deref().map(|text| EnvFilter::try_new(always(text))) {
+        None => (usual(), None),
         Some(Ok(filter)) => (filter, None),
-        Some(Err(error)) => (EnvFilter::new(level), Some(error)),
+        Some(Err(error)) => (usual(), Some(error)),
     };
     let colour =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

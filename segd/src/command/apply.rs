@@ -56,7 +56,7 @@ pub struct ApplyArgs {
     /// With --dry-run: exit with 1 only if something would be newly allowed, or no longer enforced
     #[arg(long, requires = "dry_run")]
     deny_widening: bool,
-    /// Accept a policy without a document: every segment, rule and guardrail is gone then
+    /// Accept a policy without a document, every segment, rule and guardrail is gone then; and empty files
     #[arg(long)]
     allow_empty: bool,
     #[command(flatten)]

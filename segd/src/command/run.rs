@@ -62,7 +62,7 @@ pub struct RunArgs {
     /// Override the policy's mode
     #[arg(long, env = "SEGD_MODE", value_enum, value_name = "MODE")]
     mode: Option<ModeArg>,
-    /// Accept a policy without a document: every segment, rule and guardrail is gone then
+    /// Accept a policy without a document, every segment, rule and guardrail is gone then; and empty files
     #[arg(long, env = "SEGD_ALLOW_EMPTY", value_parser = clap::builder::BoolishValueParser::new(),
           num_args = 0..=1, default_missing_value = "true", default_value = "false",
           require_equals = true, hide_possible_values = true, value_name = "BOOL")]

@@ -247,7 +247,7 @@ fn line(response: &Response) -> Vec<u8> {
 }
 
 /// Reads one request, answers it, closes. A client that goes away is not an error. `large`: answers that grow with the policy are
-/// made and sent one at a time, a quarter of a gigabyte with a million rules.
+/// made and sent one at a time, a quarter of a gigabyte with a million rules; so are those that take a compilation.
 async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H, large: &Semaphore) {
     let (read, mut write) = stream.into_split();
     let mut reader = BufReader::with_capacity(4096, read.take(MAX_REQUEST_BYTES as u64));
@@ -270,7 +270,7 @@ async fn serve<H: Handler>(stream: UnixStream, right: Right, handler: &H, large:
         return;
     }
     let _one = match request {
-        Request::Rules | Request::Segments | Request::Workloads => {
+        Request::Rules | Request::Segments | Request::Workloads | Request::Explain(_) => {
             let Ok(one) = timeout(WRITE_DEADLINE, large.acquire()).await else {
                 let refusal = Refusal::new(RefusalKind::Busy, "others are being answered")
                     .help("ask again in a few seconds");

@@ -332,7 +332,7 @@ impl From<&Source> for Text {
 pub struct Candidate {
     /// The policy, as the client read it.
     pub texts: Vec<Text>,
-    /// Accept a policy without a document.
+    /// Accept a policy without a document, and empty files.
     #[serde(default)]
     pub allow_empty: bool,
     /// For how long it is on trial; without, it is in force for good.

@@ -10,10 +10,12 @@ use super::{
     engine::{Engine, Origin},
     error::ApplyError,
     gate::Gate,
+    rollback::NoWayBack,
     shared::{DECIDE, Shared, conflict, lock},
-    trial::{NoWayBack, now_ns},
+    trial::now_ns,
 };
 use crate::{
+    cli::log::ALWAYS,
     control::{
         protocol::{Refusal, RefusalKind},
         types::{Applied, Candidate, SealText, Trial},
@@ -104,7 +106,7 @@ impl Shared {
                     confirm.as_secs()
                 );
             }
-            _ => tracing::info!("enforcing revision {now}, which `segd apply` brought"),
+            _ => tracing::info!(target: ALWAYS, "enforcing revision {now}, which `segd apply` brought"),
         }
         Ok(self.outcome(&engine, before))
     }
@@ -119,14 +121,19 @@ impl Shared {
                 self.files_may_go_on();
                 Ok(self.outcome(&engine, before))
             }
-            None => Err(conflict(match lock(&self.state).overdue {
-                tried if tried > now => {
-                    format!(
-                        "too late: revision {tried} was not confirmed in time, revision {now} is in force again"
-                    )
-                }
-                _ => "nothing is on trial".to_owned(),
-            })),
+            None => {
+                drop(engine);
+                // A trial that ended just now ends here.
+                let now = revision(&self.engine());
+                Err(conflict(match lock(&self.state).overdue {
+                    tried if tried > now => {
+                        format!(
+                            "too late: revision {tried} was not confirmed in time, revision {now} is in force again"
+                        )
+                    }
+                    _ => "nothing is on trial".to_owned(),
+                }))
+            }
         }
     }
 
@@ -135,7 +142,7 @@ impl Shared {
         let mut engine = self.engine();
         let ended_trial = engine.trial.is_some();
         let given_up = engine.roll_back(&self.files()).map_err(|error| match &error {
-            NoWayBack::Nothing => conflict(error.to_string()),
+            NoWayBack::Nothing | NoWayBack::Same => conflict(error.to_string()),
             NoWayBack::NotUnderstood(_) => Refusal::new(RefusalKind::Invalid, error.to_string()),
             NoWayBack::Apply(error) => self.not_admitted(error),
         })?;

@@ -79,12 +79,6 @@ impl From<Error> for Failure {
                 chain(&error),
                 Some("README.md says what the kernel must have; please report the message"),
             ),
-            Error::Capacity { .. } => Failure {
-                code: INVALID,
-                text: error.to_string(),
-                help: None,
-                drawn: false,
-            },
         }
     }
 }

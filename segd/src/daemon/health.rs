@@ -7,7 +7,7 @@ use crate::{
     daemon::probe::{Probe, Probed},
     datapath::{
         kernel,
-        links::{Attached, Repair},
+        links::{Attached, LOST, Repair},
     },
     report::chain,
     telemetry::clock::rfc3339,
@@ -27,12 +27,22 @@ pub struct Health {
 }
 
 /// What was lost and put back since the daemon started.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Repairs {
     /// How often, by [`Repair::lost`].
     pub counts: BTreeMap<&'static str, u64>,
     /// The last one, with its time.
     last: Option<(SystemTime, String)>,
+}
+
+impl Default for Repairs {
+    /// Each is counted from the start: what appears in the metrics with its first count has not increased for whoever watches it.
+    fn default() -> Repairs {
+        Repairs {
+            counts: LOST.map(|lost| (lost, 0)).into(),
+            last: None,
+        }
+    }
 }
 
 impl Repairs {
@@ -112,5 +122,23 @@ impl Health {
             because,
             hooks,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_may_be_lost_is_counted_from_the_start() {
+        let mut repairs = Repairs::default();
+        assert!(LOST.iter().all(|lost| repairs.counts.get(lost) == Some(&0)));
+        assert_eq!(repairs.line(), None);
+        repairs.note(vec![Repair {
+            lost: "detached",
+            what: "egress: nobody was there".into(),
+        }]);
+        assert_eq!(repairs.counts.get("detached"), Some(&1));
+        assert_eq!(repairs.counts.len(), LOST.len());
     }
 }

@@ -22,13 +22,26 @@ pub struct Lock {
     path: PathBuf,
 }
 
+/// What a start finds in its pin directory, and nobody else changes from then on.
+#[derive(Clone, Copy, Debug)]
+pub struct There {
+    /// Links are pinned: not all of what is attached is this daemon's own.
+    pub links: bool,
+    /// They enforce. A start that was ended in the middle leaves links that do not.
+    pub enforces: bool,
+}
+
 impl Lock {
-    /// Makes the pin directory, and takes its lock. Whether nothing hangs on a hook by it, which nobody else changes from now on.
-    pub fn take_made(pin_dir: &Path) -> Result<(Lock, bool), Failure> {
+    /// Makes the pin directory, takes its lock, and looks at what is there.
+    pub fn take_made(pin_dir: &Path) -> Result<(Lock, There), Failure> {
         let pins = Pins::new(pin_dir);
         pins.create()?;
         let lock = Lock::take(pin_dir)?;
-        Ok((lock, !pins.has_links()))
+        let there = There {
+            links: pins.has_links(),
+            enforces: pins.enforces(),
+        };
+        Ok((lock, there))
     }
 
     /// Leaves nothing of a start that failed, where there was nothing before: what is pinned is this daemon's own.

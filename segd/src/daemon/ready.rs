@@ -30,10 +30,10 @@ pub(super) struct Readied {
     pub metrics: Option<TcpListener>,
 }
 
-/// Reads the policy, and takes the addresses.
-pub(super) async fn ready(options: &Options, group: Option<u32>, fresh: bool) -> Result<Readied, Failure> {
+/// Reads the policy, and takes the addresses. `enforced`: some policy is in force already.
+pub(super) async fn ready(options: &Options, group: Option<u32>, enforced: bool) -> Result<Readied, Failure> {
     let mut read_files = ReadFiles::default();
-    let (loaded, doubts) = policy(options, fresh, &mut read_files)?;
+    let (loaded, doubts) = policy(options, enforced, &mut read_files)?;
     let doubted = (Arc::clone(&loaded.policy), loaded.sources.clone());
     eprint!("{}", loaded.render_warnings(style()));
     let control = Server::bind(&options.control, group)
@@ -69,7 +69,7 @@ pub(super) struct Broken {
 /// what is wrong.
 fn policy(
     options: &Options,
-    fresh: bool,
+    enforced: bool,
     files: &mut ReadFiles,
 ) -> Result<(Loaded, Result<Doubts, Broken>), Failure> {
     let read = read_followed(&options.policy, &options.trust, options.gate.as_ref());
@@ -79,7 +79,7 @@ fn policy(
         .and_then(|(loaded, doubts)| Ok((loaded.tested()?, doubts)));
     let (broken, failure) = match loaded {
         Ok((loaded, doubts)) => {
-            let gate = options.gate.as_ref().filter(|_| fresh);
+            let gate = options.gate.as_ref().filter(|_| !enforced);
             let Some(Err(error)) = gate.map(|gate| gate.judge(&loaded)) else {
                 return Ok((loaded, Ok(doubts)));
             };
@@ -92,7 +92,7 @@ fn policy(
             (Broken { line, drawn }, Failure::from(error))
         }
     };
-    let Some(path) = options.last_good.as_ref().filter(|_| fresh) else {
+    let Some(path) = options.last_good.as_ref().filter(|_| !enforced) else {
         return Err(failure);
     };
     match last_good::read(path, options.allow_empty) {

@@ -81,6 +81,7 @@ impl http::Source for Front {
             policy_source: source(&engine),
             reload_success: state.success,
             reload_failure: state.failure,
+            files_refused: state.told.is_some(),
             workloads: engine.workload_counts(),
             events_lost: counts.events_lost,
             maps: engine.map_uses(),

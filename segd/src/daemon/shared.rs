@@ -15,16 +15,17 @@ use super::{
     Event, Options,
     alarm::Alarm,
     engine::{Engine, Origin},
-    error::ApplyError,
     health::Health,
     lock::Lock,
     notify,
     provenance::Provenances,
     reading::Readings,
+    refused::RefusedFiles,
     serve::Front,
     told::reload_of,
 };
 use crate::{
+    cli::log::ALWAYS,
     control::{
         protocol::{Refusal, RefusalKind},
         server::Server,
@@ -33,7 +34,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{Known, LoadError, Loaded, Looked, SourceError, Sources, Texts, resolve_read_quietly},
+    source::{Known, Looked, SourceError, Sources, Texts, resolve_read_doubting},
     telemetry::{clock, flows::FlowLog, http},
     workload::{births::Birth, namespaces::NamespaceInfo},
 };
@@ -75,12 +76,16 @@ pub(super) struct State {
     pub(super) failure: u64,
     /// The last mistake that was told, so that it is told once.
     pub(super) told: Option<String>,
+    /// It was that the files could not be read.
+    pub(super) unread: bool,
     /// The followed files as they were last looked at.
     pub(super) files: Known,
     /// They changed during a trial.
     pub(super) files_wait: bool,
     /// They were to come into force since, and did not.
     pub(super) files_failed: bool,
+    /// They were, for what stands in them.
+    pub(super) refused: Option<RefusedFiles>,
     /// The last revision whose trial ended without a word.
     pub(super) overdue: u32,
     /// Where revisions come from.
@@ -139,9 +144,11 @@ impl Shared {
                 success: 1,
                 failure: 0,
                 told: None,
+                unread: false,
                 files: followed.files,
                 files_wait: false,
                 files_failed: false,
+                refused: None,
                 overdue: 0,
                 provenances: Provenances::default(),
                 readings: Readings::default(),
@@ -215,23 +222,23 @@ impl Shared {
 
     fn put_in_force(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
         let began = Instant::now();
-        let failed = |error: LoadError| self.failed(error.to_string(), &error.render(super::start::style()));
-        let texts = texts.map_err(|error| {
-            let help = error.help();
-            let refusal = failed(LoadError::Unreadable(error));
-            match help {
-                Some(help) => refusal.help(help),
-                None => refusal,
-            }
-        })?;
+        let texts = texts.map_err(|error| self.unread(error))?;
         if let Some(answer) = self.unchanged(&texts, asked) {
             return answer;
         }
-        let loaded = resolve_read_quietly(texts, self.options.allow_empty, &mut lock(&self.read_files))
-            .and_then(Loaded::tested)
-            .map_err(failed)?;
+        let files = Texts::of(&texts.sources);
+        if !asked && let Some(refusal) = self.refused(&files) {
+            return Err(refusal);
+        }
+        let loaded = resolve_read_doubting(texts, self.options.allow_empty, &mut lock(&self.read_files))
+            .and_then(|(loaded, _)| loaded.tested())
+            .map_err(|error| self.failed(error.to_string(), &error.render(super::start::style())))
+            .map_err(|refusal| self.refuse(&files, began, refusal))?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
+        if let Some(revision) = engine.take_names(&loaded) {
+            return Ok(self.caught_up(revision));
+        }
         let before = engine
             .in_force
             .as_ref()
@@ -240,9 +247,9 @@ impl Shared {
             Ok(revision) => {
                 let mut state = lock(&self.state);
                 state.success += 1;
-                state.told = None;
+                (state.told, state.refused) = (None, None);
                 state.last = reload_of(SystemTime::now(), None);
-                tracing::info!("enforcing revision {revision}");
+                tracing::info!(target: ALWAYS, "enforcing revision {revision}");
                 notify::changed(revision);
                 put_away((before, loaded));
                 Ok(Reloaded {
@@ -252,14 +259,7 @@ impl Shared {
             }
             Err(error) => {
                 drop(engine);
-                let text = chain(&error);
-                Err(match &error {
-                    ApplyError::Gate(error) => {
-                        let drawn = format!("error: {text}\nhelp: {}\n", error.help());
-                        self.failed(text, &drawn).help(error.help())
-                    }
-                    _ => self.failed(text.clone(), &format!("error: {text}\n")),
-                })
+                Err(self.not_in_force(&error, &files, began))
             }
         }
     }
@@ -299,6 +299,7 @@ impl Shared {
         } else if !moved && !state.files_failed && !asked && in_force.origin != Origin::Files {
             // A hash would be made at each look.
             state.files = Known::Texts(now);
+            state.readable_again();
             return Some(Ok(unchanged));
         } else {
             state.files = Known::Texts(now);
@@ -307,6 +308,7 @@ impl Shared {
         }
         state.files_wait = false;
         state.files_failed = false;
+        state.refused = None;
         // A mistake was taken back.
         if state.told.take().is_some() {
             tracing::info!("the policy is again what is enforced: revision {revision}");

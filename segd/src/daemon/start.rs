@@ -23,6 +23,7 @@ use super::{
     watch::PolicyWatch,
 };
 use crate::{
+    cli::log::ALWAYS,
     control::peer,
     datapath::{
         Datapath,
@@ -76,8 +77,8 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     };
     let given = opening.open(group)?;
     // Before anything is looked at: what another segd attached meanwhile is not this one's to take away.
-    let (lock, fresh) = Lock::take_made(&options.pin_dir)?;
-    let readied = ready(&options, group, fresh).await;
+    let (lock, there) = Lock::take_made(&options.pin_dir)?;
+    let readied = ready(&options, group, there.enforces).await;
     let Readied {
         found,
         doubts,
@@ -86,8 +87,10 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
         control,
         metrics,
     } = readied.inspect_err(|_| lock.leave())?;
+    // What is begun now is finished, or taken back: whoever ends the daemon meanwhile waits for that.
+    let signals = super::signals();
     let attached = attach(options, root, found, degraded(&findings), given).await;
-    if attached.is_err() && fresh {
+    if attached.is_err() && !there.links {
         lock.undo();
     }
     let (engine, files, events, queue, send, health) = attached?;
@@ -110,8 +113,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     ));
     let doubts = doubts.map_err(|Broken { line, drawn }| shared.failed(line, &drawn));
     shared.first_look();
-    let signals = super::signals();
-    tracing::info!("enforcing revision {revision}");
+    tracing::info!(target: ALWAYS, "enforcing revision {revision}");
     notify::ready(revision);
     if let Ok(doubts) = doubts {
         shared.ask_git(true);

@@ -4,12 +4,16 @@
 
 use std::time::SystemTime;
 
-use super::shared::{Shared, lock};
+use super::{
+    shared::{Shared, State, lock},
+    start::style,
+};
 use crate::{
     control::{
         protocol::{Refusal, RefusalKind},
-        types::Reload,
+        types::{Reload, Reloaded},
     },
+    source::{LoadError, SourceError},
     telemetry::clock::rfc3339,
 };
 
@@ -24,11 +28,41 @@ pub(super) fn reload_of(at: SystemTime, error: Option<&str>) -> Reload {
 }
 
 impl Shared {
-    /// Counts and tells a policy that did not come into force; the same mistake only once.
+    /// Counts and tells files that came to nothing; the same mistake only once.
     pub(super) fn failed(&self, line: String, drawn: &str) -> Refusal {
+        // What kept them out may pass: they are tried again.
+        lock(&self.state).files_failed = true;
+        self.tell(line, drawn, false)
+    }
+
+    /// Counts and tells files that cannot be read. What they say when they can be is looked at then, and nothing more is known: what was
+    /// applied over them, or rolled back to, stays over the same.
+    pub(super) fn unread(&self, error: SourceError) -> Refusal {
+        let help = error.help();
+        let error = LoadError::Unreadable(error);
+        let refusal = self.tell(error.to_string(), &error.render(style()), true);
+        match help {
+            Some(help) => refusal.help(help),
+            None => refusal,
+        }
+    }
+
+    /// The files say what a client has brought, which is theirs from now on.
+    pub(super) fn caught_up(&self, revision: u32) -> Reloaded {
         let mut state = lock(&self.state);
-        // What kept it out may pass: it is tried again, and told once.
-        state.files_failed = true;
+        state.refused = None;
+        if state.told.take().is_some() {
+            state.last = reload_of(SystemTime::now(), None);
+        }
+        tracing::info!("the policy files say what was applied: revision {revision} is theirs");
+        Reloaded {
+            revision,
+            changed: false,
+        }
+    }
+
+    fn tell(&self, line: String, drawn: &str, unread: bool) -> Refusal {
+        let mut state = lock(&self.state);
         if state.told.as_deref() != Some(drawn) {
             state.failure += 1;
             state.last = reload_of(SystemTime::now(), Some(&line));
@@ -36,6 +70,7 @@ impl Shared {
             eprint!("{drawn}");
             state.told = Some(drawn.to_owned());
         }
+        state.unread = unread;
         Refusal::new(RefusalKind::Invalid, line)
     }
 
@@ -54,6 +89,16 @@ impl Shared {
         state.files_failed = false;
         if state.told.is_none() && state.last.error.is_some() {
             state.last = reload_of(SystemTime::now(), None);
+        }
+    }
+}
+
+impl State {
+    /// The files say what they said. If they could not be read meanwhile, that is over.
+    pub(super) fn readable_again(&mut self) {
+        if std::mem::take(&mut self.unread) && self.told.take().is_some() {
+            tracing::info!("the policy files can be read again, and say what they said");
+            self.last = reload_of(SystemTime::now(), None);
         }
     }
 }

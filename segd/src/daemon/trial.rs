@@ -19,10 +19,7 @@ use crate::{
     datapath::texts::Parts,
     policy::{compile::compile, model::Source},
     report::chain,
-    source::{
-        ContentHash, Known, LoadError, Loaded, Sources, Texts, git::Provenance, resolve_read,
-        signature::Signed,
-    },
+    source::{ContentHash, Known, Loaded, Sources, Texts, git::Provenance, resolve_read, signature::Signed},
     telemetry::clock::EventClock,
     workload::{births::Birth, selector::SelectorTables, users},
 };
@@ -64,20 +61,6 @@ impl Found {
             Found::Files(loaded) | Found::LastGood(loaded) => loaded,
         }
     }
-}
-
-/// Why the policy before cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum NoWayBack {
-    /// There is none.
-    #[error("there is no policy to go back to")]
-    Nothing,
-    /// It could be read when it was in force, and cannot be now.
-    #[error("the policy before is not understood any more: {0}")]
-    NotUnderstood(LoadError),
-    /// It does not fit.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
 }
 
 impl Engine {
@@ -172,44 +155,28 @@ impl Engine {
         let (Some(trial), Some(in_force)) = (&self.trial, &self.in_force) else {
             return Ok(None);
         };
-        let before = trial.before.active.revision();
+        let (before, deadline_ns) = (trial.before.active.revision(), trial.deadline_ns);
         let tried = in_force.active;
         let change = self.accept_tried()?;
+        // To note it may have taken a while: what the kernel has put back meanwhile stays.
+        if now_ns() >= deadline_ns {
+            let _ = change.map(|change| change.end(Err::<(), ()>(())));
+            return Ok(None);
+        }
         let flipped = self.tables.flip(tried.for_good());
         match change {
             Some(change) => change.end(flipped)?,
             None => flipped?,
         }
         self.trial = None;
+        self.note_whose_it_is();
         self.cut();
         self.watch_births();
         Ok(Some(before))
     }
 
-    /// Puts back the policy before: at once if the present one is on trial, else as a new revision of its own.
-    /// Returns the revision that was given up.
-    ///
-    /// # Errors
-    ///
-    /// The policy before is not known. What is in force stays.
-    pub(super) fn roll_back(&mut self, files: &Known) -> Result<u32, NoWayBack> {
-        if self.trial.is_some() {
-            return Ok(self.put_back()?);
-        }
-        let now = self.in_force.as_ref().ok_or(NoWayBack::Nothing)?;
-        let given_up = now.active.revision();
-        // The other slot holds what was in force before this one, or what came to nothing: that has a higher number.
-        let (kept, sources) = self.text_of(1 - now.active.slot()).ok_or(NoWayBack::Nothing)?;
-        if kept.revision >= given_up || now.texts.are(&sources.sources) {
-            return Err(NoWayBack::Nothing);
-        }
-        let loaded = resolve_read(sources, true).map_err(NoWayBack::NotUnderstood)?;
-        self.readmit(&loaded, Origin::of(&loaded, files))?;
-        Ok(given_up)
-    }
-
     /// Puts back the policy that the one on trial replaced. Returns the revision that was on trial.
-    fn put_back(&mut self) -> Result<u32, ApplyError> {
+    pub(super) fn put_back(&mut self) -> Result<u32, ApplyError> {
         self.collect_hits_or_warn();
         let Some(trial) = &self.trial else {
             return Ok(0);
@@ -238,6 +205,10 @@ impl Engine {
         let files = match found {
             Found::Files(files) => files,
             Found::LastGood(kept) if self.believes(kept.signed.as_ref()) => {
+                // Nothing is in force, whatever was on trial.
+                if self.tables.active()?.is_on_trial() {
+                    self.tables.flip(self.tables.trial()?.before)?;
+                }
                 return self.apply(kept, Origin::Files, None).map(drop);
             }
             Found::LastGood(_) => return Err(GateError::Unsigned.into()),

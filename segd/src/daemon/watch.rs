@@ -2,27 +2,25 @@
 //!
 //! What is watched are directories: those that hold a link of the chain to a path, and those below it. A file's own
 //! watch ends with the first editor that saves by rename, or the first ConfigMap update. An event only says "look
-//! again"; what counts is the text.
+//! again", and when; what counts is the text.
+
+mod quiet;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use self::quiet::Quiet;
 use super::Event;
 use crate::source::chain::steps;
-
-/// Quiet for this long after the last event: the writer is done.
-const QUIET: Duration = Duration::from_millis(2);
-/// However busy, look after this long.
-const CEILING: Duration = Duration::from_millis(100);
 
 /// What is watched: directories, and which of their entries count; `None` = all of them.
 type Wanted = BTreeMap<PathBuf, Option<BTreeSet<OsString>>>;
@@ -31,6 +29,7 @@ type Wanted = BTreeMap<PathBuf, Option<BTreeSet<OsString>>>;
 pub struct PolicyWatch {
     watcher: Option<RecommendedWatcher>,
     wanted: Arc<Mutex<Wanted>>,
+    quiet: Arc<Mutex<Quiet>>,
 }
 
 impl PolicyWatch {
@@ -38,10 +37,15 @@ impl PolicyWatch {
     pub fn start(paths: &[PathBuf], send: mpsc::Sender<Event>) -> PolicyWatch {
         let (moved, events) = mpsc::channel(1);
         let wanted = Arc::new(Mutex::new(Wanted::new()));
-        let counts = Arc::clone(&wanted);
+        let quiet = Arc::new(Mutex::new(Quiet::default()));
+        let (counts, notes) = (Arc::clone(&wanted), Arc::clone(&quiet));
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let wanted = counts.lock().unwrap_or_else(PoisonError::into_inner);
-            if event.is_ok_and(|event| matters(&event) && concerns(&event, &wanted)) {
+            let wanted = lock(&counts);
+            let event = event
+                .ok()
+                .filter(|event| matters(event) && concerns(event, &wanted));
+            if let Some(event) = event {
+                lock(&notes).note(&event, |path| is_read(path, &event, &wanted), Instant::now());
                 // One waiting event says it all.
                 let _ = moved.try_send(());
             }
@@ -53,8 +57,12 @@ impl PolicyWatch {
                 None
             }
         };
-        tokio::spawn(debounce(events, send));
-        let mut watch = PolicyWatch { watcher, wanted };
+        tokio::spawn(debounce(events, Arc::clone(&quiet), send));
+        let mut watch = PolicyWatch {
+            watcher,
+            wanted,
+            quiet,
+        };
         watch.follow(paths);
         watch
     }
@@ -74,7 +82,7 @@ impl PolicyWatch {
         for directory in wanted.keys() {
             let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
         }
-        let mut known = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.wanted);
         for gone in known.keys().filter(|directory| !wanted.contains_key(*directory)) {
             let _ = watcher.unwatch(gone);
         }
@@ -82,6 +90,15 @@ impl PolicyWatch {
         *known = wanted;
         changed
     }
+
+    /// Whether somebody is in the middle of writing the policy. When he is done the watch says so.
+    pub fn awaits_a_writer(&self) -> bool {
+        lock(&self.quiet).awaits_a_writer(Instant::now())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether an event is about an entry that counts. A neighbour of the policy may be as busy as it likes.
@@ -96,6 +113,27 @@ fn concerns(event: &notify::Event, wanted: &Wanted) -> bool {
         };
         inside || wanted.contains_key(path)
     })
+}
+
+/// Whether the policy is read from a path: it was given, or stands in a directory that was and has the name of a policy or is a directory
+/// itself. What editors put beside is not; they may keep it open as long as they like.
+fn is_read(path: &Path, event: &notify::Event, wanted: &Wanted) -> bool {
+    use notify::event::{CreateKind, EventKind, RemoveKind};
+    let Some(name) = path.file_name() else {
+        return false;
+    };
+    match path.parent().and_then(|parent| wanted.get(parent)) {
+        Some(Some(names)) => names.contains(name),
+        Some(None) if name.as_encoded_bytes().starts_with(b".") => false,
+        Some(None) => {
+            let directory = matches!(
+                event.kind,
+                EventKind::Create(CreateKind::Folder) | EventKind::Remove(RemoveKind::Folder)
+            );
+            directory || path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+        }
+        None => false,
+    }
 }
 
 /// Reading the policy makes events too; they must not make it be read again.
@@ -165,20 +203,26 @@ fn below(directory: &Path, out: &mut Wanted, depth: usize) {
     }
 }
 
-/// Turns bursts into one event, shortly after the last.
-async fn debounce(mut events: mpsc::Receiver<()>, send: mpsc::Sender<Event>) {
+/// Turns bursts into one event, as soon as nothing is half done.
+async fn debounce(mut events: mpsc::Receiver<()>, quiet: Arc<Mutex<Quiet>>, send: mpsc::Sender<Event>) {
     while events.recv().await.is_some() {
-        let ceiling = tokio::time::Instant::now() + CEILING;
-        loop {
-            let quiet = tokio::time::Instant::now() + QUIET;
-            match tokio::time::timeout_at(quiet.min(ceiling), events.recv()).await {
-                Ok(Some(())) if quiet < ceiling => {}
-                Ok(None) => return,
-                _ => break,
+        while let Some(due) = waiting(&quiet) {
+            if let Ok(None) = tokio::time::timeout_at(due.into(), events.recv()).await {
+                return;
             }
         }
         if send.send(Event::PolicyMoved).await.is_err() {
             return;
         }
     }
+}
+
+/// Until when to wait; `None`: it is time to look, and everything from here on is for the next look.
+fn waiting(quiet: &Mutex<Quiet>) -> Option<Instant> {
+    let mut quiet = lock(quiet);
+    let due = quiet.due().filter(|due| Instant::now() < *due);
+    if due.is_none() {
+        quiet.looked();
+    }
+    due
 }

@@ -36,10 +36,13 @@ pub struct Attached {
     pub note: String,
 }
 
+/// What may be lost: the labels of `segd_repairs_total`.
+pub const LOST: [&str; 4] = ["detached", "replaced", "unpinned", "map-unpinned"];
+
 /// Something that was lost and is back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// What was lost, a word of a closed list: `detached`, `replaced`, `unpinned`, `map-unpinned`.
+    /// What was lost, a word of [`LOST`].
     pub lost: &'static str,
     /// A sentence for the log.
     pub what: String,

@@ -9,7 +9,7 @@ use std::{
 
 use segd_common::ABI_VERSION;
 
-use super::{Error, UnloadReport, custody, map::Maps, sys};
+use super::{Error, UnloadReport, custody, links::JUDGES, map::Maps, sys};
 
 /// One set of pins: the maps of one layout, the programs that read them, and their links.
 // INVARIANT: all directories carry the layouts' version, so pinned state of another layout is never adopted.
@@ -93,11 +93,15 @@ impl Pins {
     /// Whether one of its links hangs on a hook that judges.
     #[must_use]
     pub fn is_living(&self) -> bool {
-        entries(&self.links).iter().any(|link| {
-            sys::open_pin(link)
-                .and_then(|link| sys::link_info(link.as_fd()))
-                .is_ok_and(|info| info.judges() && info.hangs())
-        })
+        entries(&self.links).iter().any(|link| hangs(link))
+    }
+
+    /// Whether something enforces below the same directory: every hook of this layout that judges has its link, or another layout's set
+    /// lives. What a start left that was ended in the middle does not.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        let whole = JUDGES.iter().all(|hook| hangs(&self.links.join(hook.name)));
+        whole || self.others().iter().any(Pins::is_living)
     }
 
     /// Whether any set below the same directory has a link.
@@ -226,6 +230,13 @@ fn detach(links: &Path) {
             let _ = sys::link_detach(fd.as_fd());
         }
     }
+}
+
+/// Whether a pin is that of a link that hangs on a hook that judges.
+fn hangs(link: &Path) -> bool {
+    sys::open_pin(link)
+        .and_then(|link| sys::link_info(link.as_fd()))
+        .is_ok_and(|info| info.judges() && info.hangs())
 }
 
 pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {

@@ -78,7 +78,7 @@ pub fn resolve_again(
     Ok(resolved)
 }
 
-/// As [`resolve_quietly`], for whoever tells of warnings when there is time for it.
+/// As [`resolve_again`], without warnings, for whoever tells of them when there is time for it, or nobody.
 ///
 /// # Errors
 ///
@@ -102,19 +102,6 @@ pub fn resolve_doubting(
     Ok((resolver.finish(), doubts))
 }
 
-/// As [`resolve_again`], for whoever tells nobody of warnings: there are none then.
-///
-/// # Errors
-///
-/// As [`resolve`].
-pub fn resolve_quietly(
-    sources: &[Source],
-    allow_empty: bool,
-    files: &mut ReadFiles,
-) -> Result<Resolved, Vec<Diagnostic>> {
-    resolve_doubting(sources, allow_empty, files).map(|(resolved, _)| resolved)
-}
-
 /// Everything that is in a policy, if nothing is wrong with it.
 fn resolved<'s>(
     sources: &'s [Source],
@@ -131,6 +118,9 @@ fn resolved<'s>(
             "under an empty policy nothing is enforced but on what segments left behind; where that is meant, `segd run`, \
              `segd apply`, `segd policy check` and `segd policy diff` take it with `--allow-empty`",
         ));
+    }
+    if !documents.is_empty() && !allow_empty {
+        resolver.blank(&read);
     }
     resolver.names(&documents);
     resolver.define(&read, &mut files.defined);
@@ -204,6 +194,26 @@ impl<'s> Resolver<'s> {
             self.allowances.extend(file.allowances.iter().cloned());
         }
         read
+    }
+
+    /// Files in which nothing stands, beside others. A writer in the middle of his work leaves one, and a disk that is full.
+    fn blank(&mut self, read: &[Kept]) {
+        for kept in read.iter().filter(|kept| kept.file.out.is_empty()) {
+            if !kept.text.trim().is_empty() {
+                continue;
+            }
+            self.complete = false;
+            let span = Span {
+                file: kept.place,
+                ..Span::default()
+            };
+            let message = "the file is empty: it gives up every segment, rule and guardrail that stood in it";
+            self.report(
+                Diagnostic::error(Code::Empty, span, message)
+                    .help("write it again, from beginning to end; if nothing shall stand in it, remove it")
+                    .help("a file beside others may be empty with `--allow-empty`, or if it has a comment"),
+            );
+        }
     }
 
     /// The names of documents, and what documents say as a whole.

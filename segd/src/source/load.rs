@@ -23,7 +23,7 @@ use crate::policy::{
     document::allowance::Allowance,
     expectation,
     model::{Policy, SelectorKind, Source},
-    resolve::{Doubts, ReadFiles, Resolved, resolve_again, resolve_doubting, resolve_quietly},
+    resolve::{Doubts, ReadFiles, Resolved, resolve_again, resolve_doubting},
 };
 
 /// A policy that is right, with its texts.
@@ -227,20 +227,8 @@ pub fn resolve_read(read: Sources, allow_empty: bool) -> Result<Loaded, LoadErro
     resolve_read_by(resolve_again, read, allow_empty, &mut ReadFiles::default())
 }
 
-/// As [`resolve_read`], without warnings, for whoever tells nobody of them; files that are as they were are not parsed again.
-///
-/// # Errors
-///
-/// As [`resolve_read`].
-pub fn resolve_read_quietly(
-    read: Sources,
-    allow_empty: bool,
-    files: &mut ReadFiles,
-) -> Result<Loaded, LoadError> {
-    resolve_read_by(resolve_quietly, read, allow_empty, files)
-}
-
-/// As [`resolve_read_quietly`], for whoever tells of warnings when there is time for it.
+/// As [`resolve_read`], without warnings, for whoever tells of them when there is time for it, or nobody; files that are as they were are not
+/// parsed again.
 ///
 /// # Errors
 ///

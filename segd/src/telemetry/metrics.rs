@@ -94,6 +94,11 @@ impl Metrics {
             ]
             .map(|(result, count)| (vec![("result", result)], count)),
         )?;
+        page.gauge(
+            "segd_policy_files_refused",
+            "1 while what stands in the policy's files is refused or cannot be read, else 0.",
+            u32::from(snapshot.files_refused),
+        )?;
         page.family(
             MetricType::GAUGE,
             "segd_workloads",

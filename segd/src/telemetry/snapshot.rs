@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub reload_success: u64,
     /// Readings of the policy that failed.
     pub reload_failure: u64,
+    /// What stands in the followed files is refused, or cannot be read.
+    pub files_refused: bool,
     /// Workloads by segment name.
     pub workloads: Vec<(String, u64)>,
     /// Events that did not fit into the ring buffer, summed over the CPUs.

@@ -33,7 +33,7 @@ pub struct Check {
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
-    /// Take a policy without any document
+    /// Take a policy without any document, and empty files
     #[arg(long)]
     allow_empty: bool,
     /// Look at this host as well: warn of matchers that none of its cgroups fits now

@@ -37,7 +37,7 @@ pub struct Diff {
     /// Judge a recorded flow log under both: the lines of `segd flows -o json`, or `-` for stdin
     #[arg(long, value_name = "LOG")]
     against_flows: Option<PathBuf>,
-    /// Take a policy without any document: every segment, rule and guardrail is gone then
+    /// Take a policy without any document, every segment, rule and guardrail is gone then; and empty files
     #[arg(long)]
     allow_empty: bool,
     /// How to print the answer

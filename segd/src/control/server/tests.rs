@@ -347,6 +347,38 @@ async fn a_crowd_that_says_nothing_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn explains_one_at_a_time_and_not_beside_a_large_answer() {
+    let running = running().await;
+    let request = |body| {
+        let text = serde_json::to_vec(&Envelope {
+            version: VERSION,
+            body,
+        });
+        [text.expect("it is text"), vec![b'\n']].concat()
+    };
+    let connect = || std::os::unix::net::UnixStream::connect(&running.path).expect("it accepts");
+    // Nobody reads what it has to send.
+    let mut deaf = connect();
+    deaf.write_all(&request(Request::Workloads))
+        .expect("it takes the request");
+    let begun = tokio::time::Instant::now();
+    while running.handler.large.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        assert!(begun.elapsed() < REQUEST_DEADLINE, "it is served");
+        // SLEEP: it is served when the daemon gets to it.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let explain = running.ask(Request::Explain(Question::default()));
+    let waits = tokio::time::timeout(Duration::from_millis(300), explain).await;
+    assert!(waits.is_err(), "it waits for its turn: {waits:?}");
+    drop(deaf);
+    let explain = running.ask(Request::Explain(Question::default()));
+    assert!(
+        tokio::time::timeout(WRITE_DEADLINE, explain).await.is_ok(),
+        "it is its turn"
+    );
+}
+
+#[tokio::test]
 async fn makes_one_large_answer_at_a_time_however_many_ask_and_do_not_read() {
     let running = running().await;
     let path = running.path.clone();

@@ -28,7 +28,7 @@ codes! {
     errors {
         /// Not YAML, or YAML beyond the limits (depth, size, aliases, merge keys, tags).
         Syntax = "syntax";
-        /// There is no document at all.
+        /// There is no document at all, or a file in which nothing stands.
         Empty = "empty";
         /// `apiVersion` or `kind` is not this one.
         Kind = "kind";

@@ -59,6 +59,7 @@ fn snapshot() -> Snapshot {
         policy_source: "files",
         reload_success: 3,
         reload_failure: 1,
+        files_refused: true,
         workloads: vec![("db".into(), 2), ("web".into(), 5)],
         events_lost: 9,
         maps: vec![("cgroups".into(), 7, 131_072)],
