@@ -126,6 +126,19 @@ impl Packet {
         }
     }
 
+    /// What it answers, if it can be an answer: a SYN begins, and of ICMP only an echo reply answers.
+    #[must_use]
+    #[inline(always)]
+    pub fn answered(&self) -> Option<Service> {
+        match self.protocol {
+            TCP if self.is_syn() => None,
+            ICMP | ICMPV6 if !self.is_echo_reply() => None,
+            ICMP => Some(service::icmp(ICMP, icmp::ECHO, 0)),
+            ICMPV6 => Some(service::icmp(ICMPV6, icmp::ECHO6, 0)),
+            _ => Some(self.reverse_service()),
+        }
+    }
+
     /// The packet as its reply would look.
     #[must_use]
     #[inline(always)]

@@ -108,11 +108,19 @@ extern "C" fn segd_voice(skb: *mut __sk_buff, slot: u32, made_by: u64, from: u64
     let skb = Skb { skb };
     let namespace = skb.namespace();
     let from = pack(unpack(from));
-    if unpack(made_by) != HOST || namespace == globals::host_namespace() || !is_kernels(skb) {
+    let hosts = unpack(made_by) == HOST;
+    // Some of the kernel's raw sockets bear the cgroup of whoever made the namespace.
+    let may_be = hosts || skb.socket().is_some_and(|socket| socket.is_raw());
+    if !may_be || namespace == globals::host_namespace() || !is_kernels(skb) {
         return from;
     }
     let lives = identity::voice(slot, namespace);
-    1 << UNNAMED_BIT | if lives == HOST { from } else { pack(lives) }
+    let lives = match lives {
+        HOST if hosts => from,
+        HOST => pack(identity::UNKNOWN),
+        _ => pack(lives),
+    };
+    1 << UNNAMED_BIT | lives
 }
 
 /// Rules on what needs no look at where it goes: errors that quote nothing, and control traffic. Says whether it did.
@@ -155,12 +163,15 @@ fn is_control(packet: &Packet, own: Identity, claimed: bool, skb: Skb) -> bool {
         }
         ICMP | ICMPV6 => host && raw && (packet.is_icmp_error() || packet.is_echo_reply()),
         IGMP => packet.is_group_control() && (host || is_kernels(skb)),
-        // Before 6.13 the answers of TIME_WAIT come from the kernel's control socket.
-        TCP if packet.tcp_flags & tcp::RST != 0 => host && raw,
+        // Before 6.13 the answers of TIME_WAIT come from the kernel's control socket, too.
         TCP => {
-            raw && packet.tcp_flags & tcp::SYN == 0 && stream::carries_nothing(packet, skb) && is_kernels(skb)
+            let resets = host && packet.tcp_flags & tcp::RST != 0;
+            raw && packet.tcp_flags & tcp::SYN == 0
+                && stream::carries_nothing(packet, skb)
+                && (resets || is_kernels(skb))
         }
-        UDP => host && is_dhcp(packet.source_port, packet.destination_port),
+        // Not what a container's rules make of the kernel's own words.
+        UDP => host && !raw && is_dhcp(packet.source_port, packet.destination_port),
         _ => false,
     }
 }
@@ -184,7 +195,7 @@ pub fn is_dhcp(local: u16, peer: u16) -> bool {
 fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     if packet.protocol == TCP && skb.socket().is_some_and(|socket| socket.is_tcp()) {
         adopt(skb, packet, false);
-        stream::departs(policy, ruling, packet, skb, own);
+        ruling.after = stream::departs(policy, ruling, packet, skb, own);
     } else {
         ruling.after = datagram_departs(policy, ruling, packet, skb, own);
     }

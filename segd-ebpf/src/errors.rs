@@ -8,8 +8,8 @@ use segd_common::{
     address::{self, LOCAL_HOST, mapped},
     bytes::Bytes as _,
     flow::{BELIEVED_NS, HandoverKey},
-    packet::{PACKET_V6, Packet, icmp, quoted, tcp},
-    service::{self, ICMP, Service, TCP, UDP},
+    packet::{PACKET_V6, Packet, quoted, tcp},
+    service::{Service, TCP, UDP},
     workload::Identity,
 };
 
@@ -139,21 +139,9 @@ pub fn may_enter(frame: &Frame, error: &Packet, inner: &Packet) -> bool {
 pub fn refused(skb: Skb, packet: &Packet) -> Service {
     if identity::is_local(&packet.destination) || address::is_multicast(&packet.destination) {
         0
-    } else if packet.protocol == TCP {
-        // The acknowledgement of a connection that is over refuses nothing.
-        if packet.tcp_flags & tcp::RST != 0 {
-            packet.reverse_service()
-        } else {
-            0
-        }
-    } else if packet.is_echo_reply() {
-        // No hook saw the request, unless XDP did.
-        let request = if packet.protocol == ICMP {
-            icmp::ECHO
-        } else {
-            icmp::ECHO6
-        };
-        service::icmp(packet.protocol, request, 0)
+    } else if packet.tcp_flags & tcp::RST != 0 || packet.is_echo_reply() {
+        // The acknowledgement of a connection that is over refuses nothing. No hook saw an echo request, unless XDP did.
+        packet.answered().unwrap_or(0)
     } else if packet.is_unreachable() {
         segd_refused(skb.skb, u32::from(packet.upper), u32::from(packet.flags))
     } else {
@@ -199,15 +187,10 @@ pub fn refuses_echo(way: &Way, packet: &Packet) -> u32 {
     if identity::is_local(&packet.destination) {
         return 0;
     }
-    let request = if packet.protocol == ICMP {
-        icmp::ECHO
-    } else {
-        icmp::ECHO6
-    };
     let from = Identity::of(identity::of_address(&way.policy, &packet.destination));
     let (owner, _) = identity::owner(&way.policy, way.namespace, UNKNOWN);
     let owner = identity::claimed_by_address(&way.policy, owner, &packet.source);
-    let asked = service::icmp(packet.protocol, request, 0);
+    let asked = packet.answered().unwrap_or(0);
     let (denied, passes) = reason(&way.policy, from, owner, asked);
     if passes { 0 } else { denied }
 }

@@ -50,11 +50,16 @@ pub fn may_come_out(skb: Skb) -> bool {
     way.namespace = LINKS
         .get_ptr(skb.device())
         .map_or(UNKNOWN_NAMESPACE, |link| unsafe { (*link).namespace });
-    way.managed = holds_workloads(&policy, way.namespace);
+    let lives = lives(&policy, way.namespace);
+    way.managed = lives & (NAMESPACE_MANAGED | NAMESPACE_PLAIN) != NAMESPACE_PLAIN;
     if by == Sender::Device {
         identify(&mut way);
-        if way.managed || !is_plain_host(way.from) {
+        if lives & NAMESPACE_MANAGED != 0 || !is_plain_host(way.from) {
             return refuse(&way, Reason::Unjudged as u32);
+        }
+        if way.managed {
+            // Nobody but an address is claimed: an unclaimed process there is who its frames say they come from.
+            way.by = Sender::Nobody;
         }
     }
     match u16::from_be(skb.protocol()) {
@@ -131,14 +136,15 @@ pub extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
     u32::from(same && differs == 0)
 }
 
-/// Whether somebody lives in a namespace whom a segment claims, or may claim. A namespace nobody has looked at may.
+/// The `NAMESPACE_` flags of a namespace. One that nobody has looked at may hold anybody.
 #[inline(always)]
-fn holds_workloads(policy: &Policy, namespace: u64) -> bool {
+fn lives(policy: &Policy, namespace: u64) -> u16 {
     // SAFETY: an element of the map.
-    NAMESPACES.get_ptr(namespace).is_none_or(|known| {
-        let flags = unsafe { (*known).flags[(policy.slot & 1) as usize] };
-        flags & (NAMESPACE_MANAGED | NAMESPACE_PLAIN) != NAMESPACE_PLAIN
-    })
+    NAMESPACES
+        .get_ptr(namespace)
+        .map_or(NAMESPACE_MANAGED, |known| unsafe {
+            (*known).flags[(policy.slot & 1) as usize]
+        })
 }
 
 /// Whose address it is, as far as this link is concerned: `SOURCE_` or 0.

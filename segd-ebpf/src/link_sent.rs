@@ -73,14 +73,21 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
     let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
     // A port that is led to another in this namespace (REDIRECT) is judged as the one that is listened on, as by the hooks.
-    let port = way.skb.inet_socket().map_or(0, Socket::port);
-    let asked = if packet.protocol == TCP && port != 0 {
-        service::port(TCP, port)
-    } else {
-        packet.reverse_service()
-    };
-    let (_, answers) = reason(&way.policy, to, own, asked);
+    let asked = packet.answered().map(|asked| match served(way.skb) {
+        0 => asked,
+        port => service::port(TCP, port),
+    });
+    let answers = asked.is_some_and(|asked| reason(&way.policy, to, own, asked).1);
     if begins || answers { PASSES } else { denied }
+}
+
+/// The port of a TCP socket, a half-open one included; else 0.
+#[inline(always)]
+fn served(skb: Skb) -> u16 {
+    if skb.socket().is_some_and(|socket| !socket.is_tcp()) {
+        return 0;
+    }
+    skb.inet_socket().map_or(0, Socket::port)
 }
 
 /// Whether a frame of a stream goes where its socket is connected to, and that is a workload of this host, which judges for itself,
@@ -97,11 +104,18 @@ fn goes_to_workload(skb: Skb) -> bool {
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 pub fn speaker(way: &Way) -> Identity {
+    const HOST: Identity = Identity::of(segment::HOST);
     let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
-    if own == Identity::of(segment::HOST) && is_kernels(way.skb) {
-        return identity::voice(way.policy.slot, way.namespace);
+    let may_be = own == HOST || way.skb.socket().is_some_and(|socket| socket.is_raw());
+    if way.by != Sender::Inet || !may_be || !is_kernels(way.skb) {
+        return own;
     }
-    own
+    let lives = identity::voice(way.policy.slot, way.namespace);
+    if lives == HOST && own != HOST {
+        UNKNOWN
+    } else {
+        lives
+    }
 }
 
 /// Nobody has sent on a tuple.
@@ -177,7 +191,8 @@ fn is_bare(skb: Skb, packet: &Packet) -> bool {
     plain && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
 }
 
-/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from. Either end may have begun.
+/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from. Of a connection either end may have
+/// begun; of a datagram nobody could tell.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn as_owner(way: &Way, packet: &Packet) -> u32 {
@@ -191,7 +206,10 @@ fn as_owner(way: &Way, packet: &Packet) -> u32 {
     }
     let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
-    let (_, answers) = reason(&way.policy, to, own, packet.reverse_service());
+    let answers = packet.protocol == TCP
+        && packet
+            .answered()
+            .is_some_and(|asked| reason(&way.policy, to, own, asked).1);
     // What passes is counted where a socket of this host receives it, if one does.
     if begins || answers { PASSES } else { denied }
 }

@@ -45,7 +45,7 @@ pub fn may_go_on(policy: &Policy, skb: Skb, socket: Socket, hook: Hook) -> bool 
         return false;
     }
     if hook as u8 == Hook::Egress as u8 {
-        // A connected socket may be given a route by way of somebody else at any time: then the packet is looked at.
+        // A connected socket may be given options that lead by way of somebody else at any time: then the packet is looked at.
         if memory.flags & STATE_PUBLISHED == 0 || !skb.is_plain_tcp() {
             return false;
         }

@@ -61,9 +61,16 @@ fn peer_now(policy: &Policy, memory: &SocketState, peer_address: &[u8; 16]) -> I
     identity::claimed_by_address(policy, identity, peer_address)
 }
 
-/// Rules on a segment that a TCP socket sends, after [`crate::adopt::adopt`].
+/// Rules on a segment that a TCP socket sends, after [`crate::adopt::adopt`], and says what is to be done after.
+// VERIFIER: see `handover::fill_key` on why it returns something.
 #[inline(never)]
-pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
+pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) -> u8 {
+    depart(policy, ruling, packet, skb, own);
+    ruling.after
+}
+
+#[inline(always)]
+fn depart(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, own: &Identity) {
     let Some(socket) = skb.socket() else {
         return ruling.fixed(Reason::Unknown);
     };
@@ -88,12 +95,14 @@ pub fn departs(policy: &Policy, ruling: &mut Ruling, packet: &Packet, skb: Skb, 
         return strays(policy, ruling, memory, packet, skb, Side::Destination, own);
     }
     if memory.direction == DIRECTION_ACTIVE {
-        if memory.peer_cgroup != 0 {
+        // To an address of the network nobody else judges, whoever has answered there before.
+        let here = ruling.place != Place::Network as u8;
+        if here && memory.peer_cgroup != 0 {
             let peer = peer_now(policy, memory, &packet.destination);
             judge(policy, ruling, *own, peer, packet.service);
             ruling.flags |= PEER_LOCAL | RECEIVER_JUDGES;
             ruling.peer_cgroup = memory.peer_cgroup;
-        } else if memory.flags & STATE_PEER_JUDGES != 0 {
+        } else if here && memory.flags & STATE_PEER_JUDGES != 0 {
             ruling.defer();
         } else {
             judge_departure(policy, ruling, packet, skb, own);
