@@ -17,6 +17,7 @@ use segd_tests::{
 };
 
 const PORT: u16 = 5400;
+const OWN_PORT: u16 = 7000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SYN: u8 = 0x02;
@@ -74,7 +75,8 @@ impl Container {
         })
     }
 
-    fn enforce(&self) -> Segd {
+    /// `more`: rules beside its own.
+    fn enforce(&self, more: &str) -> Segd {
         let [rogue, db, _] = &self.cgroups;
         let segd = self.lab.enforce(&format!(
             "apiVersion: segd.dev/v1
@@ -85,16 +87,19 @@ spec:
     rogue: {{match: [{{cgroup: {}}}]}}
     db: {{match: [{{cgroup: {}}}]}}
     right: {{match: [{{cidr: {}/32}}, {{cidr: {}/128}}]}}
+    wrong: {{match: [{{cidr: {}/32}}, {{cidr: {}/128}}]}}
     partner: {{match: [{{cidr: 198.51.100.0/24}}]}}
   allow:
     - {{from: right, to: rogue, ports: [icmp/echo-request, icmpv6/echo-request]}}
     - {{from: rogue, to: right, ports: [udp/{PORT}]}}
     - {{from: [host, partner], to: db, ports: [udp/{PORT}]}}
-",
+{more}",
             rogue.path(),
             db.path(),
             v4(50),
-            v6(50)
+            v6(50),
+            v4(51),
+            v6(51)
         ));
         wait::quiet(COVERED);
         segd
@@ -183,11 +188,22 @@ fn number(like: IpAddr, host: u8) -> IpAddr {
 }
 
 fn from(to: SocketAddr) -> SocketAddr {
-    (number(to.ip(), 10), 7000).into()
+    (number(to.ip(), 10), OWN_PORT).into()
 }
 
 fn datagram(to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     wire::udp_between(from(to), to, payload)
+}
+
+/// From a DHCP client's port to a server's.
+fn of_dhcp(machine: IpAddr, payload: &[u8]) -> Vec<u8> {
+    let (client, server) = dhcp(machine);
+    let from = (number(machine, 10), client).into();
+    wire::udp_between(from, (machine, server).into(), payload)
+}
+
+fn dhcp(like: IpAddr) -> (u16, u16) {
+    if like.is_ipv4() { (68, 67) } else { (546, 547) }
 }
 
 fn segment(to: SocketAddr, flags: u8, token: &str) -> Vec<u8> {
@@ -207,13 +223,18 @@ type Way<'a> = (String, Box<dyn Fn(&str) + 'a>, Box<dyn Fn(&str) -> bool + 'a>);
 
 #[track_caller]
 fn lead_nowhere(scene: &Container, ways: &[Way<'_>]) {
+    lead_nowhere_by(scene, "", ways);
+}
+
+#[track_caller]
+fn lead_nowhere_by(scene: &Container, more: &str, ways: &[Way<'_>]) {
     for (name, send, arrived) in ways {
         wait::wait_until(format!("{name}: it arrives without segd"), PATIENCE, || {
             send("before;");
             wait::within(Duration::from_millis(50), || arrived("before;"))
         });
     }
-    let segd = scene.enforce();
+    let segd = scene.enforce(more);
     scene.speaks();
     let mut wrong = Vec::new();
     for (name, send, arrived) in ways {
@@ -260,6 +281,25 @@ fn to_the_machine(scene: &Container, turn: Turn, own: IpAddr) -> [Way<'_>; 3] {
     })
 }
 
+/// To the machine, behind the hook: an echo request.
+fn request_to_the_machine(scene: &Container, own: IpAddr) -> Way<'_> {
+    let machine = scene.wrong.address(own);
+    let (rule, protocol, request) = if own.is_ipv4() {
+        (format!("icmp type set echo-request ip daddr set {machine}"), 1, 8)
+    } else {
+        (
+            format!("icmpv6 type set echo-request ip6 daddr set {machine}"),
+            58,
+            128,
+        )
+    };
+    (
+        format!("an echo request from {own} to a machine"),
+        Box::new(move |token| scene.answer(Turn::AtLink, own, &rule, token.as_bytes())),
+        Box::new(move |token| scene.strayed(own, protocol, request, token)),
+    )
+}
+
 /// Class 13. Before the hook of the kernel's own socket: to a machine, to a service of the host, to another segment's container.
 #[test]
 fn what_the_kernel_answers_in_a_container_is_not_the_hosts_voice() {
@@ -291,28 +331,48 @@ fn what_the_kernel_answers_in_a_container_is_turned_to_nobody_on_its_link() {
     lead_nowhere(&scene, ways.as_flattened());
 }
 
+/// Class 13. As the one that a rule lets answer, which begins all the same.
+#[test]
+fn what_begins_is_not_the_answer_to_who_may_ask() {
+    let Some(scene) = Container::open() else { return };
+    let mut ways = Vec::new();
+    for own in families() {
+        for turn in [Turn::AtOutput, Turn::AtLink] {
+            let [datagram, syn, _] = to_the_machine(&scene, turn, own);
+            ways.extend([datagram, syn]);
+        }
+        ways.push(request_to_the_machine(&scene, own));
+    }
+    let more = format!(
+        "    - {{from: wrong, to: rogue, ports: [udp/{OWN_PORT}, tcp/{OWN_PORT}, icmp/echo-request, icmpv6/echo-request]}}\n"
+    );
+    lead_nowhere_by(&scene, &more, &ways);
+}
+
+/// Class 13. On the ports of DHCP, whose client on the host needs no rule.
+#[test]
+fn what_the_kernel_answers_in_a_container_is_no_dhcp_client() {
+    let Some(scene) = Container::open() else { return };
+    let scene = &scene;
+    let ways = families().map(|own| -> Way<'_> {
+        let machine = scene.wrong.address(own);
+        (
+            format!("a datagram on DHCP's ports from {own}"),
+            Box::new(move |token| {
+                scene.say(Turn::AtOutput, UDP, machine, &of_dhcp(machine, token.as_bytes()));
+            }),
+            Box::new(move |token| scene.strayed(own, UDP, dhcp(own).1, token)),
+        )
+    });
+    lead_nowhere(scene, &ways);
+}
+
 /// Class 13. The same, turned into a request, which carries whatever it likes.
 #[test]
 fn an_answer_that_is_turned_into_a_request_on_its_link_reaches_nobody() {
     let Some(scene) = Container::open() else { return };
     let scene = &scene;
-    let ways = families().map(|own| -> Way<'_> {
-        let machine = scene.wrong.address(own);
-        let (rule, protocol, request) = if own.is_ipv4() {
-            (format!("icmp type set echo-request ip daddr set {machine}"), 1, 8)
-        } else {
-            (
-                format!("icmpv6 type set echo-request ip6 daddr set {machine}"),
-                58,
-                128,
-            )
-        };
-        (
-            format!("an echo request from {own} to a machine"),
-            Box::new(move |token| scene.answer(Turn::AtLink, own, &rule, token.as_bytes())),
-            Box::new(move |token| scene.strayed(own, protocol, request, token)),
-        )
-    });
+    let ways = families().map(|own| request_to_the_machine(scene, own));
     lead_nowhere(scene, &ways);
 }
 
