@@ -18,7 +18,7 @@ use super::{
     sys,
 };
 use crate::{
-    policy::compiled::{CompiledTables, Moment, zeroed_tables},
+    policy::compiled::{CompiledTables, Moment, SharedLines, zeroed_tables},
     workload::selector::{SelectorEdges, SelectorTables},
 };
 
@@ -31,6 +31,8 @@ pub struct Tables {
     trial: Map<u32, Trial>,
     policy: Map<u32, PolicyTables>,
     lines: Lines,
+    /// By slot, the lines that this daemon wrote there last, if it did: what is there already is not written again.
+    written_lines: [Option<SharedLines>; 2],
     edges: Map<EdgeKey, Edge>,
     /// By slot, the edges that this daemon wrote there last, if it did: what is there already need not be read to be known.
     written_edges: [Option<Arc<SelectorEdges>>; 2],
@@ -51,6 +53,7 @@ impl Tables {
             trial: Map::open(maps, "TRIAL")?,
             policy: Map::open(maps, "POLICY")?,
             lines: Lines::open(maps)?,
+            written_lines: [None, None],
             edges: Map::open(maps, "EDGES")?,
             written_edges: [None, None],
             patterns: Map::open(maps, "UNIT_PATTERNS")?,
@@ -96,7 +99,11 @@ impl Tables {
     ///
     /// No memory. The slot is as it was.
     pub fn make_room(&mut self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
-        self.lines.make_room(slot, tables.kernel_lines())
+        let made = self.lines.make_room(slot, tables.kernel_lines())?;
+        if let Some(written) = self.written_lines.get_mut(slot as usize & 1).filter(|_| made) {
+            *written = None;
+        }
+        Ok(())
     }
 
     /// Writes everything of a revision but the workloads into a slot that is not in force. `now`: by which its rules end.
@@ -112,6 +119,9 @@ impl Tables {
         selectors: &SelectorTables,
         now: Moment,
     ) -> Result<(), Error> {
+        let written = self.written_lines.get_mut(slot as usize & 1);
+        // What is there is not known any more, if a write fails.
+        let held = written.and_then(Option::take);
         let lines = self.lines.lend(slot, |lines, len| {
             // SAFETY: there are so many; plain integers, and nobody reads this slot: it is not in force, and `settle` was waited for.
             let lines = unsafe { std::slice::from_raw_parts_mut(lines, len) };
@@ -120,7 +130,7 @@ impl Tables {
             }
             self.policy.lend(slot, |room| {
                 // SAFETY: as above.
-                tables.fill(revision, now, unsafe { &mut *room }, lines);
+                tables.fill(revision, now, unsafe { &mut *room }, lines, held.as_ref());
             })?;
             Ok(true)
         })?;
@@ -129,6 +139,9 @@ impl Tables {
                 operation: "writing the policy's tables".to_owned(),
                 message: "no room was made for them".to_owned(),
             });
+        }
+        if let Some(written) = self.written_lines.get_mut(slot as usize & 1) {
+            *written = Some(tables.lines.clone());
         }
         self.write_selectors(slot, selectors)
     }
@@ -238,15 +251,18 @@ impl Tables {
     ) -> Result<bool, Error> {
         let mut wanted = zeroed_tables();
         // When a rule ends is known to the nanosecond to whoever wrote it, and written again by whoever adopts it.
-        tables.fill(revision, Moment::FIRST, &mut wanted, &mut []);
+        tables.fill(revision, Moment::FIRST, &mut wanted, &mut [], None);
         let same = self.policy.lend(slot, |held| {
             // SAFETY: both are whole values of the type, which has no padding, and nobody writes a slot in use.
             unsafe { are_same(held, &raw const *wanted, size_of::<PolicyTables>()) }
         })?;
         let lines = self.lines.lend(slot, |lines, len| {
-            // SAFETY: there are so many on both sides; and of what the kernel counts beside, nothing is looked at.
+            // SAFETY: there are so many, and nobody writes those of a slot in use; of what the kernel counts behind them, nothing is looked at.
             len >= tables.kernel_lines()
-                && unsafe { are_same(lines, tables.lines.as_ptr(), size_of_val(tables.lines.as_slice())) }
+                && tables
+                    .lines
+                    .iter()
+                    .eq(unsafe { std::slice::from_raw_parts(lines, tables.lines.len()) })
         })?;
         if !same || lines != Some(true) {
             return Ok(false);

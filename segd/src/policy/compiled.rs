@@ -1,5 +1,6 @@
 //! The compiled policy: exactly what the kernel reads, and what a person needs to understand it.
 
+mod lines;
 mod moment;
 mod told;
 
@@ -20,6 +21,7 @@ use segd_common::{
 
 use jiff::Timestamp;
 
+pub use lines::SharedLines;
 pub use moment::Moment;
 use moment::OVER;
 pub use told::ToldRules;
@@ -50,7 +52,7 @@ pub struct CompiledTables {
     /// How many lines the table has; lists are in those behind it.
     pub buckets: u32,
     /// The table, the lists behind it, and the table of prefixes behind those.
-    pub lines: Vec<Line>,
+    pub lines: SharedLines,
     /// The lengths that prefixes have.
     pub lengths: Lengths,
     /// Where the table of prefixes is.
@@ -276,8 +278,16 @@ impl CompiledTables {
         (shape.ends + lines_of(shape.ending as usize)) as usize
     }
 
-    /// Writes the kernel's layout. Whatever stood there is gone. `lines`: at least [`CompiledTables::kernel_lines`].
-    pub fn fill(&self, revision: u32, now: Moment, out: &mut PolicyTables, lines: &mut [Line]) {
+    /// Writes the kernel's layout. Whatever stood there is gone. `lines`: at least [`CompiledTables::kernel_lines`]; `held`: those of
+    /// tables that are there, if that is known.
+    pub fn fill(
+        &self,
+        revision: u32,
+        now: Moment,
+        out: &mut PolicyTables,
+        lines: &mut [Line],
+        held: Option<&SharedLines>,
+    ) {
         let shape = self.kernel_shape();
         out.revision = revision;
         out.flags = self.flags;
@@ -285,7 +295,7 @@ impl CompiledTables {
         out.any = self.any;
         out.lengths = self.lengths;
         copy(&mut out.segments, &self.segments);
-        copy(lines, &self.lines);
+        self.lines.write(lines, held);
         let mut ends = self.ends(now);
         for cell in lines
             .iter_mut()
@@ -361,7 +371,7 @@ impl Tables for CompiledTables {
     }
 
     fn line(&self, index: u32) -> Option<&Line> {
-        self.lines.get(index as usize)
+        self.lines.get(index)
     }
 
     fn prefixes(&self) -> Prefixes {
