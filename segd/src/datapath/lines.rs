@@ -60,23 +60,23 @@ impl Lines {
         Ok(Lines { outer, slots })
     }
 
-    /// Room for some lines in a slot that nobody reads. Whether it was made anew: then nothing stands there.
+    /// Room for some lines in a slot that nobody reads.
     ///
     /// # Errors
     ///
     /// No memory: what was there is still there.
-    pub fn make_room(&mut self, slot: u32, lines: usize) -> Result<bool, Error> {
+    pub fn make_room(&mut self, slot: u32, lines: usize) -> Result<(), Error> {
         let (Some(name), Some(held)) = (
             NAMES.get(slot as usize & 1),
             self.slots.get_mut(slot as usize & 1),
         ) else {
-            return Ok(false);
+            return Ok(());
         };
         if held
             .as_ref()
             .is_some_and(|held| lines <= held.lines && held.lines <= (4 * lines).max(SMALL))
         {
-            return Ok(false);
+            return Ok(());
         }
         // The kernel waits a while when an array takes the place of another: not for each rule that comes.
         let room = (lines + lines / 8 + 1).next_multiple_of(PAGE);
@@ -91,7 +91,7 @@ impl Lines {
         let map = Map::over(name, fd)?;
         self.outer.write(&slot, &number, 0)?;
         *held = Some(Slot { map, lines: room });
-        Ok(true)
+        Ok(())
     }
 
     /// The array of a slot, to pin it.

@@ -18,7 +18,7 @@ use super::{
     sys,
 };
 use crate::{
-    policy::compiled::{CompiledTables, Moment, SharedLines, zeroed_tables},
+    policy::compiled::{CompiledTables, Moment, zeroed_tables},
     workload::selector::{SelectorEdges, SelectorTables},
 };
 
@@ -31,8 +31,6 @@ pub struct Tables {
     trial: Map<u32, Trial>,
     policy: Map<u32, PolicyTables>,
     lines: Lines,
-    /// By slot, the lines that this daemon wrote there last, if it did: what is there already is not written again.
-    written_lines: [Option<SharedLines>; 2],
     edges: Map<EdgeKey, Edge>,
     /// By slot, the edges that this daemon wrote there last, if it did: what is there already need not be read to be known.
     written_edges: [Option<Arc<SelectorEdges>>; 2],
@@ -53,7 +51,6 @@ impl Tables {
             trial: Map::open(maps, "TRIAL")?,
             policy: Map::open(maps, "POLICY")?,
             lines: Lines::open(maps)?,
-            written_lines: [None, None],
             edges: Map::open(maps, "EDGES")?,
             written_edges: [None, None],
             patterns: Map::open(maps, "UNIT_PATTERNS")?,
@@ -99,11 +96,7 @@ impl Tables {
     ///
     /// No memory. The slot is as it was.
     pub fn make_room(&mut self, slot: u32, tables: &CompiledTables) -> Result<(), Error> {
-        let made = self.lines.make_room(slot, tables.kernel_lines())?;
-        if let Some(written) = self.written_lines.get_mut(slot as usize & 1).filter(|_| made) {
-            *written = None;
-        }
-        Ok(())
+        self.lines.make_room(slot, tables.kernel_lines())
     }
 
     /// Writes everything of a revision but the workloads into a slot that is not in force. `now`: by which its rules end.
@@ -119,9 +112,6 @@ impl Tables {
         selectors: &SelectorTables,
         now: Moment,
     ) -> Result<(), Error> {
-        let written = self.written_lines.get_mut(slot as usize & 1);
-        // What is there is not known any more, if a write fails.
-        let held = written.and_then(Option::take);
         let lines = self.lines.lend(slot, |lines, len| {
             // SAFETY: there are so many; plain integers, and nobody reads this slot: it is not in force, and `settle` was waited for.
             let lines = unsafe { std::slice::from_raw_parts_mut(lines, len) };
@@ -130,7 +120,7 @@ impl Tables {
             }
             self.policy.lend(slot, |room| {
                 // SAFETY: as above.
-                tables.fill(revision, now, unsafe { &mut *room }, lines, held.as_ref());
+                tables.fill(revision, now, unsafe { &mut *room }, lines);
             })?;
             Ok(true)
         })?;
@@ -139,9 +129,6 @@ impl Tables {
                 operation: "writing the policy's tables".to_owned(),
                 message: "no room was made for them".to_owned(),
             });
-        }
-        if let Some(written) = self.written_lines.get_mut(slot as usize & 1) {
-            *written = Some(tables.lines.clone());
         }
         self.write_selectors(slot, selectors)
     }
@@ -251,7 +238,7 @@ impl Tables {
     ) -> Result<bool, Error> {
         let mut wanted = zeroed_tables();
         // When a rule ends is known to the nanosecond to whoever wrote it, and written again by whoever adopts it.
-        tables.fill(revision, Moment::FIRST, &mut wanted, &mut [], None);
+        tables.fill(revision, Moment::FIRST, &mut wanted, &mut []);
         let same = self.policy.lend(slot, |held| {
             // SAFETY: both are whole values of the type, which has no padding, and nobody writes a slot in use.
             unsafe { are_same(held, &raw const *wanted, size_of::<PolicyTables>()) }

@@ -278,16 +278,8 @@ impl CompiledTables {
         (shape.ends + lines_of(shape.ending as usize)) as usize
     }
 
-    /// Writes the kernel's layout. Whatever stood there is gone. `lines`: at least [`CompiledTables::kernel_lines`]; `held`: those of
-    /// tables that are there, if that is known.
-    pub fn fill(
-        &self,
-        revision: u32,
-        now: Moment,
-        out: &mut PolicyTables,
-        lines: &mut [Line],
-        held: Option<&SharedLines>,
-    ) {
+    /// Writes the kernel's layout. Whatever stood there is gone. `lines`: at least [`CompiledTables::kernel_lines`].
+    pub fn fill(&self, revision: u32, now: Moment, out: &mut PolicyTables, lines: &mut [Line]) {
         let shape = self.kernel_shape();
         out.revision = revision;
         out.flags = self.flags;
@@ -295,7 +287,7 @@ impl CompiledTables {
         out.any = self.any;
         out.lengths = self.lengths;
         copy(&mut out.segments, &self.segments);
-        self.lines.write(lines, held);
+        self.lines.write(lines);
         let mut ends = self.ends(now);
         for cell in lines
             .iter_mut()
