@@ -182,13 +182,8 @@ impl Engine {
             .prepare(loaded, active, next, &before)
             .and_then(|(tables, selectors)| {
                 // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
-                let began = Instant::now();
                 self.keep_text(next, &Sources::from(loaded), origin)?;
-                tracing::debug!(
-                    "revision {}: its text is kept after {:?} more",
-                    next.revision(),
-                    began.elapsed()
-                );
+                tracing::debug!("revision {}: its text is kept", next.revision());
                 let new = InForce {
                     active: next,
                     policy: Arc::clone(&loaded.policy),
