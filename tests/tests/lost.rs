@@ -165,11 +165,11 @@ fn a_detached_link_is_attached_again_logged_and_counted() {
         wait::wait_until(format!("{name} is attached again"), NOTICED, || {
             scene.repaired("detached") > before
         });
-        assert!(
-            scene.segd.log().contains(&format!("lost and restored: {name}")),
-            "{}",
-            scene.segd.log()
-        );
+        // It may be counted a moment before its line can be read.
+        let line = format!("lost and restored: {name}");
+        wait::wait_until(format!("{name} is told of"), NOTICED, || {
+            scene.segd.log().contains(&line)
+        });
         assert!(scene.is_green());
         scene.enemy_is_stopped();
     }

@@ -25,6 +25,7 @@ use super::{
     decide::refused,
     engine::Engine,
     error::ApplyError,
+    noted::Names,
     shared::{DECIDE, Shared, conflict},
 };
 use crate::{
@@ -125,7 +126,7 @@ struct Judge<'e> {
     tables: CompiledTables,
     cgroups: BTreeMap<u64, Identity>,
     /// Of what living workloads bear.
-    names: BTreeMap<SegmentIndex, &'e str>,
+    names: Names<'e>,
 }
 
 /// What is asked about: both ends, and what stands for them in words.
@@ -285,7 +286,7 @@ impl<'e> Judge<'e> {
         let name = names.and_then(|names| names.get(usize::from(index))).cloned();
         // One that left the policy and whose workloads live.
         name.filter(|name| !name.is_empty())
-            .unwrap_or_else(|| self.names.get(&index).copied().unwrap_or_default().to_owned())
+            .unwrap_or_else(|| self.names.get(index).unwrap_or_default().to_owned())
     }
 }
 

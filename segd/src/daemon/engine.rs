@@ -20,6 +20,7 @@ use super::{
     expiry::Expiry,
     health::Repairs,
     last_good::Keeper,
+    noted::Names,
     probe::Probe,
     sequence::{self, Step},
     trial::OnTrial,
@@ -138,8 +139,8 @@ impl Engine {
     }
 
     /// The index and name of every segment that a living workload may bear.
-    pub(super) fn names(&self) -> BTreeMap<SegmentIndex, &str> {
-        names(&self.indexes)
+    pub(super) fn names(&self) -> Names<'_> {
+        Names::of(&self.indexes)
     }
 
     /// Puts a policy in force: everything beside, then one word. Until a deadline on the boot clock, if there is one.
@@ -167,18 +168,22 @@ impl Engine {
         let last = active.revision().max(given);
         let next = Active::new(last.checked_add(1).unwrap_or(1), slot);
         let before = self.indexes.clone();
-        let mut keep = self.borne(active)?;
-        keep.extend(self.named_now(active));
-        if deadline_ns.is_some() {
-            // The other slot may be in force again: what its indexes mean must not change.
-            keep.extend(before.by_name.keys().cloned());
+        // What most changes leave as it is: then nobody's index is given to another.
+        if !self.indexes.has_all_of(&loaded.policy) {
+            let mut keep = self.borne(active)?;
+            keep.extend(self.named_now(active));
+            if deadline_ns.is_some() {
+                // The other slot may be in force again: what its indexes mean must not change.
+                keep.extend(before.by_name.keys().cloned());
+            }
+            self.indexes.allocate(&loaded.policy, &keep)?;
         }
-        self.indexes.allocate(&loaded.policy, &keep)?;
         let done = self
             .prepare(loaded, active, next, &before)
             .and_then(|(tables, selectors)| {
                 // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
                 self.keep_text(next, &Sources::from(loaded), origin)?;
+                tracing::debug!("revision {}: its text is kept", next.revision());
                 let new = InForce {
                     active: next,
                     policy: Arc::clone(&loaded.policy),
@@ -218,7 +223,7 @@ impl Engine {
         let selectors = SelectorTables::compile_again(known, &tables, revision, &users::uid)?;
         // What is in force is counted on until it is left, and read out then.
         self.follow_rules(SystemTime::now())?;
-        let names = names(before);
+        let names = Names::of(before);
         for step in sequence::MAKING {
             match step {
                 Step::Settle => self.tables.settle()?,
@@ -286,7 +291,7 @@ impl Engine {
             }
         }
         let names = self.names();
-        let name = |index: &SegmentIndex| names.get(index).copied().unwrap_or_default();
+        let name = |index: &SegmentIndex| names.get(*index).unwrap_or_default();
         borne.extend(indexes.iter().map(|index| name(index).to_owned()));
         Ok(borne)
     }
@@ -388,10 +393,4 @@ impl Engine {
         self.cover = Some(cover);
         Ok(self.keep_links(&map.links, &map.sources)?)
     }
-}
-
-/// The other way round.
-fn names(indexes: &SegmentIndexes) -> BTreeMap<SegmentIndex, &str> {
-    let names = indexes.by_name.iter();
-    names.map(|(name, index)| (*index, name.as_str())).collect()
 }

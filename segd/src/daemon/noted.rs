@@ -9,6 +9,33 @@ use segd_common::{config::Active, segment::SegmentIndex};
 use super::{engine::Engine, error::ApplyError};
 use crate::policy::{compiled::SegmentIndexes, model::Policy};
 
+/// The other way round: names by their index.
+#[derive(Debug)]
+pub(super) struct Names<'i>(Vec<&'i str>);
+
+impl<'i> Names<'i> {
+    pub fn of(indexes: &'i SegmentIndexes) -> Names<'i> {
+        let highest = indexes
+            .by_name
+            .values()
+            .max()
+            .map_or(0, |index| usize::from(*index));
+        let mut names = vec![""; highest + 1];
+        for (name, index) in indexes.by_name.iter() {
+            if let Some(known) = names.get_mut(usize::from(*index)) {
+                *known = name;
+            }
+        }
+        Names(names)
+    }
+
+    /// The name of an index, if it is a segment's of some policy.
+    pub fn get(&self, index: SegmentIndex) -> Option<&'i str> {
+        let name = self.0.get(usize::from(index)).copied();
+        name.filter(|name| !name.is_empty())
+    }
+}
+
 impl Engine {
     /// Pins a slot's lines, and guards them before anything is written to them.
     pub(super) fn pin_lines(&mut self, slot: u32) -> Result<(), ApplyError> {

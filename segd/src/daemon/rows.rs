@@ -9,7 +9,7 @@ use segd_common::{
     workload::{AMBIGUOUS, CgroupSlot, MAX_CGROUPS, MAX_EDGES, ORPHANED, PENDING},
 };
 
-use super::engine::Engine;
+use super::{engine::Engine, noted::Names};
 use crate::{
     control::types::{SegmentRow, WorkloadRow},
     policy::{compiled::CompiledTables, model::SelectorKind},
@@ -44,8 +44,8 @@ impl Engine {
         for id in self.cgroups.ids().unwrap_or_default() {
             if let Some(slot) = self.slot_of(id)
                 && slot.identity.segment >= FIRST_SEGMENT
-                && let Some(name) = names.get(&slot.identity.segment)
-                && let Some(count) = counts.get_mut(*name)
+                && let Some(name) = names.get(slot.identity.segment)
+                && let Some(count) = counts.get_mut(name)
             {
                 *count += 1;
             }
@@ -236,7 +236,7 @@ impl Engine {
         cgroup: &Cgroup,
         slot: &CgroupSlot,
         slots: &BTreeMap<u64, (String, CgroupSlot, u64)>,
-        names: &BTreeMap<SegmentIndex, &str>,
+        names: &Names<'_>,
     ) -> WorkloadRow {
         let selectors = self.in_force.as_ref().map(|in_force| &in_force.tables.selectors);
         let number = slot.selector.checked_sub(1).unwrap_or(u32::MAX) as usize;
@@ -250,7 +250,7 @@ impl Engine {
             _ => "host",
         };
         let segment = match slot.identity.segment {
-            segment if segment >= FIRST_SEGMENT => names.get(&segment).copied().unwrap_or_default(),
+            segment if segment >= FIRST_SEGMENT => names.get(segment).unwrap_or_default(),
             _ => "host",
         };
         WorkloadRow {

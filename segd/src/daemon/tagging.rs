@@ -6,7 +6,7 @@
 mod classify;
 mod foresee;
 
-use std::collections::BTreeMap;
+use std::{cell::LazyCell, collections::BTreeMap};
 
 use segd_common::{
     config::Active,
@@ -19,6 +19,7 @@ use segd_common::{
 use super::{
     engine::Engine,
     error::ApplyError,
+    noted::Names,
     sequence::{self, Tagging},
 };
 use crate::{
@@ -40,7 +41,7 @@ struct Walk<'a> {
     selectors: &'a SelectorTables,
     tables: &'a CompiledTables,
     /// The names of indexes under the revision in force.
-    names: &'a BTreeMap<SegmentIndex, &'a str>,
+    names: &'a Names<'a>,
     positions: BTreeMap<u64, (Position, u16)>,
     paths: BTreeMap<u64, String>,
     /// What stands for all below a cgroup whose owner hides it.
@@ -59,7 +60,7 @@ impl Engine {
         revision: u32,
         tables: &CompiledTables,
         selectors: &SelectorTables,
-        names: &BTreeMap<SegmentIndex, &str>,
+        names: &Names<'_>,
     ) -> Result<(), ApplyError> {
         let mut walk = Walk {
             slot,
@@ -140,7 +141,7 @@ impl Engine {
             walk.ambiguous.push(ambiguity(cgroup, walk.tables, flags));
         }
         let old = identity_in(known.as_ref(), walk.active);
-        let old_name = walk.names.get(&old.segment).copied().unwrap_or("");
+        let old_name = walk.names.get(old.segment).unwrap_or("");
         position.slot = keep_orphaned(old, old_name, position.slot, &walk.tables.release);
         let place = Place {
             id: cgroup.id,
@@ -169,7 +170,8 @@ impl Engine {
     ///
     /// One that is born meanwhile and is not met here either has another revision, or its parent's tag: nothing of it is old.
     fn tag_unseen(&self, walk: &Walk<'_>, revision: u32) -> Result<(), ApplyError> {
-        let indexes = walk.tables.indexes();
+        // Of few, most often, and of none with an index.
+        let indexes = LazyCell::new(|| walk.tables.indexes());
         let mut below = BTreeMap::new();
         for id in self.cgroups.ids()? {
             if walk.positions.contains_key(&id) {
@@ -178,8 +180,8 @@ impl Engine {
             let hidden = self.hidden_above(id, walk, &mut below)?;
             self.cgroups.change(id, |entry| {
                 let old = identity_in(Some(entry), walk.active);
-                let name = walk.names.get(&old.segment).copied().unwrap_or("");
-                let identity = dying(old, name, walk.tables, &indexes);
+                let name = walk.names.get(old.segment).unwrap_or("");
+                let identity = dying(old, name, walk.tables, |name| indexes.get(name).copied());
                 let Some(to) = entry.slots.get_mut(walk.slot as usize & 1) else {
                     return;
                 };
@@ -296,7 +298,7 @@ fn dying(
     old: Identity,
     name: &str,
     tables: &CompiledTables,
-    indexes: &BTreeMap<&str, SegmentIndex>,
+    index: impl FnOnce(&str) -> Option<SegmentIndex>,
 ) -> Identity {
     // The probe's index is one of the built-in ones.
     if old.segment < FIRST_SEGMENT {
@@ -305,9 +307,9 @@ fn dying(
     if tables.release.iter().any(|released| released == name) {
         return Identity::of(HOST);
     }
-    match indexes.get(name) {
+    match index(name) {
         Some(index) => Identity {
-            segment: *index,
+            segment: index,
             flags: old.flags,
         },
         None => Identity {

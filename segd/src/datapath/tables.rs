@@ -244,9 +244,12 @@ impl Tables {
             unsafe { are_same(held, &raw const *wanted, size_of::<PolicyTables>()) }
         })?;
         let lines = self.lines.lend(slot, |lines, len| {
-            // SAFETY: there are so many on both sides; and of what the kernel counts beside, nothing is looked at.
+            // SAFETY: there are so many, and nobody writes those of a slot in use; of what the kernel counts behind them, nothing is looked at.
             len >= tables.kernel_lines()
-                && unsafe { are_same(lines, tables.lines.as_ptr(), size_of_val(tables.lines.as_slice())) }
+                && tables
+                    .lines
+                    .iter()
+                    .eq(unsafe { std::slice::from_raw_parts(lines, tables.lines.len()) })
         })?;
         if !same || lines != Some(true) {
             return Ok(false);

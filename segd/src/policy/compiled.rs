@@ -1,5 +1,6 @@
 //! The compiled policy: exactly what the kernel reads, and what a person needs to understand it.
 
+mod lines;
 mod moment;
 mod told;
 
@@ -20,6 +21,7 @@ use segd_common::{
 
 use jiff::Timestamp;
 
+pub use lines::SharedLines;
 pub use moment::Moment;
 use moment::OVER;
 pub use told::ToldRules;
@@ -50,7 +52,7 @@ pub struct CompiledTables {
     /// How many lines the table has; lists are in those behind it.
     pub buckets: u32,
     /// The table, the lists behind it, and the table of prefixes behind those.
-    pub lines: Vec<Line>,
+    pub lines: SharedLines,
     /// The lengths that prefixes have.
     pub lengths: Lengths,
     /// Where the table of prefixes is.
@@ -285,7 +287,7 @@ impl CompiledTables {
         out.any = self.any;
         out.lengths = self.lengths;
         copy(&mut out.segments, &self.segments);
-        copy(lines, &self.lines);
+        self.lines.write(lines);
         let mut ends = self.ends(now);
         for cell in lines
             .iter_mut()
@@ -361,7 +363,7 @@ impl Tables for CompiledTables {
     }
 
     fn line(&self, index: u32) -> Option<&Line> {
-        self.lines.get(index as usize)
+        self.lines.get(index)
     }
 
     fn prefixes(&self) -> Prefixes {

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use segd_common::segment::SegmentIndex;
-
 use super::Walk;
 use crate::{
     daemon::{
         engine::{Engine, InForce},
         error::ApplyError,
+        noted::Names,
     },
     report::chain,
     workload::{
@@ -49,7 +48,7 @@ impl Engine {
         &self,
         policy: &'a InForce,
         birth: &Birth,
-        names: &'a BTreeMap<SegmentIndex, &'a str>,
+        names: &'a Names<'a>,
     ) -> Result<Walk<'a>, ApplyError> {
         let mut walk = Walk {
             slot: policy.active.slot(),

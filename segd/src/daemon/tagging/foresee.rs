@@ -27,7 +27,7 @@ impl Engine {
     ) -> Result<BTreeMap<u64, Identity>, ApplyError> {
         let active = self.tables.active()?;
         let (names, indexes) = (self.names(), tables.indexes());
-        let name = |old: Identity| names.get(&old.segment).copied().unwrap_or("");
+        let name = |old: Identity| names.get(old.segment).unwrap_or("");
         let mut known = BTreeMap::new();
         for id in self.cgroups.ids()? {
             known.extend(self.cgroups.read(id)?.map(|entry| (id, entry)));
@@ -71,7 +71,7 @@ impl Engine {
                 Some(position) => position.slot.identity,
                 None => {
                     let old = identity_in(Some(entry), active);
-                    dying(old, name(old), tables, &indexes)
+                    dying(old, name(old), tables, |name| indexes.get(name).copied())
                 }
             };
             found.insert(*id, identity);

@@ -33,7 +33,7 @@ use super::{
     turns::Turns,
 };
 use crate::policy::{
-    compiled::{CompiledTables, SegmentIndexes, ToldRules},
+    compiled::{CompiledTables, SegmentIndexes, SharedLines, ToldRules},
     model::{Mode, Peer, Policy, Rule},
 };
 
@@ -52,7 +52,7 @@ struct Last {
     tables: Arc<CompiledTables>,
     groups: Arc<Groups>,
     /// The places of all cells in the table, ascending by their keys.
-    order: Vec<u32>,
+    order: Arc<Vec<u32>>,
     /// At least [`super::cells::Laid::met`].
     met: usize,
     /// A rule has windows.
@@ -116,7 +116,7 @@ impl Last {
             None => Arc::new(Groups::new(policy, indexes)?),
         };
         let Laid { cells, met } = super::finish(&mut tables, policy, indexes, &groups)?;
-        let order = order_of(&cells, &tables);
+        let order = Arc::new(order_of(&cells, &tables));
         Ok(Last {
             policy: Arc::clone(policy),
             indexes: indexes.clone(),
@@ -244,7 +244,7 @@ impl Last {
             segments: self.tables.segments.clone(),
             seed: self.tables.seed,
             buckets: self.tables.buckets,
-            lines: Vec::new(),
+            lines: SharedLines::default(),
             lengths: self.tables.lengths,
             prefix_table: self.tables.prefix_table,
             any: self.tables.any,

@@ -81,7 +81,7 @@ pub fn lay_out(tables: &mut CompiledTables, policy: &Policy, groups: &Groups) ->
     tables.together = interned.turns.finish();
     all_fit(tables, cells.len())?;
     let (seed, lines) = table::lay_out(&cells)?;
-    (tables.seed, tables.lines) = (seed, lines);
+    (tables.seed, tables.lines) = (seed, lines.into());
     put_behind(tables, cells.len(), &lists);
     Ok(Laid { cells, met })
 }
@@ -102,14 +102,18 @@ pub fn put_behind(tables: &mut CompiledTables, cells: usize, lists: &[Line]) {
     tables.cells = cells;
     tables.buckets = tables.lines.len() as u32;
     let behind = tables.buckets;
-    let used = tables.lines.iter_mut().flat_map(|line| &mut line.cells);
+    let used = tables
+        .lines
+        .make_whole()
+        .iter_mut()
+        .flat_map(|line| &mut line.cells);
     for cell in used
         .chain([&mut tables.any])
         .filter(|cell| cell.rule & CELL_LIST != 0)
     {
         cell.low += behind;
     }
-    tables.lines.extend_from_slice(lists);
+    tables.lines.make_whole().extend_from_slice(lists);
 }
 
 /// What holds in cells, each list kept once.

@@ -11,6 +11,14 @@ use super::CompileError;
 use crate::policy::{compiled::SegmentIndexes, model::Policy};
 
 impl SegmentIndexes {
+    /// Whether every segment of a policy has an index: [`SegmentIndexes::allocate`] changes nothing then.
+    #[must_use]
+    pub fn has_all_of(&self, policy: &Policy) -> bool {
+        let mut known = self.by_name.keys();
+        let mut names = policy.segments.keys();
+        names.all(|name| known.any(|known| known == name))
+    }
+
     /// Gives every segment of the policy an index; where a new one is needed, those are forgotten that are neither in the
     /// policy nor kept.
     ///
@@ -24,13 +32,7 @@ impl SegmentIndexes {
     ///
     /// If there are more names than indexes; then nothing changes.
     pub fn allocate(&mut self, policy: &Policy, keep: &BTreeSet<String>) -> Result<(), CompileError> {
-        // What most changes leave as it is.
-        let mut known = self.by_name.keys();
-        if policy
-            .segments
-            .keys()
-            .all(|name| known.any(|known| known == name))
-        {
+        if self.has_all_of(policy) {
             return Ok(());
         }
         let wanted: BTreeSet<&String> = policy

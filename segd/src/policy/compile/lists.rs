@@ -54,7 +54,7 @@ mod tests {
         let mut lines = vec![Line::default(); 2];
         lines.extend(tree(ranges));
         CompiledTables {
-            lines,
+            lines: lines.into(),
             any: Cell {
                 key: 0,
                 rule: CELL_LIST,

@@ -41,7 +41,7 @@ pub fn lay_out(tables: &mut CompiledTables) -> Result<(), CompileError> {
         }
         line
     });
-    tables.lines.extend(lines);
+    tables.lines.make_whole().extend(lines);
     Ok(())
 }
 

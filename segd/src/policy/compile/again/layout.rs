@@ -1,5 +1,7 @@
 //! The lines of tables in which some cells are others than before.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use segd_common::tables::{CELL_LIST, Cell, LINE_CELLS, Line, places};
 
 use super::{Last, Patch, lists::Lists, rules::Moved};
@@ -9,7 +11,7 @@ use crate::policy::{
         cells::{self, Content},
         table,
     },
-    compiled::CompiledTables,
+    compiled::{CompiledTables, SharedLines},
 };
 
 impl Last {
@@ -19,38 +21,41 @@ impl Last {
         mut tables: CompiledTables,
         patches: Vec<Patch>,
         moved: &Moved,
-    ) -> Result<(CompiledTables, Vec<u32>), CompileError> {
+    ) -> Result<(CompiledTables, Arc<Vec<u32>>), CompileError> {
         if let Some(lines) = self.in_place(&patches, moved) {
             tables.lines = lines;
-            return Ok((tables, self.order.clone()));
+            return Ok((tables, Arc::clone(&self.order)));
         }
         let same_keys = patches
             .iter()
             .all(|patch| patch.before.is_some() && patch.now.is_some());
-        let (cells, lists) = self.merged(&mut tables, patches, moved)?;
+        let behind = self.behind().ok_or(CompileError::NoPlace { entries: 1 })?;
+        let (cells, lists) = self.merged(&mut tables, behind.lists, patches, moved)?;
         cells::all_fit(&tables, cells.len())?;
         if same_keys {
-            tables.lines = vec![Line::default(); self.tables.buckets as usize];
-            for (cell, place) in cells.iter().zip(&self.order) {
-                put(&mut tables.lines, *place, *cell);
+            let mut lines = vec![Line::default(); self.tables.buckets as usize];
+            for (cell, place) in cells.iter().zip(self.order.iter()) {
+                put(&mut lines, *place, *cell);
             }
+            tables.lines = lines.into();
         } else {
-            (tables.seed, tables.lines) = table::lay_out(&cells)?;
+            let (seed, lines) = table::lay_out(&cells)?;
+            (tables.seed, tables.lines) = (seed, lines.into());
         }
         cells::put_behind(&mut tables, cells.len(), &lists);
         let order = match same_keys {
-            true => self.order.clone(),
-            false => order_of(&cells, &tables),
+            true => Arc::clone(&self.order),
+            false => Arc::new(order_of(&cells, &tables)),
         };
         if self.tables.prefix_table.buckets != 0 {
             tables.prefix_table.first = tables.lines.len() as u32;
         }
-        tables.lines.extend_from_slice(self.prefix_lines());
+        tables.lines.make_whole().extend_from_slice(behind.prefixes);
         Ok((tables, order))
     }
 
     /// All lines, where no list comes, goes or moves, nor any cell: most changes are so.
-    fn in_place(&self, patches: &[Patch], moved: &Moved) -> Option<Vec<Line>> {
+    fn in_place(&self, patches: &[Patch], moved: &Moved) -> Option<SharedLines> {
         if !moved.nothing() {
             return None;
         }
@@ -70,17 +75,21 @@ impl Last {
                 _ => return None,
             }
         }
-        let mut lines = self.tables.lines.clone();
+        let lines = &self.tables.lines;
+        let mut others: BTreeMap<u32, Line> = BTreeMap::new();
         for (place, cell) in cells {
-            put(&mut lines, place, cell);
+            let number = place / LINE_CELLS as u32;
+            let line = others.entry(number).or_insert(*lines.get(number)?);
+            *line.cells.get_mut(place as usize % LINE_CELLS)? = cell;
         }
-        Some(lines)
+        Some(lines.with(others))
     }
 
     /// All cells, ascending by their keys, and the lists, in the order in which they are met.
     fn merged(
         &self,
         tables: &mut CompiledTables,
+        list_lines: &[Line],
         patches: Vec<Patch>,
         moved: &Moved,
     ) -> Result<(Vec<Cell>, Vec<Line>), CompileError> {
@@ -90,7 +99,7 @@ impl Last {
             Some(Content::List(ranges)) => Some(ranges.len()),
             _ => None,
         });
-        let mut lists = Lists::new(self.list_lines(), moved, lengths.collect());
+        let mut lists = Lists::new(list_lines, moved, lengths.collect());
         let kept = |lists: &mut Lists<'_>, cell: Cell| -> Result<Cell, CompileError> {
             if cell.rule & CELL_LIST != 0 {
                 let first = cell.low.wrapping_sub(behind);
@@ -117,7 +126,7 @@ impl Last {
         tables.any = kept(&mut lists, self.tables.any)?;
         let mut cells = Vec::with_capacity(self.order.len() + patches.len());
         let mut patches = patches.into_iter().peekable();
-        for place in &self.order {
+        for place in self.order.iter() {
             let cell = cell_at(before, *place);
             while let Some(patch) = patches.next_if(|patch| patch.key < cell.key) {
                 cells.extend(patch.now.map(|content| added(&mut lists, patch.key, content)));
@@ -134,19 +143,23 @@ impl Last {
         Ok((cells, lists.lines))
     }
 
-    fn list_lines(&self) -> &[Line] {
-        let all = &self.tables.lines;
-        let end = all.len() - self.prefix_lines().len();
-        all.get(self.tables.buckets as usize..end).unwrap_or_default()
-    }
-
-    fn prefix_lines(&self) -> &[Line] {
+    /// What stands behind the table: of those lines none stands apart.
+    fn behind(&self) -> Option<Behind<'_>> {
         let table = &self.tables.prefix_table;
-        match table.buckets {
-            0 => &[],
-            _ => self.tables.lines.get(table.first as usize..).unwrap_or_default(),
-        }
+        let behind = self.tables.lines.behind(self.tables.buckets)?;
+        let lists = match table.buckets {
+            0 => behind.len(),
+            _ => table.first.checked_sub(self.tables.buckets)? as usize,
+        };
+        let (lists, prefixes) = behind.split_at_checked(lists)?;
+        Some(Behind { lists, prefixes })
     }
+}
+
+/// The lines behind those of the table.
+struct Behind<'t> {
+    lists: &'t [Line],
+    prefixes: &'t [Line],
 }
 
 /// Where each cell stands, in the order of the cells.
@@ -163,8 +176,8 @@ pub(super) fn order_of(cells: &[Cell], tables: &CompiledTables) -> Vec<u32> {
 }
 
 /// The cell with a number, counted over all lines.
-pub(super) fn cell_at(lines: &[Line], place: u32) -> Cell {
-    let line = lines.get(place as usize / LINE_CELLS);
+pub(super) fn cell_at(lines: &SharedLines, place: u32) -> Cell {
+    let line = lines.get(place / LINE_CELLS as u32);
     let cell = line.and_then(|line| line.cells.get(place as usize % LINE_CELLS));
     cell.copied().unwrap_or_default()
 }

@@ -144,8 +144,10 @@ impl Rules {
 /// Compares what rules share by address first, and remembers what it has compared: most rules have their ends in common with many.
 /// Both policies live longer than this, so no address comes to stand for something else.
 struct Same {
-    /// By a part of the second address.
+    /// By a part of the second address; none before the first is compared.
     known: Vec<Known>,
+    /// How many there are to be.
+    size: usize,
 }
 
 /// Two addresses that were compared.
@@ -163,7 +165,8 @@ impl Same {
     /// For so many rules.
     fn of(rules: usize) -> Same {
         Same {
-            known: vec![Known::default(); rules.clamp(64, KNOWN).next_power_of_two()],
+            known: Vec::new(),
+            size: rules.clamp(64, KNOWN).next_power_of_two(),
         }
     }
 
@@ -188,7 +191,8 @@ impl Same {
         if addresses.0 == addresses.1 {
             return true;
         }
-        let place = (addresses.1 >> 4) & (self.known.len() - 1);
+        self.known.resize(self.size, Known::default());
+        let place = (addresses.1 >> 4) & (self.size - 1);
         let Some(known) = self.known.get_mut(place) else {
             return old == new;
         };

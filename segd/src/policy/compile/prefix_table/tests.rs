@@ -45,7 +45,7 @@ fn compiled(mut prefixes: Vec<(u128, u32)>) -> CompiledTables {
             .collect::<Vec<_>>()
             .into(),
         // It need not be the first in the lines.
-        lines: vec![Line::default(); 3],
+        lines: vec![Line::default(); 3].into(),
         ..CompiledTables::default()
     };
     lay_out(&mut tables).expect("it fits");
