@@ -100,11 +100,9 @@ pub struct Options {
 impl Options {
     /// Where the policy lies, its signature included.
     fn followed(&self) -> Vec<PathBuf> {
-        let signatures = self
-            .policy
-            .iter()
-            .map(|path| crate::source::signature::beside(path));
-        let signatures = signatures.filter(|_| self.gate.is_some());
+        let is_signed = self.gate.is_some();
+        let beside = |path: &PathBuf| is_signed.then(|| crate::source::signature::beside(path));
+        let signatures = self.policy.iter().filter_map(beside);
         self.policy.iter().cloned().chain(signatures).collect()
     }
 }
@@ -238,15 +236,16 @@ async fn live(mut running: Running) -> ExitCode {
             Event::PolicyTimer if running.watch.awaits_a_writer() => {}
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong is counted and told; the policy in force stays.
-                shared.look_at_policy(match event {
-                    Event::PolicyMoved => Wanted::by_watch(),
-                    _ => Wanted::by_timer(),
+                let moved = matches!(event, Event::PolicyMoved);
+                shared.look_at_policy(if moved {
+                    Wanted::by_watch()
+                } else {
+                    Wanted::by_timer()
                 });
-                let elsewhere = running.watch.follow(&shared.options().followed());
-                if elsewhere && !running.watch.awaits_a_writer() {
+                if running.watch.follow(&shared.options().followed()) && !running.watch.awaits_a_writer() {
                     shared.look_at_policy(Wanted::by_watch());
                 }
-                shared.ask_git(matches!(event, Event::PolicyMoved));
+                shared.ask_git(moved);
             }
             Event::Reload(asker) => {
                 shared.look_at_policy(Wanted::by(asker));

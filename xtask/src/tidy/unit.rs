@@ -18,7 +18,7 @@ const MOST_EXPOSED: &str = "25";
 /// Runs these checks.
 pub fn check() -> Result<Vec<Finding>> {
     let unit = workspace::root().join(UNIT);
-    // `verify` wants the service's program to exist: it gets a system of its own in which it does.
+    // `verify` wants the service's programs to exist: it gets a system of its own in which they do.
     let root = workspace::target().join("xtask/unit-root");
     let _ = fs::remove_dir_all(&root);
     for dir in ["etc/systemd/system", "usr/bin", "usr/lib/systemd"] {
@@ -26,7 +26,9 @@ pub fn check() -> Result<Vec<Finding>> {
     }
     fs::copy(&unit, root.join("etc/systemd/system/segd.service"))
         .with_context(|| format!("cannot copy {UNIT}"))?;
-    fs::copy("/bin/true", root.join("usr/bin/segd")).context("cannot copy /bin/true")?;
+    for program in ["segd", "mkdir"] {
+        fs::copy("/bin/true", root.join("usr/bin").join(program)).context("cannot copy /bin/true")?;
+    }
     // The targets it names, too.
     read(command("cp", &["-r", "--", "/lib/systemd/system"]).arg(root.join("usr/lib/systemd/")))?;
     symlink("usr/lib", root.join("lib")).context("cannot link /lib")?;
