@@ -236,16 +236,14 @@ async fn live(mut running: Running) -> ExitCode {
             Event::PolicyTimer if running.watch.awaits_a_writer() => {}
             Event::PolicyMoved | Event::PolicyTimer => {
                 // What is wrong is counted and told; the policy in force stays.
-                let moved = matches!(event, Event::PolicyMoved);
-                shared.look_at_policy(if moved {
-                    Wanted::by_watch()
-                } else {
-                    Wanted::by_timer()
+                shared.look_at_policy(match event {
+                    Event::PolicyMoved => Wanted::by_watch(),
+                    _ => Wanted::by_timer(),
                 });
                 if running.watch.follow(&shared.options().followed()) && !running.watch.awaits_a_writer() {
                     shared.look_at_policy(Wanted::by_watch());
                 }
-                shared.ask_git(moved);
+                shared.ask_git(matches!(event, Event::PolicyMoved));
             }
             Event::Reload(asker) => {
                 shared.look_at_policy(Wanted::by(asker));
