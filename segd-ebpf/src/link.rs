@@ -24,7 +24,7 @@ use crate::{
     maps::LOOPBACK_SEEN,
     policy::Policy,
     ruling::{Ruling, emit, pack, unpack},
-    skb::{LOOPBACK, Skb},
+    skb::{LOOPBACK, Skb, state},
     toward::place,
 };
 
@@ -101,15 +101,13 @@ pub enum Sender {
 pub fn sender(skb: Skb) -> Sender {
     const AF_INET: u32 = 2;
     const AF_INET6: u32 = 10;
-    const TIME_WAIT: u32 = 6;
-    const NEW_SYN_RECV: u32 = 12;
     // SAFETY: the hook's own context; the pointer is checked before use, as the verifier wants it.
     let sk = unsafe { (*skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
         return Sender::Nobody;
     }
     // SAFETY: not null; these two fields may be read of any socket. Volatile: fused loads are refused.
-    let (family, state) = unsafe {
+    let (family, now) = unsafe {
         (
             core::ptr::read_volatile(&raw const (*sk).family),
             core::ptr::read_volatile(&raw const (*sk).state),
@@ -117,7 +115,7 @@ pub fn sender(skb: Skb) -> Sender {
     };
     if family != AF_INET && family != AF_INET6 {
         Sender::Device
-    } else if state == TIME_WAIT || state == NEW_SYN_RECV {
+    } else if now == state::TIME_WAIT || now == state::NEW_SYN_RECV {
         Sender::Kernel
     } else {
         Sender::Inet

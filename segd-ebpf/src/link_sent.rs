@@ -19,8 +19,7 @@ use crate::{
     link::{Frame, Sender, Way},
     link_out::{BROADCAST, PASSES, segd_bears_own_tuple},
     ruling::reason,
-    settled,
-    skb::Skb,
+    skb::{Skb, state},
     socket::Socket,
     toward::place,
 };
@@ -90,12 +89,11 @@ fn served(skb: Skb) -> u16 {
     skb.inet_socket().map_or(0, Socket::port)
 }
 
-/// Whether a frame of a stream goes where its socket is connected to, and that is a workload of this host, which judges for itself,
-/// wherever its address comes from.
+/// Whether a frame accepts a connection, and goes to whoever has begun it.
 #[inline(always)]
-fn goes_to_workload(skb: Skb) -> bool {
-    skb.socket()
-        .is_some_and(|socket| socket.is_tcp() && settled::is_with_workload(socket))
+fn accepts(skb: Skb) -> bool {
+    skb.inet_socket()
+        .is_some_and(|socket| socket.state() == state::NEW_SYN_RECV)
         && segd_bears_own_tuple(skb.skb) != 0
 }
 
@@ -149,16 +147,14 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
         return packet.is_group_control();
     }
     match way.by {
-        // What accepts a connection goes to whoever has begun it, as its listener's hook let him.
-        Sender::Kernel => {
-            packet.protocol == TCP && (is_bare(skb, packet) || segd_bears_own_tuple(skb.skb) != 0)
-        }
+        // The listener's hook has let in whoever began.
+        Sender::Kernel => packet.protocol == TCP && (is_bare(skb, packet) || accepts(skb)),
         Sender::Inet => {
             // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
             // socket, and only the tuple tells them apart.
             match packet.protocol {
                 // The kernel's own control socket resets what nobody listens for.
-                TCP => is_bare(skb, packet) || goes_to_workload(skb),
+                TCP => is_bare(skb, packet),
                 UDP if is_dhcp(packet.source_port, packet.destination_port)
                     && (packet.destination == BROADCAST || address::is_multicast(&packet.destination)) =>
                 {

@@ -90,9 +90,3 @@ pub fn is_settled(policy: &Policy, socket: Socket) -> bool {
             && memory.flags & STATE_STAYS == 0
     })
 }
-
-/// Whether a connection that leaves its namespace is one with a workload of this host.
-#[inline(always)]
-pub fn is_with_workload(socket: Socket) -> bool {
-    remembered(socket, false).is_some_and(|memory| memory.peer_cgroup != 0 && memory.flags & STATE_STAYS == 0)
-}

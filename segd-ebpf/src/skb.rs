@@ -34,8 +34,12 @@ pub const LOOPBACK: u32 = 1;
 pub mod state {
     /// SYN sent.
     pub const SYN_SENT: u32 = 2;
+    /// Over, and waiting.
+    pub const TIME_WAIT: u32 = 6;
     /// Listening.
     pub const LISTEN: u32 = 10;
+    /// Half open: the socket of a SYN.
+    pub const NEW_SYN_RECV: u32 = 12;
 }
 
 /// One run of a cgroup_skb hook.
