@@ -114,13 +114,13 @@ extern "C" fn segd_voice(skb: *mut __sk_buff, slot: u32, made_by: u64, from: u64
     if !may_be || namespace == globals::host_namespace() || !is_kernels(skb) {
         return from;
     }
-    let lives = identity::voice(slot, namespace);
-    let lives = match lives {
-        HOST if hosts => from,
-        HOST => pack(identity::UNKNOWN),
-        _ => pack(lives),
+    let lives = match identity::voice(slot, namespace) {
+        // Nobody's container: who has made the socket speaks, if only for a process that has no file of it yet (MPTCP).
+        HOST if hosts => return from,
+        HOST => identity::UNKNOWN,
+        lives => lives,
     };
-    1 << UNNAMED_BIT | lives
+    1 << UNNAMED_BIT | pack(lives)
 }
 
 /// Rules on what needs no look at where it goes: errors that quote nothing, and control traffic. Says whether it did.

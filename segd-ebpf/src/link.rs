@@ -130,8 +130,10 @@ pub struct Way {
     pub by: Sender,
     /// Where it comes from; 0 if that does not matter.
     pub namespace: u64,
-    /// Somebody lives there whom a segment claims.
+    /// Somebody lives there whom a segment claims, or a segment claims an address there.
     pub managed: bool,
+    /// Somebody lives there whom a segment claims, whatever his address.
+    pub inhabited: bool,
     /// Who sent it, if that is known.
     pub from: Identity,
     /// The sender's cgroup, if that is known.
@@ -147,6 +149,7 @@ impl Way {
             by,
             namespace: 0,
             managed: false,
+            inhabited: false,
             from: UNKNOWN,
             cgroup: 0,
         }

@@ -52,13 +52,14 @@ pub fn may_come_out(skb: Skb) -> bool {
         .map_or(UNKNOWN_NAMESPACE, |link| unsafe { (*link).namespace });
     let lives = lives(&policy, way.namespace);
     way.managed = lives & (NAMESPACE_MANAGED | NAMESPACE_PLAIN) != NAMESPACE_PLAIN;
+    way.inhabited = lives & NAMESPACE_MANAGED != 0;
     if by == Sender::Device {
         identify(&mut way);
-        if lives & NAMESPACE_MANAGED != 0 || !is_plain_host(way.from) {
+        if way.inhabited || !is_plain_host(way.from) {
             return refuse(&way, Reason::Unjudged as u32);
         }
         if way.managed {
-            // Nobody but an address is claimed: an unclaimed process there is who its frames say they come from.
+            // Only an address is claimed: an unclaimed process there is who its frames say they come from.
             way.by = Sender::Nobody;
         }
     }
@@ -70,7 +71,7 @@ pub fn may_come_out(skb: Skb) -> bool {
         },
         ETH_P_ARP => arp_comes_out(&way),
         // Neither IP nor what IP needs: between workloads there is no policy that could allow it.
-        _ => !way.managed || refuse(&way, Reason::Unjudged as u32),
+        _ => !way.inhabited || refuse(&way, Reason::Unjudged as u32),
     }
 }
 
@@ -200,13 +201,14 @@ fn packet_comes_out(way: &Way) -> u32 {
     if !way.managed || way.by == Sender::Device || (whose != 0 && whose != SOURCE_OWN) {
         return PASSES;
     }
-    if way.by == Sender::Inet && packet.flags & PACKET_LATER_FRAGMENT != 0 {
+    let known_whole = way.by == Sender::Inet || !way.inhabited;
+    if known_whole && packet.flags & PACKET_LATER_FRAGMENT != 0 {
         // The hooks of its socket saw the whole of it, if this is no tunnel's.
         let frame = Frame { skb: way.skb };
         return fragments::refuses(&frame, &packet, CONTESTED_NS).map_or(PASSES, |reason| reason as u32);
     }
     let denied = judge_sent(way, &packet);
-    if denied == PASSES && way.by == Sender::Inet && packet.flags & PACKET_FRAGMENT != 0 {
+    if denied == PASSES && known_whole && packet.flags & PACKET_FRAGMENT != 0 {
         fragments::first(&Frame { skb: way.skb }, &packet);
     }
     denied

@@ -40,6 +40,12 @@ pub fn judge_sent(way: &Way, packet: &Packet) -> u32 {
         }
         return as_owner(way, packet);
     }
+    // Whoever asks for an address asks on one tuple.
+    let dhcp = packet.protocol == UDP && is_dhcp(packet.source_port, packet.destination_port);
+    let all = packet.destination == BROADCAST || address::is_multicast(&packet.destination);
+    if way.by == Sender::Inet && dhcp && all {
+        return translated(way, packet);
+    }
     let owner = owner_of_tuple(packet, way.skb.cgroup());
     if is_accounted_for(way, packet, owner) {
         return PASSES;
@@ -73,8 +79,8 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
     // A port that is led to another in this namespace (REDIRECT) is judged as the one that is listened on, as by the hooks.
     let asked = packet.answered().map(|asked| match served(way.skb) {
-        0 => asked,
-        port => service::port(TCP, port),
+        port if port != 0 && packet.protocol == TCP => service::port(TCP, port),
+        _ => asked,
     });
     let answers = asked.is_some_and(|asked| reason(&way.policy, to, own, asked).1);
     if begins || answers { PASSES } else { denied }
@@ -155,11 +161,6 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
             match packet.protocol {
                 // The kernel's own control socket resets what nobody listens for.
                 TCP => is_bare(skb, packet),
-                UDP if is_dhcp(packet.source_port, packet.destination_port)
-                    && (packet.destination == BROADCAST || address::is_multicast(&packet.destination)) =>
-                {
-                    true
-                }
                 _ => owner == ITSELF,
             }
         }
@@ -187,8 +188,8 @@ fn is_bare(skb: Skb, packet: &Packet) -> bool {
     plain && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
 }
 
-/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from. Of a connection either end may have
-/// begun; of a datagram nobody could tell.
+/// Judges what no socket accounts for as the one segment that lives in the namespace it comes from, or as whoever claims its address where
+/// nobody is claimed otherwise. Of a connection either end may have begun; of a datagram only nobody's own processes are believed that.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn as_owner(way: &Way, packet: &Packet) -> u32 {
@@ -197,12 +198,16 @@ fn as_owner(way: &Way, packet: &Packet) -> u32 {
     if own == UNKNOWN {
         return Reason::Unjudged as u32;
     }
-    if packet.flags & PACKET_FRAGMENT != 0 {
+    // Whether it is false was looked at before.
+    if !way.inhabited && packet.is_link_control() {
+        return PASSES;
+    }
+    if way.inhabited && packet.flags & PACKET_FRAGMENT != 0 {
         return Reason::Fragment as u32;
     }
     let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
-    let answers = packet.protocol == TCP
+    let answers = (packet.protocol == TCP || !way.inhabited)
         && packet
             .answered()
             .is_some_and(|asked| reason(&way.policy, to, own, asked).1);
