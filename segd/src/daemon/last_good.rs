@@ -69,10 +69,19 @@ pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     let (_, sources) = trial::kept(&bytes).ok_or_else(|| NoneKept::Damaged(path.to_owned()))?;
-    resolve_read(sources, allow_empty).map_err(|error| NoneKept::NotUnderstood {
+    // Beside others an empty file was taken when it was kept.
+    let takes_blank = allow_empty || sources.sources.iter().any(|source| says_something(&source.text));
+    resolve_read(sources, takes_blank).map_err(|error| NoneKept::NotUnderstood {
         path: path.to_owned(),
         error: Box::new(error),
     })
+}
+
+/// Whether a file has more than comments.
+fn says_something(text: &str) -> bool {
+    text.lines()
+        .map(str::trim)
+        .any(|line| !line.is_empty() && !line.starts_with('#') && line != "---")
 }
 
 /// What of it is on the disk, and who writes it.

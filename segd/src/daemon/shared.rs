@@ -204,8 +204,8 @@ impl Shared {
     /// What waited for the end of a trial is looked at.
     pub(super) fn files_may_go_on(&self) {
         if std::mem::take(&mut lock(&self.state).files_wait) {
-            // A full queue is no loss: the timer looks too.
-            let _ = self.send.try_send(Event::PolicyMoved);
+            // As the timer: whoever is writing them meanwhile is waited for. A full queue is no loss: the timer looks too.
+            let _ = self.send.try_send(Event::PolicyTimer);
         }
     }
 

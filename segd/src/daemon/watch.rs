@@ -9,7 +9,7 @@ mod quiet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    fs,
+    fs, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -40,11 +40,11 @@ impl PolicyWatch {
         let quiet = Arc::new(Mutex::new(Quiet::default()));
         let (counts, notes) = (Arc::clone(&wanted), Arc::clone(&quiet));
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Some(event) = event.ok().filter(matters) else {
+                return;
+            };
             let wanted = lock(&counts);
-            let event = event
-                .ok()
-                .filter(|event| matters(event) && concerns(event, &wanted));
-            if let Some(event) = event {
+            if concerns(&event, &wanted) {
                 lock(&notes).note(&event, |path| is_read(path, &event, &wanted), Instant::now());
                 // One waiting event says it all.
                 let _ = moved.try_send(());
@@ -82,13 +82,12 @@ impl PolicyWatch {
         for directory in wanted.keys() {
             let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
         }
-        let mut known = lock(&self.wanted);
-        for gone in known.keys().filter(|directory| !wanted.contains_key(*directory)) {
+        let before = mem::replace(&mut *lock(&self.wanted), wanted.clone());
+        // Not under the lock: the watcher answers by the thread that tells of events, and that takes it.
+        for gone in before.keys().filter(|directory| !wanted.contains_key(*directory)) {
             let _ = watcher.unwatch(gone);
         }
-        let changed = *known != wanted;
-        *known = wanted;
-        changed
+        before != wanted
     }
 
     /// Whether somebody is in the middle of writing the policy. When he is done the watch says so.
@@ -103,16 +102,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether an event is about an entry that counts. A neighbour of the policy may be as busy as it likes.
 fn concerns(event: &notify::Event, wanted: &Wanted) -> bool {
-    event.paths.iter().any(|path| {
-        let name = path.file_name();
-        let above = path.parent().and_then(|parent| wanted.get(parent));
-        let inside = match (above, name) {
-            (Some(None), _) => true,
-            (Some(Some(names)), Some(name)) => names.contains(name),
-            _ => false,
-        };
-        inside || wanted.contains_key(path)
-    })
+    // Some were lost.
+    event.need_rescan()
+        || event.paths.iter().any(|path| {
+            let name = path.file_name();
+            let above = path.parent().and_then(|parent| wanted.get(parent));
+            let inside = match (above, name) {
+                (Some(None), _) => true,
+                (Some(Some(names)), Some(name)) => names.contains(name),
+                _ => false,
+            };
+            inside || wanted.contains_key(path)
+        })
 }
 
 /// Whether the policy is read from a path: it was given, or stands in a directory that was and has the name of a policy or is a directory
@@ -130,7 +131,10 @@ fn is_read(path: &Path, event: &notify::Event, wanted: &Wanted) -> bool {
                 event.kind,
                 EventKind::Create(CreateKind::Folder) | EventKind::Remove(RemoveKind::Folder)
             );
-            directory || path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+            // One that is moved away says only that something was.
+            directory
+                || wanted.contains_key(path)
+                || path.extension().is_some_and(|end| end == "yaml" || end == "yml")
         }
         None => false,
     }
@@ -225,4 +229,46 @@ fn waiting(quiet: &Mutex<Quiet>) -> Option<Instant> {
         quiet.looked();
     }
     due
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_that_goes_while_others_are_busy_stops_nobody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_owned();
+        let (send, _events) = mpsc::channel(1);
+        let mut watch = PolicyWatch::start(std::slice::from_ref(&path), send);
+        let busy = Arc::new(AtomicBool::new(true));
+        let neighbour = std::thread::spawn({
+            let (busy, file) = (Arc::clone(&busy), path.join("noise"));
+            move || {
+                while busy.load(Ordering::Relaxed) {
+                    fs::write(&file, "noise").expect("written");
+                }
+            }
+        });
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let below = path.join("below");
+            for _ in 0..300 {
+                fs::create_dir(&below).expect("made");
+                watch.follow(std::slice::from_ref(&path));
+                fs::remove_dir(&below).expect("removed");
+                watch.follow(std::slice::from_ref(&path));
+            }
+            done.send(()).expect("somebody waits");
+        });
+        let ended = ended.recv_timeout(Duration::from_secs(30));
+        busy.store(false, Ordering::Relaxed);
+        neighbour.join().expect("it writes");
+        assert_eq!(ended, Ok(()), "the watch does not answer any more");
+    }
 }
