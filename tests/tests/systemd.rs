@@ -32,6 +32,20 @@ fn arrives(from: &Worker, at: &Worker, listener: Handle, token: &str) -> bool {
     arrived
 }
 
+/// What `web` says arrives at `db`, and what `rogue` says does not.
+#[track_caller]
+fn is_enforced(machine: &Machine, [web, rogue, db]: [&Worker; 3], listener: Handle, token: &str) {
+    assert!(
+        arrives(web, db, listener, &format!("web {token};")),
+        "{token}: {}",
+        machine.journal()
+    );
+    assert!(
+        !arrives(rogue, db, listener, &format!("rogue {token};")),
+        "{token}"
+    );
+}
+
 fn at(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
@@ -60,17 +74,7 @@ fn systemd_starts_reloads_kills_and_stops_it_and_it_enforces_all_the_time() {
         "{}",
         machine.journal()
     );
-    let both = |token: &str| {
-        assert!(
-            arrives(&web, &db, listener, &format!("web {token};")),
-            "{token}: {}",
-            machine.journal()
-        );
-        assert!(
-            !arrives(&rogue, &db, listener, &format!("rogue {token};")),
-            "{token}"
-        );
-    };
+    let both = |token: &str| is_enforced(&machine, [&web, &rogue, &db], listener, token);
     both("started");
     let status = machine.must(&["segd", "status", "-o", "json"]);
     assert!(status.contains("\"enforcing\": true"), "{status}");
@@ -147,15 +151,7 @@ fn the_rescue_lasts_until_somebody_starts_it_again() {
     let listener = db.listen_tcp(at(5432));
     let enforces = |token: &str| {
         machine.must(&["systemctl", "start", "segd.service"]);
-        assert!(
-            arrives(&web, &db, listener, &format!("web {token};")),
-            "{token}: {}",
-            machine.journal()
-        );
-        assert!(
-            !arrives(&rogue, &db, listener, &format!("rogue {token};")),
-            "{token}"
-        );
+        is_enforced(&machine, [&web, &rogue, &db], listener, token);
     };
     enforces("started");
     // With the daemon running, and with it stopped before.
