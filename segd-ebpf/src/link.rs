@@ -288,10 +288,21 @@ fn record(way: &Way, packet: &Packet, unparsed: u32, reason: u32) -> bool {
 }
 
 /// Walks the packet in a frame. Returns a `Reason` as a number, or 0.
-// VERIFIER: on a frame of its own, for the sake of the stack.
-#[inline(never)]
+#[inline(always)]
 pub fn read(skb: Skb, packet: &mut Packet) -> u32 {
-    match walk(&Frame { skb }, skb.is_v6(), packet) {
+    segd_link_read(skb.skb, packet)
+}
+
+// VERIFIER: global, as `segd_judge`: to its callers a packet is one of unknown bytes, whatever was found in it. Memory may be an argument
+// of such a function from 5.12 on, and links are judged from 6.6 on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segd_link_read(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    // SAFETY: the verifier wants every caller to hand over a whole packet, or null, which is asked for here.
+    let Some(packet) = (unsafe { packet.as_mut() }) else {
+        return Reason::Malformed as u32;
+    };
+    match walk(&Frame { skb: Skb { skb } }, Skb { skb }.is_v6(), packet) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }

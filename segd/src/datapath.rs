@@ -10,6 +10,7 @@ mod btf;
 pub mod kernel;
 pub mod feature;
 mod numbering;
+mod load;
 mod object;
 mod kept;
 pub mod kernel_log;

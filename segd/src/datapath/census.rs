@@ -12,9 +12,13 @@ use segd_common::census::{Namespace, Task};
 use super::{
     Error,
     kept::{Loaded, taken},
-    object, sys,
+    load::{Chosen, load},
+    sys,
     walk::Walk,
 };
+
+/// Who is in which, and which one a file is.
+const PROGRAMS: [&str; 2] = ["segd_census", "segd_namespace"];
 
 /// The programs that tell, kept for as long as somebody asks.
 #[derive(Debug)]
@@ -26,8 +30,8 @@ pub struct Census {
 impl Census {
     pub(super) fn new(loaded: &Loaded) -> Result<Census, Error> {
         let failed = |error| Error::system("making an iterator over tasks", error);
-        let tasks = loaded.program("segd_census")?;
-        let word = loaded.program("segd_namespace")?;
+        let [tasks, word] = PROGRAMS;
+        let (tasks, word) = (loaded.program(tasks)?, loaded.program(word)?);
         Ok(Census {
             tasks: Walk::of(tasks, "tasks")?,
             word: word.try_clone_to_owned().map_err(failed)?,
@@ -42,7 +46,7 @@ impl Census {
     pub fn load() -> Result<Census, Error> {
         super::kernel::check_privilege()?;
         let host = super::kernel::own_namespace()?.number();
-        let ebpf = object::load_object(None, &[("HOST_NAMESPACE", host)])?;
+        let ebpf = load(None, &[("HOST_NAMESPACE", host)], Chosen::Only(&PROGRAMS))?;
         Census::new(&taken(&ebpf)?)
     }
 

@@ -21,8 +21,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Error, feature,
     links::{Hook, SOCKETS},
+    load::LSM,
     map::Map,
-    object::{LSM, OBJECT, PINNED},
+    object::{OBJECT, PINNED},
     pins::{Pins, entries},
     sys,
 };

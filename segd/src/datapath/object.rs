@@ -7,22 +7,17 @@ use std::{
     path::Path,
 };
 
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{Map, MapData, RingBuf},
-    programs::{CgroupSkb, CgroupSockAddr, Iter, Lsm, Program, RawTracePoint, SchedClassifier, SockOps, Xdp},
-};
+use aya::maps::{Map, MapData, RingBuf};
 
 use super::{
-    Error, btf,
+    Error,
     census::Census,
-    feature,
     kept::{self, Loaded, Wanted, taken},
     kernel,
     kernel_log::{self, KernelLog},
+    load::{Chosen, FOREIGN, Features, JUDGED, LIVING, SESSIONS, load},
     manifest,
     map::Maps,
-    numbering,
     pins::Pins,
     sessions::{Foreigners, Living, Sessions},
     sys,
@@ -31,20 +26,6 @@ use crate::report::chain;
 
 /// The object that `build.rs` built.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd"));
-
-/// Walks TCP sockets: where programs that trace may read a socket's storage (Linux 5.11).
-const SESSIONS: &str = "segd_sessions";
-/// Walks the storage of sockets: where they may not. Kernels that are locked down may refuse it.
-const JUDGED: &str = "segd_judged";
-
-/// Walks TCP sockets for whoever asks what a policy would do.
-const LIVING: &str = "segd_living";
-
-/// Walks open files, for whoever asks which sockets another segment holds.
-const FOREIGN: &str = "segd_foreign";
-
-/// The programs of which a kernel may take none: they tell, and nothing is judged by them.
-const TELLING: [&str; 4] = [SESSIONS, JUDGED, LIVING, FOREIGN];
 
 /// Every map that outlives the daemon. What is not here (aya's log buffer) belongs to one load.
 pub const PINNED: &[&str] = &[
@@ -125,7 +106,7 @@ impl Datapath {
                 Err(why) => tracing::debug!("the kernel programs are loaded anew: {why}"),
             }
         }
-        let ebpf = load_object(Some(&pins), &globals)?;
+        let ebpf = load(Some(&pins), &globals, Chosen::All)?;
         let loaded = taken(&ebpf)?;
         if !manifest::exists(&pins) {
             manifest::write(&pins)?;
@@ -232,109 +213,6 @@ impl Maps for Datapath {
     }
 }
 
-/// What of the object a kernel is given.
-#[derive(Clone, Copy, Debug)]
-struct Features {
-    tcx: bool,
-    lsm: bool,
-}
-
-impl Features {
-    fn ask() -> Result<Features, Error> {
-        Ok(Features {
-            tcx: feature::takes_tcx()?,
-            // Why it does not, where it does not, is the doctor's business.
-            lsm: feature::takes_lsm().unwrap_or(false),
-        })
-    }
-
-    /// Whether all of that was loaded; the programs that only tell aside, of which each kernel takes always the same.
-    fn is_complete(self, ebpf: &Ebpf) -> bool {
-        ebpf.programs().all(|(name, program)| match program {
-            Program::Lsm(_) => !self.lsm || program.fd().is_ok(),
-            _ => {
-                !self.tcx && matches!(program, Program::SchedClassifier(_))
-                    || TELLING.contains(&name)
-                    || program.fd().is_ok()
-            }
-        })
-    }
-}
-
-/// Loads every program of the object that the kernel has a hook for, over pinned maps or over maps of its own. `globals`: what is known beside the
-/// running kernel's offsets.
-pub(super) fn load_object(pins: Option<&Pins>, globals: &[(&'static str, u64)]) -> Result<Ebpf, Error> {
-    let refused = |operation: &str, error: &dyn std::error::Error| Error::Refused {
-        operation: operation.to_owned(),
-        message: chain(error),
-    };
-    let offsets = btf::offsets()?;
-    let namespaces = numbering::namespace_globals(&offsets)?;
-    let globals: Vec<(&str, u64)> = offsets
-        .globals
-        .into_iter()
-        .chain(namespaces)
-        .chain(globals.iter().copied())
-        .collect();
-    let mut loader = EbpfLoader::new();
-    for (pins, map) in pins
-        .iter()
-        .flat_map(|pins| PINNED.iter().map(move |map| (pins, map)))
-    {
-        loader.map_pin_path(map, pins.maps.join(map));
-    }
-    for (global, value) in &globals {
-        loader.override_global(global, value, true);
-    }
-    let mut ebpf = loader
-        .load(OBJECT)
-        .map_err(|error| refused("loading the kernel programs", &error))?;
-    let btf =
-        Btf::from_sys_fs().map_err(|error| refused("reading the kernel's description of itself", &error))?;
-    let Features { tcx, lsm } = Features::ask()?;
-    for (name, program) in ebpf.programs_mut() {
-        // They could hang nowhere else, and an older kernel need not take what they do.
-        if matches!(program, Program::SchedClassifier(_)) && !tcx {
-            continue;
-        }
-        // Nothing of the enforcement depends on them: what is not loaded is not attached, which status tells.
-        if matches!(program, Program::Lsm(_)) {
-            if lsm && let Err(error) = load_lsm(name, program, &btf) {
-                tracing::warn!("the kernel program `{name}` was not loaded: {}", chain(&error));
-            }
-            continue;
-        }
-        if TELLING.contains(&name) {
-            continue;
-        }
-        load_program(program, &btf)
-            .map_err(|error| refused(&format!("loading the kernel program `{name}`"), &error))?;
-    }
-    if let Err(first) = load_iterator(&mut ebpf, SESSIONS, "tcp", &btf)
-        && let Err(second) = load_iterator(&mut ebpf, JUDGED, "bpf_sk_storage_map", &btf)
-    {
-        tracing::warn!(
-            "degraded: this kernel takes neither program that finds idle sessions, which end at their next packet: \
-             {first}; {second}"
-        );
-    }
-    if let Err(error) = load_iterator(&mut ebpf, LIVING, "tcp", &btf) {
-        tracing::debug!("`segd apply --dry-run` cannot list sessions: {error}");
-    }
-    if let Err(error) = load_iterator(&mut ebpf, FOREIGN, "task_file", &btf) {
-        tracing::debug!("`segd flows --foreign` cannot list sockets: {error}");
-    }
-    Ok(ebpf)
-}
-
-/// Loads one of the programs of which a kernel need take only one.
-fn load_iterator(ebpf: &mut Ebpf, name: &str, target: &str, btf: &Btf) -> Result<(), String> {
-    let program = ebpf.program_mut(name).ok_or("it is not in the object")?;
-    <&mut Iter>::try_from(program)
-        .and_then(|program| program.load(target, btf))
-        .map_err(|error| chain(&error))
-}
-
 /// The programs of one load: their descriptors and the kernel's ids of them.
 #[derive(Debug)]
 pub struct Programs(BTreeMap<String, (OwnedFd, u32)>);
@@ -366,27 +244,6 @@ impl Programs {
     }
 }
 
-/// What the names of LSM programs begin with; what follows is the hook.
-pub(super) const LSM: &str = "segd_lsm_";
-
-fn load_lsm(name: &str, program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
-    let hook = name.strip_prefix(LSM).unwrap_or(name);
-    <&mut Lsm>::try_from(program)?.load(hook, btf)
-}
-
-fn load_program(program: &mut Program, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
-    match program {
-        Program::CgroupSkb(_) => <&mut CgroupSkb>::try_from(program)?.load(),
-        Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
-        Program::SockOps(_) => <&mut SockOps>::try_from(program)?.load(),
-        Program::SchedClassifier(_) => <&mut SchedClassifier>::try_from(program)?.load(),
-        Program::Xdp(_) => <&mut Xdp>::try_from(program)?.load(),
-        Program::RawTracePoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
-        Program::Iter(_) => <&mut Iter>::try_from(program)?.load("task", btf),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
@@ -411,20 +268,22 @@ mod tests {
             sessions.unwrap().unwrap().is_some(),
             "idle sessions could not be found"
         );
-        let tcx = super::feature::takes_tcx().unwrap();
+        let tcx = crate::datapath::feature::takes_tcx().unwrap();
         let loaded = loaded.unwrap().loaded.programs;
         // What there is; the verifier is not asked again, which takes minutes under emulation.
         let listed = aya::Ebpf::load(super::OBJECT).unwrap();
         for (name, program) in listed.programs() {
-            if super::TELLING.contains(&name) && !loaded.contains_key(name) {
+            if crate::datapath::load::TELLING.contains(&name) && !loaded.contains_key(name) {
                 eprintln!("{name}: the other one is loaded, or this kernel does not take it");
                 continue;
             }
-            if matches!(program, super::Program::Lsm(_)) && !matches!(super::feature::takes_lsm(), Ok(true)) {
+            if matches!(program, aya::programs::Program::Lsm(_))
+                && !matches!(crate::datapath::feature::takes_lsm(), Ok(true))
+            {
                 eprintln!("{name}: this kernel takes no LSM programs");
                 continue;
             }
-            if matches!(program, super::Program::SchedClassifier(_)) && !tcx {
+            if matches!(program, aya::programs::Program::SchedClassifier(_)) && !tcx {
                 eprintln!("{name}: this kernel has no tcx");
                 continue;
             }

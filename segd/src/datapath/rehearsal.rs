@@ -28,8 +28,8 @@ use super::{
     Error,
     cgroups::{Cgroups, Place},
     kernel,
+    load::{Chosen, load},
     map::Maps,
-    object,
     places::Places,
     sys,
     tables::Tables,
@@ -121,7 +121,7 @@ impl Rehearsal {
             Vantage::Container => outside,
         };
         let globals = [("HOST_NAMESPACE", host), ("SUBTREE", 0), ("REHEARSAL", 1)];
-        let ebpf = object::load_object(None, &globals)?;
+        let ebpf = load(None, &globals, Chosen::Only(&["segd_egress", "segd_ingress"]))?;
         let loaded = super::kept::taken(&ebpf)?;
         let program = |name| -> Result<OwnedFd, Error> {
             let copy = loaded.program(name)?.try_clone_to_owned();
