@@ -78,11 +78,12 @@ pub fn may_come_out(skb: Skb) -> bool {
 /// The early way out: a connection whose verdict was made under this revision.
 #[inline(always)]
 fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
-    // The pieces of what is cut are known by the first one.
+    // The pieces of what is cut are known by the first one. Options may lead it to another machine.
     let plain = if skb.is_v6() {
         Frame { skb }.read::<1>(6) == Some([TCP])
     } else {
-        matches!(Frame { skb }.read::<4>(6), Some([place, 0, _, TCP]) if place & 0x3f == 0)
+        let header = Frame { skb }.read::<10>(0);
+        matches!(header, Some([0x45, _, _, _, _, _, place, 0, _, TCP]) if place & 0x3f == 0)
     };
     plain
         && skb

@@ -13,15 +13,17 @@ use segd_common::{
 
 use crate::{
     egress::{is_dhcp, is_kernels},
-    errors,
+    errors, globals,
     handover::{Entry, Side, fill_key, now, within},
     identity::{self, UNKNOWN},
+    kernel,
     link::{Frame, Sender, Way},
     link_out::{BROADCAST, PASSES, segd_bears_own_tuple},
+    lookup,
     ruling::reason,
     skb::{Skb, state},
     socket::Socket,
-    toward::place,
+    toward::{Place, place},
 };
 
 /// Whether what this very namespace sent may leave it.
@@ -33,7 +35,7 @@ pub fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     // made of that behind the hook.
     if way.by == Sender::Inet && icmp && is_kernels(way.skb) {
         if packet.is_icmp_error() || packet.is_link_control() {
-            return PASSES;
+            return whole(packet);
         }
         if packet.is_echo_reply() {
             return errors::refuses_echo(way, packet);
@@ -44,7 +46,7 @@ pub fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     let dhcp = packet.protocol == UDP && is_dhcp(packet.source_port, packet.destination_port);
     let all = packet.destination == BROADCAST || address::is_multicast(&packet.destination);
     if way.by == Sender::Inet && dhcp && all {
-        return translated(way, packet);
+        return translated(way, packet, NOBODY);
     }
     let owner = owner_of_tuple(packet, way.skb.cgroup());
     if is_accounted_for(way, packet, owner) {
@@ -56,18 +58,30 @@ pub fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     }
     let socket = way.by == Sender::Inet && (packet.protocol == TCP || icmp || owner == ITSELF_ONCE);
     if way.by == Sender::Kernel || socket {
-        return translated(way, packet);
+        return translated(way, packet, owner);
     }
     as_owner(way, packet)
 }
 
-/// Judges what is not on the way that its socket's hook has seen: its namespace translates. Either end may have begun.
+/// What the kernel says by itself fits into one packet: pieces are its namespace's root's, who might say anything in the next one.
+#[inline(always)]
+fn whole(packet: &Packet) -> u32 {
+    if packet.flags & PACKET_FRAGMENT == 0 {
+        PASSES
+    } else {
+        Reason::Fragment as u32
+    }
+}
+
+/// Judges what is not on the way that its socket's hook has seen: its namespace translates. Either end may have begun. `owner`: who has
+/// sent on its tuple.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
-fn translated(way: &Way, packet: &Packet) -> u32 {
+fn translated(way: &Way, packet: &Packet, owner: u32) -> u32 {
     let local = identity::is_local(&packet.destination);
-    // Whoever hears it on this host judges for himself, if he has a socket.
-    if local && has_ports(packet.protocol) {
+    // Whoever hears it on this host judges for himself, if he has a socket and is told who sends. On a tuple that nobody has said anything
+    // of, he would take it for whoever the address may be, or for whoever once dialled alike.
+    if local && has_ports(packet.protocol) && owner != NOBODY {
         return PASSES;
     }
     // Errors open nothing, but act on connections: what one quotes was looked at for another receiver.
@@ -75,7 +89,7 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
         return Reason::IcmpError as u32;
     }
     let own = identity::claimed_by_address(&way.policy, speaker(way), &packet.source);
-    let (_, to) = place(&way.policy, &packet.destination, way.namespace, false);
+    let to = hearer(way, packet);
     let (denied, begins) = reason(&way.policy, own, to, packet.service);
     // A port that is led to another in this namespace (REDIRECT) is judged as the one that is listened on, as by the hooks.
     let asked = packet.answered().map(|asked| match served(way.skb) {
@@ -85,6 +99,20 @@ fn translated(way: &Way, packet: &Packet) -> u32 {
     let answers = asked.is_some_and(|asked| reason(&way.policy, to, own, asked).1);
     if begins || answers { PASSES } else { denied }
 }
+
+/// Who hears a packet, as far as can be told from here.
+#[inline(always)]
+fn hearer(way: &Way, packet: &Packet) -> Identity {
+    let (place, to) = place(&way.policy, &packet.destination, way.namespace, false);
+    // Of this namespace's sockets, where segments share the addresses, it is known which one will.
+    if place == Place::Shared && to == HOST && packet.protocol == TCP {
+        let hearer = lookup::hearer(way.skb, packet);
+        return identity::of_cgroup(&way.policy, hearer).unwrap_or(HOST);
+    }
+    to
+}
+
+const HOST: Identity = Identity::of(segment::HOST);
 
 /// The port of a TCP socket, a half-open one included; else 0.
 #[inline(always)]
@@ -108,7 +136,10 @@ fn accepts(skb: Skb) -> bool {
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 pub fn speaker(way: &Way) -> Identity {
-    const HOST: Identity = Identity::of(segment::HOST);
+    // What the host sent in, and is sent back turned before anybody here received it, bears the host's socket still.
+    if is_the_hosts(way.skb) {
+        return identity::voice(way.policy.slot, way.namespace);
+    }
     let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
     let may_be = own == HOST || way.skb.socket().is_some_and(|socket| socket.is_raw());
     if way.by != Sender::Inet || !may_be || !is_kernels(way.skb) {
@@ -120,6 +151,15 @@ pub fn speaker(way: &Way) -> Identity {
     } else {
         lives
     }
+}
+
+/// Whether the socket on a frame that comes out of a link is one of the host's own namespace.
+#[inline(always)]
+fn is_the_hosts(skb: Skb) -> bool {
+    let socket = skb
+        .inet_socket()
+        .and_then(|socket| kernel::address_of(socket.sk.as_ptr()));
+    socket.and_then(kernel::namespace_of) == Some(globals::host_namespace())
 }
 
 /// Nobody has sent on a tuple.
@@ -150,7 +190,7 @@ fn owner_of_tuple(packet: &Packet, cgroup: u64) -> u32 {
 fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
     let skb = way.skb;
     if packet.protocol == IGMP {
-        return packet.is_group_control();
+        return packet.is_group_control() && whole(packet) == PASSES;
     }
     match way.by {
         // The listener's hook has let in whoever began.
@@ -170,7 +210,7 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
     }
 }
 
-/// Whether a TCP segment carries nothing and opens nothing.
+/// Whether a TCP segment carries nothing and opens nothing, and no piece of it is to come.
 #[inline(always)]
 fn is_bare(skb: Skb, packet: &Packet) -> bool {
     let v6 = skb.is_v6();
@@ -185,7 +225,8 @@ fn is_bare(skb: Skb, packet: &Packet) -> bool {
     let Some([offset]) = (Frame { skb }).read::<1>(header + 12) else {
         return false;
     };
-    plain && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
+    let whole = whole(packet) == PASSES;
+    plain && whole && packet.tcp_flags & tcp::SYN == 0 && packet.bytes == header + u32::from(offset >> 4) * 4
 }
 
 /// Judges what no socket accounts for as the one segment that lives in the namespace it comes from, or as whoever claims its address where

@@ -135,6 +135,24 @@ pub fn tunnel(skb: Skb, packet: &Packet, kernels: &mut bool) -> u64 {
     id
 }
 
+/// The cgroup of the TCP socket that a segment is for in the device's namespace; 0 if there is none.
+// Programs on links have no helper that tells a socket's cgroup.
+#[inline(never)]
+pub fn hearer(skb: Skb, packet: &Packet) -> u64 {
+    // SAFETY: plain integers; zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = fill_tuple(&mut tuple, packet);
+    // SAFETY: the tuple has at least `size` bytes.
+    let sk = unsafe { bpf_sk_lookup_tcp(skb.skb.cast(), &raw mut tuple, size, CURRENT_NAMESPACE, 0) };
+    if sk.is_null() {
+        return 0;
+    }
+    let id = kernel::address_of(sk).and_then(kernel::cgroup_of);
+    // SAFETY: a referenced socket from a lookup helper, released on this only path.
+    unsafe { bpf_sk_release(sk.cast()) };
+    id.unwrap_or(SOMEBODYS)
+}
+
 /// Who holds the port that a packet from the network asks for, in the NIC's namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

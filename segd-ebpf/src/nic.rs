@@ -162,8 +162,11 @@ fn is_refused_by_the_kernel(packet: &Packet, frame: &Frame) -> bool {
 /// Who answers at a local address, and whether it is the only one there.
 #[inline(always)]
 fn receiver(policy: &Policy, packet: &Packet, local: Local) -> (Identity, bool) {
-    if local.flags & LOCAL_HOST != 0 || local.namespace == 0 {
+    if local.flags & LOCAL_HOST != 0 {
         return (Identity::of(segment::HOST), false);
+    }
+    if local.namespace == 0 {
+        return (UNKNOWN, false);
     }
     let (owner, single) = identity::owner(policy, local.namespace, UNKNOWN);
     if owner.segment == segment::NONE {

@@ -78,8 +78,12 @@ fn find(policy: &Policy, to: &Address, namespace: u64) -> (Place, Identity) {
     if local.namespace == namespace {
         return (Place::Here, UNKNOWN);
     }
-    if local.namespace == 0 || local.flags & LOCAL_HOST != 0 {
+    if local.flags & LOCAL_HOST != 0 {
         return (Place::Shared, Identity::of(segment::HOST));
+    }
+    // Several namespaces say that they have it: where no socket judges, it is nobody's.
+    if local.namespace == 0 {
+        return (Place::Shared, UNKNOWN);
     }
     let (owner, single) = identity::owner(policy, local.namespace, UNKNOWN);
     if single || owner.segment != segment::HOST {

@@ -46,6 +46,8 @@ pub struct Frame {
     pub port: u16,
     /// TCP: the flags.
     pub flags: u8,
+    /// TCP: the sequence number.
+    pub sequence: u32,
     /// What followed the transport header.
     pub payload: Vec<u8>,
 }
@@ -468,11 +470,16 @@ fn dissect(frame: &[u8]) -> Option<Frame> {
         1 | 58 => (u16::from(*rest.first()?), 0, 8),
         _ => (0, 0, 0),
     };
+    let sequence = match protocol {
+        6 => u32::from(word(4)?) << 16 | u32::from(word(6)?),
+        _ => 0,
+    };
     Some(Frame {
         source,
         protocol,
         port,
         flags,
+        sequence,
         payload: rest.get(header..).unwrap_or_default().to_vec(),
     })
 }
