@@ -520,3 +520,60 @@ ip daddr {} tcp dport 5400 tcp flags set rst
         assert!(!text.contains("after;"), "it was reached: {frame:?}");
     }
 }
+
+/// Classes 13 and 15. Who is root in a container takes its link along into a namespace of his own, and leaves there nothing
+/// but sockets: nobody is seen in it, and the frames that it sends are judged all the same.
+#[test]
+fn a_link_that_was_taken_out_of_sight_is_still_judged() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let segd = lab.enforce(&place.policy());
+    let to = place.service.local;
+    let mac = wire::mac_in(&place.far);
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && exec nsenter --net={} unshare --user --map-root-user --net \"$0\" \"$@\"",
+        place.cgroups[1].directory().display(),
+        place.near.path().display(),
+    );
+    let worker = segd_tests::worker::binary().display().to_string();
+    let hider = Worker::start_by(&["sh".to_owned(), "-c".to_owned(), script, worker]);
+    place.near.ip(&format!("link set eth0 netns {}", hider.pid()));
+    let there = format!("--net=/proc/{}/ns/net", hider.pid());
+    let inside = |words: &str| {
+        let mut program = std::process::Command::new("nsenter");
+        let output = program.arg(&there).args(words.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    inside("ip link set eth0 up");
+    inside(&format!("ip addr add {}/24 dev eth0", v4(10)));
+    let shown = inside("ip -o link show eth0");
+    let (index, _) = shown.split_once(':').unwrap();
+    let socket = hider.open_packet_socket(false).unwrap();
+    hider.bind_packet_socket(socket, "eth0").unwrap();
+    let socket = place.enemy.take_packet_socket(&hider);
+    // Only the number of the device is looked at, and that in the socket's own namespace.
+    place.near.ip(&format!("link add eth0 index {index} type bridge"));
+    let frame = |from: SocketAddr, token: &str| wire::frame(mac, &datagram(from, to, token));
+    let partner: SocketAddr = (Ipv4Addr::new(198, 51, 100, 7), 40_002).into();
+    let attack = |story: &str| {
+        for (number, from) in [(v4(10), 40_001).into(), (v4(12), 40_001).into(), partner]
+            .into_iter()
+            .enumerate()
+        {
+            let frame = frame(from, &format!("{story}-{number};"));
+            place.enemy.send_frame_by(socket, "eth0", &frame).ok();
+        }
+    };
+    wait::quiet(COVERED * 2);
+    segd.denies(3, &["unjudged", "spoofed"], || attack("seen"));
+    drop(hider);
+    wait::quiet(COVERED * 3);
+    let before = denied(&segd, "unjudged");
+    attack("unseen");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(place.server.inbox(place.service).messages, Vec::<String>::new());
+    assert_eq!(denied(&segd, "unjudged") - before, 3.0);
+    let warnings = segd.json(&["status"])["warnings"].to_string();
+    assert!(warnings.contains("nobody is seen in"), "{warnings}");
+}

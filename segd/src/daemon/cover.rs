@@ -1,8 +1,12 @@
 //! Which programs belong on which devices of the host, and seeing that they are there.
 //!
 //! What a container sends comes out of its link's end on the host, whatever made it; what a packet socket of the host
-//! sends goes in there. Deliberately absent: devices of other namespaces, which only CAP_SYS_ADMIN could reach, and
-//! links between containers that the host has no end of.
+//! sends goes in there.
+//!
+//! INVARIANT: a link has its programs for as long as its other end is in another namespace, whoever is seen there: a
+//! namespace lives by its sockets alone, and who may make one can hide in it.
+//! Deliberately absent: devices of other namespaces, which only CAP_SYS_ADMIN could reach, and links between containers
+//! that the host has no end of.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +32,8 @@ pub struct Topology {
     pub sources: BTreeMap<Source, u32>,
     /// Where programs belong.
     pub seats: BTreeSet<Seat>,
+    /// The names of links to namespaces that nobody is seen in.
+    pub unseen: Vec<String>,
 }
 
 impl Topology {
@@ -39,8 +45,7 @@ impl Topology {
             return map;
         };
         let is_end = |device: &Device, info: &NamespaceInfo| {
-            let pair = matches!(device.kind.as_str(), "veth" | "netkit");
-            pair && !info.is_host && info.number.is_some() && device.other_end == info.number
+            is_link(device) && !info.is_host && device.other_end == info.number
         };
         let linked = |info: &NamespaceInfo| host.devices.iter().any(|device| is_end(device, info));
         // Containers in containers come out by some link of those that hold them.
@@ -58,13 +63,17 @@ impl Topology {
                     device: device.index,
                 });
             };
-            let end = all.iter().find(|info| is_end(device, info));
             if device.is_loopback {
                 seat(Hook::Leave);
                 seat(Hook::ComeIn);
-            } else if let Some(end) = end.filter(|_| !wire) {
+            } else if is_link(device) && !wire {
                 seat(Hook::Leave);
                 seat(Hook::ComeOut);
+                // To the programs a link without an entry leads to anybody.
+                let Some(end) = all.iter().find(|info| is_end(device, info)) else {
+                    map.unseen.push(device.name.clone());
+                    continue;
+                };
                 let namespace = end.cookie;
                 map.links.insert(device.index, Link { namespace });
                 let own = end.addresses.iter().map(|address| (*address, SOURCE_OWN));
@@ -85,6 +94,23 @@ impl Topology {
         }
         map
     }
+}
+
+/// Whether a device is one end of a pair whose other end is in another namespace.
+fn is_link(device: &Device) -> bool {
+    matches!(device.kind.as_str(), "veth" | "netkit") && device.other_end.is_some()
+}
+
+/// What status says of links.
+#[must_use]
+pub fn warnings(all: &[NamespaceInfo], wires: &[String]) -> Vec<String> {
+    let unseen = Topology::of(all, wires).unseen.into_iter().map(|link| {
+        format!(
+            "the link {link} leads to a network namespace that nobody is seen in: what no socket accounts for does not \
+             come out of it"
+        )
+    });
+    unseen.collect()
 }
 
 /// The programs on devices.
@@ -207,3 +233,6 @@ impl Cover {
 
 const NO_TCX: &str = "this kernel has no tcx (Linux 6.6): frames of packet sockets and TUN devices, and false source \
                       addresses of containers, are not judged on their way";
+
+#[cfg(test)]
+mod tests;

@@ -136,6 +136,7 @@ impl Engine {
                 info.inode, info.elsewhere
             ));
         }
+        warnings.extend(super::cover::warnings(&self.namespaces, &self.options.interfaces));
         let left_out = self.places.left_out();
         for (count, what, then) in [
             (left_out.addresses, "addresses", "they count as the network's"),
