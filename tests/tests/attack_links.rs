@@ -577,3 +577,57 @@ fn a_link_that_was_taken_out_of_sight_is_still_judged() {
     let warnings = segd.json(&["status"])["warnings"].to_string();
     assert!(warnings.contains("nobody is seen in"), "{warnings}");
 }
+
+/// Class 13. What a container calls its own takes nobody's traffic that goes to the host, and nothing leaves it by that name.
+#[test]
+fn a_container_does_not_become_its_neighbours_gateway() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let other = lab.netns("other");
+    place.bridge.plug(&other, 12);
+    let segd = lab.enforce(&place.policy());
+    // Addresses of the host that it answers for on no link: whoever answers is the container.
+    let quiet = format!("net/ipv4/conf/{}/arp_ignore", place.bridge.name());
+    let _quiet = Sysctl::set(&quiet, "1");
+    let name = format!("sgt{}h", std::process::id() % 100_000);
+    ip(&format!("link add {name} type bridge"));
+    ip(&format!("addr add {}/32 dev {name}", v4(99)));
+    ip(&format!("addr add {}/128 dev {name} nodad", v6(99)));
+    ip(&format!("link set {name} up"));
+    place.near.ip(&format!("addr add {}/32 dev eth0", v4(99)));
+    place.near.ip(&format!("addr add {}/128 dev eth0 nodad", v6(99)));
+    wait::quiet(COVERED * 2);
+    let mac = wire::mac_in(&place.near)
+        .map(|byte| format!("{byte:02x}"))
+        .join(":");
+    for address in [IpAddr::from(v4(99)), v6(99).into()] {
+        let ask = format!("echo > /dev/udp/{address}/9; sleep 0.5; ip neigh show {address}");
+        let known = std::process::Command::new("nsenter")
+            .arg(format!("--net={}", other.path().display()))
+            .args(["bash", "-c", &ask])
+            .output()
+            .unwrap();
+        let known = String::from_utf8_lossy(&known.stdout).into_owned();
+        assert!(
+            known.contains(&address.to_string()) && !known.contains(&mac),
+            "{known}"
+        );
+    }
+    // The rights of the host's name do not come with it either.
+    let ears = [place.service, place.server.listen_udp((v6(11), 5432))];
+    let mac = wire::mac_in(&place.far)
+        .map(|byte| format!("{byte:02x}"))
+        .join(":");
+    for (from, ear) in [IpAddr::from(v4(99)), v6(99).into()].into_iter().zip(ears) {
+        let to = ear.local.ip();
+        place
+            .near
+            .ip(&format!("neigh replace {to} lladdr {mac} dev eth0"));
+        let socket = place.client.open_udp((from, 0), None).unwrap();
+        place.client.send_to(socket, ear.local, "as the host;").unwrap();
+        wait::quiet(wait::SILENCE);
+        assert_eq!(place.server.inbox(ear).messages, Vec::<String>::new(), "{from}");
+    }
+    assert!(denied(&segd, "spoofed") >= 2.0);
+    ip(&format!("link del {name}"));
+}

@@ -13,7 +13,7 @@ use std::{
     io,
 };
 
-use segd_common::address::{Address, Link, SOURCE_BEHIND, SOURCE_OWN, Source, is_loopback};
+use segd_common::address::{Address, Link, SOURCE_BEHIND, SOURCE_OWN, Source, is_link_local, is_loopback};
 
 use crate::{
     datapath::{
@@ -22,6 +22,9 @@ use crate::{
     },
     workload::namespaces::{Device, NamespaceInfo},
 };
+
+/// How many devices may stand on one another, or be ports of one another.
+const DEPTH: usize = 8;
 
 /// What follows from who is linked with whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +57,7 @@ impl Topology {
             .filter(|info| !info.is_host && !linked(info))
             .flat_map(|info| info.addresses.iter().copied())
             .collect();
+        let hosts = Own::of(host);
         for device in &host.devices {
             let wire = wires.contains(&device.name);
             let mut seat = |hook| {
@@ -78,7 +82,8 @@ impl Topology {
                 map.links.insert(device.index, Link { namespace });
                 let own = end.addresses.iter().map(|address| (*address, SOURCE_OWN));
                 let behind = behind.iter().map(|address| (*address, SOURCE_BEHIND));
-                for (address, kind) in own.chain(behind).filter(|(address, _)| !is_loopback(address)) {
+                let is_theirs = |address: &Address| !is_loopback(address) && !hosts.has(address, device);
+                for (address, kind) in own.chain(behind).filter(|(address, _)| is_theirs(address)) {
                     let source = Source {
                         device: device.index,
                         address,
@@ -99,6 +104,58 @@ impl Topology {
 /// Whether a device is one end of a pair whose other end is in another namespace.
 fn is_link(device: &Device) -> bool {
     matches!(device.kind.as_str(), "veth" | "netkit") && device.other_end.is_some()
+}
+
+/// The host's own addresses, which nobody else sends by.
+struct Own<'a> {
+    devices: BTreeMap<u32, &'a Device>,
+    /// Those that it is spoken to by on every link.
+    everywhere: BTreeSet<Address>,
+    /// Those of one link alone, by the device that has them and what that stands on.
+    of_link: BTreeSet<(u32, Address)>,
+}
+
+impl Own<'_> {
+    fn of(host: &NamespaceInfo) -> Own<'_> {
+        let mut own = Own {
+            devices: host.devices.iter().map(|device| (device.index, device)).collect(),
+            everywhere: BTreeSet::new(),
+            of_link: BTreeSet::new(),
+        };
+        for held in &host.held {
+            if !is_link_local(&held.address) {
+                own.everywhere.insert(held.address);
+                continue;
+            }
+            let mut at = Some(held.device);
+            for _ in 0..DEPTH {
+                let Some(index) = at else { break };
+                own.of_link.insert((index, held.address));
+                let device = own.devices.get(&index);
+                at = device.and_then(|device| device.lower.filter(|_| device.other_end.is_none()));
+            }
+        }
+        own
+    }
+
+    /// Whether the host is spoken to by an address through a link.
+    fn has(&self, address: &Address, link: &Device) -> bool {
+        if !is_link_local(address) {
+            return self.everywhere.contains(address);
+        }
+        // The link's end, and what it is a port of.
+        let mut at = Some(link);
+        for _ in 0..DEPTH {
+            let Some(device) = at else { break };
+            if self.of_link.contains(&(device.index, *address)) {
+                return true;
+            }
+            at = device
+                .master
+                .and_then(|master| self.devices.get(&master).copied());
+        }
+        false
+    }
 }
 
 /// What status says of links.

@@ -132,7 +132,7 @@ impl Engine {
         );
         for info in self.namespaces.iter().filter(|info| info.elsewhere > 0) {
             warnings.push(format!(
-                "the network namespace {} has addresses that this host's routes lead elsewhere: {} are not believed",
+                "the network namespace {} has addresses that this host has or leads elsewhere: {} are not believed",
                 info.inode, info.elsewhere
             ));
         }

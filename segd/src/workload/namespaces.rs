@@ -1,6 +1,6 @@
 //! The network namespaces of the host: their addresses, and which workloads live in them.
 //!
-//! INVARIANT: an address is told of a namespace only if the host's routes do not lead it elsewhere (`belief`).
+//! INVARIANT: an address is told of a namespace only if the host's routes do not lead it elsewhere, nor to the host (`belief`).
 //! INVARIANT: nothing of segd ever enters another namespace, and nothing looks into other processes through `/proc`:
 //! that would take CAP_SYS_ADMIN and CAP_SYS_PTRACE. The kernel programs of `datapath::census` say who is where, and
 //! routing netlink which addresses that is.
@@ -34,7 +34,7 @@ mod look;
 mod netlink;
 mod watch;
 
-pub use netlink::{Device, Listener};
+pub use netlink::{Device, Held, Listener};
 pub use watch::watch;
 
 /// How often a namespace is asked again whose task left meanwhile.
@@ -53,12 +53,14 @@ pub struct NamespaceInfo {
     pub number: Option<i32>,
     /// Its addresses that are believed, tentative ones included, sorted.
     pub addresses: Vec<Address>,
-    /// How many it says to have that the host's routes lead elsewhere.
+    /// How many it says to have that the host's routes lead elsewhere, or to the host.
     pub elsewhere: usize,
     /// It has more addresses than are known of one namespace.
     pub more_addresses: bool,
     /// The host's devices; none of others.
     pub devices: Vec<Device>,
+    /// The host's addresses, with where it has them; none of others.
+    pub held: Vec<Held>,
     /// The cgroups that have tasks in it. Not told for the host's.
     pub cgroups: BTreeSet<u64>,
 }
@@ -144,6 +146,7 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     });
     let mut infos: Vec<NamespaceInfo> = rest.collect();
     own.devices = devices;
+    own.held = held;
     infos.insert(0, own);
     Ok(infos)
 }
@@ -169,6 +172,7 @@ fn info(
         elsewhere: 0,
         more_addresses,
         devices: Vec::new(),
+        held: Vec::new(),
         cgroups: members.map(|(_, cgroup)| *cgroup).collect(),
     }
 }

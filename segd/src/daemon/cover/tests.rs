@@ -1,6 +1,9 @@
 //! What belongs where, by who is linked with whom.
 
+use segd_common::address::mapped;
+
 use super::*;
+use crate::workload::namespaces::Held;
 
 /// The host's number for itself, as devices of others say.
 const HOST: i32 = 100;
@@ -27,6 +30,7 @@ fn namespace(number: i32) -> NamespaceInfo {
         elsewhere: 0,
         more_addresses: false,
         devices: Vec::new(),
+        held: Vec::new(),
         cgroups: BTreeSet::new(),
     }
 }
@@ -73,4 +77,52 @@ fn a_namespace_that_gets_no_number_is_at_no_links_end() {
 fn a_wire_that_is_a_link_is_left_to_the_operator() {
     let map = Topology::of(&[host(), namespace(1)], &["d4".to_owned(), "d5".to_owned()]);
     assert!(map.seats.is_empty() && map.links.is_empty() && map.unseen.is_empty());
+}
+
+fn v6(text: &str) -> Address {
+    text.parse::<std::net::Ipv6Addr>().unwrap().octets()
+}
+
+fn kind_of(map: &Topology, device: u32, address: Address) -> Option<u32> {
+    map.sources.get(&Source { device, address }).copied()
+}
+
+#[test]
+fn nobody_sends_by_an_address_of_the_hosts() {
+    const BRIDGE: u32 = 8;
+    const TAGGED: u32 = 9;
+    let (gate, mine) = (mapped([192, 0, 2, 1]), mapped([192, 0, 2, 2]));
+    let (of_bridge, of_vlan) = (v6("fe80::b"), v6("fe80::c"));
+    let mut host = host();
+    host.devices[0].master = Some(BRIDGE);
+    host.devices.push(device(BRIDGE, "bridge", None));
+    host.devices.push(Device {
+        lower: Some(BRIDGE),
+        ..device(TAGGED, "vlan", None)
+    });
+    let held = |address, device| Held {
+        address,
+        prefix: 64,
+        device,
+    };
+    host.held = vec![held(gate, BRIDGE), held(of_bridge, BRIDGE), held(of_vlan, TAGGED)];
+    let ends = [1, 2].map(|number| NamespaceInfo {
+        addresses: vec![gate, mine, of_bridge, of_vlan],
+        ..namespace(number)
+    });
+    let [east, west] = ends;
+    let unlinked = NamespaceInfo {
+        addresses: vec![gate],
+        ..namespace(3)
+    };
+    let map = Topology::of(&[host, east, west, unlinked], &[]);
+    for link in [EAST, WEST] {
+        assert_eq!(kind_of(&map, link, gate), None, "{link}");
+        assert_eq!(kind_of(&map, link, mine), Some(SOURCE_OWN), "{link}");
+    }
+    // Addresses of a link alone are the host's on that link, and anybody's elsewhere.
+    for address in [of_bridge, of_vlan] {
+        assert_eq!(kind_of(&map, EAST, address), None);
+        assert_eq!(kind_of(&map, WEST, address), Some(SOURCE_OWN));
+    }
 }

@@ -301,6 +301,7 @@ fn a_namespace_is_owned_by_the_one_segment_in_it() {
                 elsewhere: 0,
                 more_addresses: false,
                 devices: Vec::new(),
+                held: Vec::new(),
                 cgroups,
             },
             &identity,
