@@ -84,6 +84,40 @@ fn keep<K: Pod + Ord, V>(
     Ok(())
 }
 
+/// Whose each address is, and how many found no room.
+fn locals<'a>(namespaces: impl IntoIterator<Item = Addresses<'a>>) -> (BTreeMap<Address, Local>, usize) {
+    let mut locals: BTreeMap<Address, Local> = BTreeMap::new();
+    let mut left_out = 0;
+    let mut places: Vec<Addresses<'a>> = namespaces.into_iter().collect();
+    places.sort_by_key(|place| !place.is_host);
+    for place in places {
+        let by_link = if place.by_link { LOCAL_BY_LINK } else { 0 };
+        let this = Local {
+            namespace: place.namespace,
+            flags: if place.is_host { LOCAL_HOST } else { by_link },
+            reserved: 0,
+        };
+        for address in place.addresses {
+            if segd_common::address::is_loopback(address) {
+                continue;
+            }
+            let full = locals.len() >= MAX_LOCALS as usize;
+            match locals.get_mut(address) {
+                Some(local) if local.namespace != place.namespace && local.flags & LOCAL_HOST == 0 => {
+                    *local = Local {
+                        flags: local.flags & this.flags & LOCAL_BY_LINK,
+                        ..Local::default()
+                    };
+                }
+                Some(_) => {}
+                None if full => left_out += 1,
+                None => drop(locals.insert(*address, this)),
+            }
+        }
+    }
+    (locals, left_out)
+}
+
 impl Places {
     /// Opens the tables.
     ///
@@ -118,7 +152,7 @@ impl Places {
 
     /// Makes the address table say exactly this, the host's addresses first. What does not fit is left out.
     /// An address that several namespaces have belongs to none of them, except for the host's own, which nobody
-    /// takes from it.
+    /// takes from it. If all of them hang on the host by links, it still comes by no other way.
     ///
     /// # Errors
     ///
@@ -127,32 +161,8 @@ impl Places {
         &mut self,
         namespaces: impl IntoIterator<Item = Addresses<'a>>,
     ) -> Result<(), Error> {
-        let mut wanted: BTreeMap<Address, Local> = BTreeMap::new();
-        let mut places: Vec<Addresses<'a>> = namespaces.into_iter().collect();
-        places.sort_by_key(|place| !place.is_host);
-        self.left_out.addresses = 0;
-        for place in places {
-            let by_link = if place.by_link { LOCAL_BY_LINK } else { 0 };
-            let this = Local {
-                namespace: place.namespace,
-                flags: if place.is_host { LOCAL_HOST } else { by_link },
-                reserved: 0,
-            };
-            for address in place.addresses {
-                if segd_common::address::is_loopback(address) {
-                    continue;
-                }
-                let full = wanted.len() >= MAX_LOCALS as usize;
-                match wanted.get_mut(address) {
-                    Some(local) if local.namespace != place.namespace && local.flags & LOCAL_HOST == 0 => {
-                        *local = Local::default();
-                    }
-                    Some(_) => {}
-                    None if full => self.left_out.addresses += 1,
-                    None => drop(wanted.insert(*address, this)),
-                }
-            }
-        }
+        let (wanted, left_out) = locals(namespaces);
+        self.left_out.addresses = left_out;
         if self.written == wanted {
             return Ok(());
         }
@@ -282,5 +292,43 @@ impl Places {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segd_common::address::mapped;
+
+    use super::*;
+
+    const SHARED: Address = mapped([192, 0, 2, 1]);
+
+    fn place(namespace: u64, by_link: bool) -> Addresses<'static> {
+        Addresses {
+            namespace,
+            is_host: namespace == 1,
+            by_link,
+            addresses: &[SHARED],
+        }
+    }
+
+    fn told(places: &[Addresses<'static>]) -> (u64, u32) {
+        let (locals, _) = locals(places.iter().copied());
+        (locals[&SHARED].namespace, locals[&SHARED].flags)
+    }
+
+    #[test]
+    fn who_claims_an_address_too_takes_it_from_its_owner_and_nothing_else() {
+        assert_eq!(told(&[place(5, true)]), (5, LOCAL_BY_LINK));
+        assert_eq!(told(&[place(5, true), place(6, true)]), (0, LOCAL_BY_LINK));
+        assert_eq!(
+            told(&[place(5, true), place(6, true), place(7, true)]),
+            (0, LOCAL_BY_LINK)
+        );
+        for order in [[5, 6, 7], [7, 6, 5], [6, 7, 5]] {
+            let places = order.map(|number| place(number, number != 6));
+            assert_eq!(told(&places), (0, 0), "one of them comes by some other way");
+        }
+        assert_eq!(told(&[place(5, true), place(1, false)]), (1, LOCAL_HOST));
     }
 }
