@@ -631,3 +631,49 @@ fn a_container_does_not_become_its_neighbours_gateway() {
     assert!(denied(&segd, "spoofed") >= 2.0);
     ip(&format!("link del {name}"));
 }
+
+/// Class 13. A namespace that no container leads to lends its name to none: what a container's own rules make of an allowed
+/// datagram does not leave as that one's.
+#[test]
+fn a_container_does_not_send_for_a_namespace_that_is_not_behind_it() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (near, apart) = (lab.netns("near"), lab.netns("apart"));
+    bridge.plug(&near, 10);
+    let lent = Ipv4Addr::new(192, 0, 2, 77);
+    ip(&format!("route add unreachable {lent}/32"));
+    apart.ip(&format!("addr add {lent}/32 dev lo"));
+    let (partner, other) = (Remote::plug(&bridge, 50), Remote::plug(&bridge, 51));
+    let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+    let enemy = lab.worker_in(&rogue, &near);
+    let text = policy(&web, &rogue, &db)
+        .replace("cidr: 198.51.100.0/24}", &format!("cidr: {}/32}}", v4(50)))
+        .replace(
+            "  allow:\n",
+            "  allow:\n    - {from: rogue, to: partner, ports: [udp/5400]}\n",
+        );
+    let segd = lab.enforce(&text);
+    wait::quiet(COVERED * 2);
+    let said = |remote: &Remote, token: &[u8]| remote.frames().iter().any(|frame| frame.payload == token);
+    let socket = enemy.open_udp((v4(10), 0), None).unwrap();
+    enemy.send_to(socket, (v4(50), 5400), "straight;").unwrap();
+    wait::wait_until("it is heard", wait::PATIENCE, || said(&partner, b"straight;"));
+    nft(
+        &near,
+        &format!(
+            "table netdev lend {{ chain away {{ type filter hook egress device \"eth0\" priority 0;
+ip daddr {} udp dport 5400 ip saddr set {lent} ip daddr set {} ether daddr set ff:ff:ff:ff:ff:ff
+}}
+}}
+",
+            v4(50),
+            v4(51)
+        ),
+    );
+    let before = denied(&segd, "spoofed");
+    enemy.send_to(socket, (v4(50), 5400), "lent;").ok();
+    wait::quiet(wait::SILENCE);
+    ip(&format!("route del unreachable {lent}/32"));
+    assert!(!said(&other, b"lent;"), "it left in another's name");
+    assert_eq!(denied(&segd, "spoofed") - before, 1.0);
+}

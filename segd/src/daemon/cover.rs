@@ -9,11 +9,13 @@
 //! that the host has no end of.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
 };
 
-use segd_common::address::{Address, Link, SOURCE_BEHIND, SOURCE_OWN, Source, is_link_local, is_loopback};
+use segd_common::address::{
+    Address, Link, MAX_SOURCES, SOURCE_BEHIND, SOURCE_OWN, Source, is_link_local, is_loopback,
+};
 
 use crate::{
     datapath::{
@@ -26,6 +28,11 @@ use crate::{
 /// How many devices may stand on one another, or be ports of one another.
 const DEPTH: usize = 8;
 
+/// How many addresses behind links are known: who owns none of them must find room.
+const MAX_BEHIND: usize = MAX_SOURCES as usize / 2;
+/// How many behind one link.
+const MAX_BEHIND_ONE: usize = 1024;
+
 /// What follows from who is linked with whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
@@ -37,6 +44,8 @@ pub struct Topology {
     pub seats: BTreeSet<Seat>,
     /// The names of links to namespaces that nobody is seen in.
     pub unseen: Vec<String>,
+    /// How many addresses behind links are one too many.
+    pub left_out: usize,
 }
 
 impl Topology {
@@ -51,13 +60,19 @@ impl Topology {
             is_link(device) && !info.is_host && device.other_end == info.number
         };
         let linked = |info: &NamespaceInfo| host.devices.iter().any(|device| is_end(device, info));
-        // Containers in containers come out by some link of those that hold them.
-        let behind: BTreeSet<Address> = all
-            .iter()
-            .filter(|info| !info.is_host && !linked(info))
-            .flat_map(|info| info.addresses.iter().copied())
-            .collect();
         let hosts = Own::of(host);
+        // Containers in containers come out by some link of those that hold them. What is a link's alone does not get that far.
+        let joined = joined(all, host.number);
+        let mut behind: BTreeMap<i32, BTreeSet<Address>> = BTreeMap::new();
+        for info in all.iter().filter(|info| !info.is_host && !linked(info)) {
+            let addresses = info.addresses.iter();
+            let routed = addresses.filter(|address| !is_loopback(address) && !is_link_local(address));
+            if let Some(group) = info.number.and_then(|number| joined.get(&number)) {
+                let theirs = routed.filter(|address| !hosts.everywhere.contains(*address));
+                behind.entry(*group).or_default().extend(theirs.copied());
+            }
+        }
+        let mut room = MAX_BEHIND;
         for device in &host.devices {
             let wire = wires.contains(&device.name);
             let mut seat = |hook| {
@@ -80,16 +95,24 @@ impl Topology {
                 };
                 let namespace = end.cookie;
                 map.links.insert(device.index, Link { namespace });
-                let own = end.addresses.iter().map(|address| (*address, SOURCE_OWN));
-                let behind = behind.iter().map(|address| (*address, SOURCE_BEHIND));
-                let is_theirs = |address: &Address| !is_loopback(address) && !hosts.has(address, device);
-                for (address, kind) in own.chain(behind).filter(|(address, _)| is_theirs(address)) {
-                    let source = Source {
-                        device: device.index,
-                        address,
-                    };
-                    map.sources.entry(source).or_insert(kind);
-                }
+                let by = |address: &Address| Source {
+                    device: device.index,
+                    address: *address,
+                };
+                let own = end.addresses.iter();
+                let own = own.filter(|address| !is_loopback(address) && !hosts.has(address, device));
+                map.sources.extend(own.map(|address| (by(address), SOURCE_OWN)));
+                let group = end.number.and_then(|number| joined.get(&number));
+                let more = group.and_then(|group| behind.get(group)).into_iter().flatten();
+                let more: Vec<Source> = more
+                    .map(by)
+                    .filter(|source| !map.sources.contains_key(source))
+                    .collect();
+                let fit = more.len().min(MAX_BEHIND_ONE).min(room);
+                room -= fit;
+                map.left_out += more.len() - fit;
+                map.sources
+                    .extend(more.into_iter().take(fit).map(|source| (source, SOURCE_BEHIND)));
             } else if device.leads_outside() {
                 seat(Hook::Leave);
                 if !wire {
@@ -104,6 +127,32 @@ impl Topology {
 /// Whether a device is one end of a pair whose other end is in another namespace.
 fn is_link(device: &Device) -> bool {
     matches!(device.kind.as_str(), "veth" | "netkit") && device.other_end.is_some()
+}
+
+/// Which namespaces are joined by links, macvlans and the like without the host: the number of each, with a number that stands for all
+/// that it is joined with.
+fn joined(all: &[NamespaceInfo], host: Option<i32>) -> BTreeMap<i32, i32> {
+    let mut beside: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
+    for info in all.iter().filter(|info| !info.is_host) {
+        let Some(number) = info.number else { continue };
+        beside.entry(number).or_default();
+        // A namespace that is not listed may be one on the way.
+        for end in info.ends.iter().filter(|end| **end >= 0 && Some(**end) != host) {
+            beside.entry(number).or_default().insert(*end);
+            beside.entry(*end).or_default().insert(number);
+        }
+    }
+    let mut joined = BTreeMap::new();
+    for start in beside.keys() {
+        let mut ahead = vec![*start];
+        while let Some(number) = ahead.pop() {
+            if let Entry::Vacant(vacant) = joined.entry(number) {
+                vacant.insert(*start);
+                ahead.extend(beside.get(&number).into_iter().flatten());
+            }
+        }
+    }
+    joined
 }
 
 /// The host's own addresses, which nobody else sends by.
@@ -161,13 +210,20 @@ impl Own<'_> {
 /// What status says of links.
 #[must_use]
 pub fn warnings(all: &[NamespaceInfo], wires: &[String]) -> Vec<String> {
-    let unseen = Topology::of(all, wires).unseen.into_iter().map(|link| {
+    let map = Topology::of(all, wires);
+    let unseen = map.unseen.iter().map(|link| {
         format!(
             "the link {link} leads to a network namespace that nobody is seen in: what no socket accounts for does not \
              come out of it"
         )
     });
-    unseen.collect()
+    let left_out = (map.left_out > 0).then(|| {
+        format!(
+            "{} addresses of namespaces behind others are one too many: what they send by a link is refused",
+            map.left_out
+        )
+    });
+    unseen.chain(left_out).collect()
 }
 
 /// The programs on devices.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use aya::Pod;
-use segd_common::address::{Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LOCALS, Namespace, Source};
+use segd_common::address::{
+    Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LOCALS, Namespace, SOURCE_OWN, Source,
+};
 
 use super::{
     Error,
@@ -197,7 +199,9 @@ impl Places {
     ) -> Result<(), Error> {
         // Sources go first: a link that is known asks for them. Without room for them nothing gets out by it.
         self.left_out.sources = 0;
-        for (source, kind) in sources {
+        // What a namespace sends by its own name goes before what it sends for those behind it.
+        let (own, behind): (Vec<_>, Vec<_>) = sources.iter().partition(|(_, kind)| **kind == SOURCE_OWN);
+        for (source, kind) in own.into_iter().chain(behind) {
             if self.written_sources.get(source) == Some(kind) {
                 continue;
             }

@@ -29,6 +29,7 @@ fn namespace(number: i32) -> NamespaceInfo {
         addresses: Vec::new(),
         elsewhere: 0,
         more_addresses: false,
+        ends: BTreeSet::new(),
         devices: Vec::new(),
         held: Vec::new(),
         cgroups: BTreeSet::new(),
@@ -125,4 +126,95 @@ fn nobody_sends_by_an_address_of_the_hosts() {
         assert_eq!(kind_of(&map, EAST, address), None);
         assert_eq!(kind_of(&map, WEST, address), Some(SOURCE_OWN));
     }
+}
+
+/// A namespace with one address, and links to others.
+fn at(number: i32, address: Address, ends: &[i32]) -> NamespaceInfo {
+    NamespaceInfo {
+        addresses: vec![address, v6("fe80::7")],
+        ends: ends.iter().copied().collect(),
+        ..namespace(number)
+    }
+}
+
+fn v4(last: u8) -> Address {
+    mapped([192, 0, 2, last])
+}
+
+#[test]
+fn a_container_in_a_container_sends_by_the_link_of_the_one_that_holds_it() {
+    let all = [
+        host(),
+        at(1, v4(1), &[HOST, 7]),
+        at(2, v4(2), &[HOST]),
+        // Behind one that is not listed.
+        at(3, v4(3), &[7]),
+        at(4, v4(4), &[3]),
+    ];
+    let map = Topology::of(&all, &[]);
+    for address in [v4(3), v4(4)] {
+        assert_eq!(kind_of(&map, EAST, address), Some(SOURCE_BEHIND));
+        assert_eq!(kind_of(&map, WEST, address), None);
+    }
+    assert_eq!(kind_of(&map, EAST, v4(2)), None);
+}
+
+#[test]
+fn who_has_a_leg_of_his_own_or_none_is_behind_nobody() {
+    let all = [
+        host(),
+        at(1, v4(1), &[HOST]),
+        at(2, v4(2), &[HOST]),
+        // A macvlan on the host's NIC; no network.
+        at(3, v4(3), &[HOST]),
+        at(4, v4(4), &[]),
+    ];
+    let map = Topology::of(&all, &[]);
+    let own: BTreeSet<Address> = [v4(1), v4(2), v6("fe80::7")].into();
+    assert!(
+        map.sources.keys().all(|source| own.contains(&source.address)),
+        "{map:?}"
+    );
+    assert_eq!(map.left_out, 0);
+}
+
+#[test]
+fn who_is_behind_a_link_leaves_room_for_others() {
+    const BESIDE: i32 = 200;
+    let many = |number: i32| NamespaceInfo {
+        addresses: (0..1024_u16)
+            .map(|last| {
+                let [high, low] = last.to_be_bytes();
+                mapped([198, number as u8, high, low])
+            })
+            .collect(),
+        ..at(number, v4(0), &[1])
+    };
+    let links = BESIDE..BESIDE + 100;
+    let mut all = vec![host(), at(1, v4(1), &[HOST])];
+    all.extend((10..12).map(many));
+    for number in links.clone() {
+        all[0]
+            .devices
+            .push(device(1000 + number as u32, "veth", Some(number)));
+        all.push(at(number, v4(number as u8), &[HOST, 1]));
+    }
+    let map = Topology::of(&all, &[]);
+    let behind = map
+        .sources
+        .values()
+        .filter(|kind| **kind == SOURCE_BEHIND)
+        .count();
+    let own = map.sources.len() - behind;
+    assert_eq!(
+        (behind, own),
+        (MAX_BEHIND, 2 * 101),
+        "each has an address, and one of its link's alone"
+    );
+    assert_eq!(map.left_out, 101 * 2048 - MAX_BEHIND);
+    let of_one = map
+        .sources
+        .iter()
+        .filter(|(source, kind)| source.device == EAST && **kind == SOURCE_BEHIND);
+    assert_eq!(of_one.count(), MAX_BEHIND_ONE);
 }

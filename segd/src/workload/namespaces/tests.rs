@@ -300,6 +300,7 @@ fn a_namespace_is_owned_by_the_one_segment_in_it() {
                 addresses: Vec::new(),
                 elsewhere: 0,
                 more_addresses: false,
+                ends: BTreeSet::new(),
                 devices: Vec::new(),
                 held: Vec::new(),
                 cgroups,
