@@ -520,3 +520,160 @@ ip daddr {} tcp dport 5400 tcp flags set rst
         assert!(!text.contains("after;"), "it was reached: {frame:?}");
     }
 }
+
+/// Classes 13 and 15. Who is root in a container takes its link along into a namespace of his own, and leaves there nothing
+/// but sockets: nobody is seen in it, and the frames that it sends are judged all the same.
+#[test]
+fn a_link_that_was_taken_out_of_sight_is_still_judged() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let segd = lab.enforce(&place.policy());
+    let to = place.service.local;
+    let mac = wire::mac_in(&place.far);
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && exec nsenter --net={} unshare --user --map-root-user --net \"$0\" \"$@\"",
+        place.cgroups[1].directory().display(),
+        place.near.path().display(),
+    );
+    let worker = segd_tests::worker::binary().display().to_string();
+    let hider = Worker::start_by(&["sh".to_owned(), "-c".to_owned(), script, worker]);
+    place.near.ip(&format!("link set eth0 netns {}", hider.pid()));
+    let there = format!("--net=/proc/{}/ns/net", hider.pid());
+    let inside = |words: &str| {
+        let mut program = std::process::Command::new("nsenter");
+        let output = program.arg(&there).args(words.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    inside("ip link set eth0 up");
+    inside(&format!("ip addr add {}/24 dev eth0", v4(10)));
+    let shown = inside("ip -o link show eth0");
+    let (index, _) = shown.split_once(':').unwrap();
+    let socket = hider.open_packet_socket(false).unwrap();
+    hider.bind_packet_socket(socket, "eth0").unwrap();
+    let socket = place.enemy.take_packet_socket(&hider);
+    // Only the number of the device is looked at, and that in the socket's own namespace.
+    place.near.ip(&format!("link add eth0 index {index} type bridge"));
+    let frame = |from: SocketAddr, token: &str| wire::frame(mac, &datagram(from, to, token));
+    let partner: SocketAddr = (Ipv4Addr::new(198, 51, 100, 7), 40_002).into();
+    let attack = |story: &str| {
+        for (number, from) in [(v4(10), 40_001).into(), (v4(12), 40_001).into(), partner]
+            .into_iter()
+            .enumerate()
+        {
+            let frame = frame(from, &format!("{story}-{number};"));
+            place.enemy.send_frame_by(socket, "eth0", &frame).ok();
+        }
+    };
+    wait::quiet(COVERED * 2);
+    segd.denies(3, &["unjudged", "spoofed"], || attack("seen"));
+    drop(hider);
+    wait::quiet(COVERED * 3);
+    let before = denied(&segd, "unjudged");
+    attack("unseen");
+    wait::quiet(wait::SILENCE);
+    assert_eq!(place.server.inbox(place.service).messages, Vec::<String>::new());
+    assert_eq!(denied(&segd, "unjudged") - before, 3.0);
+    let warnings = segd.json(&["status"])["warnings"].to_string();
+    assert!(warnings.contains("nobody is seen in"), "{warnings}");
+}
+
+/// Class 13. What a container calls its own takes nobody's traffic that goes to the host, and nothing leaves it by that name.
+#[test]
+fn a_container_does_not_become_its_neighbours_gateway() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Shared::build(&lab);
+    let other = lab.netns("other");
+    place.bridge.plug(&other, 12);
+    let segd = lab.enforce(&place.policy());
+    // Addresses of the host that it answers for on no link: whoever answers is the container.
+    let quiet = format!("net/ipv4/conf/{}/arp_ignore", place.bridge.name());
+    let _quiet = Sysctl::set(&quiet, "1");
+    let name = format!("sgt{}h", std::process::id() % 100_000);
+    ip(&format!("link add {name} type bridge"));
+    ip(&format!("addr add {}/32 dev {name}", v4(99)));
+    ip(&format!("addr add {}/128 dev {name} nodad", v6(99)));
+    ip(&format!("link set {name} up"));
+    place.near.ip(&format!("addr add {}/32 dev eth0", v4(99)));
+    place.near.ip(&format!("addr add {}/128 dev eth0 nodad", v6(99)));
+    wait::quiet(COVERED * 2);
+    let mac = wire::mac_in(&place.near)
+        .map(|byte| format!("{byte:02x}"))
+        .join(":");
+    for address in [IpAddr::from(v4(99)), v6(99).into()] {
+        let ask = format!("echo > /dev/udp/{address}/9; sleep 0.5; ip neigh show {address}");
+        let known = std::process::Command::new("nsenter")
+            .arg(format!("--net={}", other.path().display()))
+            .args(["bash", "-c", &ask])
+            .output()
+            .unwrap();
+        let known = String::from_utf8_lossy(&known.stdout).into_owned();
+        assert!(
+            known.contains(&address.to_string()) && !known.contains(&mac),
+            "{known}"
+        );
+    }
+    // The rights of the host's name do not come with it either.
+    let ears = [place.service, place.server.listen_udp((v6(11), 5432))];
+    let mac = wire::mac_in(&place.far)
+        .map(|byte| format!("{byte:02x}"))
+        .join(":");
+    for (from, ear) in [IpAddr::from(v4(99)), v6(99).into()].into_iter().zip(ears) {
+        let to = ear.local.ip();
+        place
+            .near
+            .ip(&format!("neigh replace {to} lladdr {mac} dev eth0"));
+        let socket = place.client.open_udp((from, 0), None).unwrap();
+        place.client.send_to(socket, ear.local, "as the host;").unwrap();
+        wait::quiet(wait::SILENCE);
+        assert_eq!(place.server.inbox(ear).messages, Vec::<String>::new(), "{from}");
+    }
+    assert!(denied(&segd, "spoofed") >= 2.0);
+    ip(&format!("link del {name}"));
+}
+
+/// Class 13. A namespace that no container leads to lends its name to none: what a container's own rules make of an allowed
+/// datagram does not leave as that one's.
+#[test]
+fn a_container_does_not_send_for_a_namespace_that_is_not_behind_it() {
+    let Some(lab) = Lab::open() else { return };
+    let bridge = lab.bridge();
+    let (near, apart) = (lab.netns("near"), lab.netns("apart"));
+    bridge.plug(&near, 10);
+    let lent = Ipv4Addr::new(192, 0, 2, 77);
+    ip(&format!("route add unreachable {lent}/32"));
+    apart.ip(&format!("addr add {lent}/32 dev lo"));
+    let (partner, other) = (Remote::plug(&bridge, 50), Remote::plug(&bridge, 51));
+    let [web, rogue, db] = ["web", "rogue", "db"].map(|name| lab.cgroup(name));
+    let enemy = lab.worker_in(&rogue, &near);
+    let text = policy(&web, &rogue, &db)
+        .replace("cidr: 198.51.100.0/24}", &format!("cidr: {}/32}}", v4(50)))
+        .replace(
+            "  allow:\n",
+            "  allow:\n    - {from: rogue, to: partner, ports: [udp/5400]}\n",
+        );
+    let segd = lab.enforce(&text);
+    wait::quiet(COVERED * 2);
+    let said = |remote: &Remote, token: &[u8]| remote.frames().iter().any(|frame| frame.payload == token);
+    let socket = enemy.open_udp((v4(10), 0), None).unwrap();
+    enemy.send_to(socket, (v4(50), 5400), "straight;").unwrap();
+    wait::wait_until("it is heard", wait::PATIENCE, || said(&partner, b"straight;"));
+    nft(
+        &near,
+        &format!(
+            "table netdev lend {{ chain away {{ type filter hook egress device \"eth0\" priority 0;
+ip daddr {} udp dport 5400 ip saddr set {lent} ip daddr set {} ether daddr set ff:ff:ff:ff:ff:ff
+}}
+}}
+",
+            v4(50),
+            v4(51)
+        ),
+    );
+    let before = denied(&segd, "spoofed");
+    enemy.send_to(socket, (v4(50), 5400), "lent;").ok();
+    wait::quiet(wait::SILENCE);
+    ip(&format!("route del unreachable {lent}/32"));
+    assert!(!said(&other, b"lent;"), "it left in another's name");
+    assert_eq!(denied(&segd, "spoofed") - before, 1.0);
+}

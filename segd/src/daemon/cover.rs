@@ -1,15 +1,21 @@
 //! Which programs belong on which devices of the host, and seeing that they are there.
 //!
 //! What a container sends comes out of its link's end on the host, whatever made it; what a packet socket of the host
-//! sends goes in there. Deliberately absent: devices of other namespaces, which only CAP_SYS_ADMIN could reach, and
-//! links between containers that the host has no end of.
+//! sends goes in there.
+//!
+//! INVARIANT: a link has its programs for as long as its other end is in another namespace, whoever is seen there: a
+//! namespace lives by its sockets alone, and who may make one can hide in it.
+//! Deliberately absent: devices of other namespaces, which only CAP_SYS_ADMIN could reach, and links between containers
+//! that the host has no end of.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
 };
 
-use segd_common::address::{Address, Link, SOURCE_BEHIND, SOURCE_OWN, Source, is_loopback};
+use segd_common::address::{
+    Address, Link, MAX_SOURCES, SOURCE_BEHIND, SOURCE_OWN, Source, is_link_local, is_loopback,
+};
 
 use crate::{
     datapath::{
@@ -18,6 +24,14 @@ use crate::{
     },
     workload::namespaces::{Device, NamespaceInfo},
 };
+
+/// How many devices may stand on one another, or be ports of one another.
+const DEPTH: usize = 8;
+
+/// How many addresses behind links are known: who owns none of them must find room.
+const MAX_BEHIND: usize = MAX_SOURCES as usize / 2;
+/// How many behind one link.
+const MAX_BEHIND_ONE: usize = 1024;
 
 /// What follows from who is linked with whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +42,10 @@ pub struct Topology {
     pub sources: BTreeMap<Source, u32>,
     /// Where programs belong.
     pub seats: BTreeSet<Seat>,
+    /// The names of links to namespaces that nobody is seen in.
+    pub unseen: Vec<String>,
+    /// How many addresses behind links are one too many.
+    pub left_out: usize,
 }
 
 impl Topology {
@@ -39,16 +57,22 @@ impl Topology {
             return map;
         };
         let is_end = |device: &Device, info: &NamespaceInfo| {
-            let pair = matches!(device.kind.as_str(), "veth" | "netkit");
-            pair && !info.is_host && info.number.is_some() && device.other_end == info.number
+            is_link(device) && !info.is_host && device.other_end == info.number
         };
         let linked = |info: &NamespaceInfo| host.devices.iter().any(|device| is_end(device, info));
-        // Containers in containers come out by some link of those that hold them.
-        let behind: BTreeSet<Address> = all
-            .iter()
-            .filter(|info| !info.is_host && !linked(info))
-            .flat_map(|info| info.addresses.iter().copied())
-            .collect();
+        let hosts = Own::of(host);
+        // Containers in containers come out by some link of those that hold them. What is a link's alone does not get that far.
+        let joined = joined(all, host.number);
+        let mut behind: BTreeMap<i32, BTreeSet<Address>> = BTreeMap::new();
+        for info in all.iter().filter(|info| !info.is_host && !linked(info)) {
+            let addresses = info.addresses.iter();
+            let routed = addresses.filter(|address| !is_loopback(address) && !is_link_local(address));
+            if let Some(group) = info.number.and_then(|number| joined.get(&number)) {
+                let theirs = routed.filter(|address| !hosts.everywhere.contains(*address));
+                behind.entry(*group).or_default().extend(theirs.copied());
+            }
+        }
+        let mut room = MAX_BEHIND;
         for device in &host.devices {
             let wire = wires.contains(&device.name);
             let mut seat = |hook| {
@@ -58,24 +82,37 @@ impl Topology {
                     device: device.index,
                 });
             };
-            let end = all.iter().find(|info| is_end(device, info));
             if device.is_loopback {
                 seat(Hook::Leave);
                 seat(Hook::ComeIn);
-            } else if let Some(end) = end.filter(|_| !wire) {
+            } else if is_link(device) && !wire {
                 seat(Hook::Leave);
                 seat(Hook::ComeOut);
+                // To the programs a link without an entry leads to anybody.
+                let Some(end) = all.iter().find(|info| is_end(device, info)) else {
+                    map.unseen.push(device.name.clone());
+                    continue;
+                };
                 let namespace = end.cookie;
                 map.links.insert(device.index, Link { namespace });
-                let own = end.addresses.iter().map(|address| (*address, SOURCE_OWN));
-                let behind = behind.iter().map(|address| (*address, SOURCE_BEHIND));
-                for (address, kind) in own.chain(behind).filter(|(address, _)| !is_loopback(address)) {
-                    let source = Source {
-                        device: device.index,
-                        address,
-                    };
-                    map.sources.entry(source).or_insert(kind);
-                }
+                let by = |address: &Address| Source {
+                    device: device.index,
+                    address: *address,
+                };
+                let own = end.addresses.iter();
+                let own = own.filter(|address| !is_loopback(address) && !hosts.has(address, device));
+                map.sources.extend(own.map(|address| (by(address), SOURCE_OWN)));
+                let group = end.number.and_then(|number| joined.get(&number));
+                let more = group.and_then(|group| behind.get(group)).into_iter().flatten();
+                let more: Vec<Source> = more
+                    .map(by)
+                    .filter(|source| !map.sources.contains_key(source))
+                    .collect();
+                let fit = more.len().min(MAX_BEHIND_ONE).min(room);
+                room -= fit;
+                map.left_out += more.len() - fit;
+                map.sources
+                    .extend(more.into_iter().take(fit).map(|source| (source, SOURCE_BEHIND)));
             } else if device.leads_outside() {
                 seat(Hook::Leave);
                 if !wire {
@@ -85,6 +122,108 @@ impl Topology {
         }
         map
     }
+}
+
+/// Whether a device is one end of a pair whose other end is in another namespace.
+fn is_link(device: &Device) -> bool {
+    matches!(device.kind.as_str(), "veth" | "netkit") && device.other_end.is_some()
+}
+
+/// Which namespaces are joined by links, macvlans and the like without the host: the number of each, with a number that stands for all
+/// that it is joined with.
+fn joined(all: &[NamespaceInfo], host: Option<i32>) -> BTreeMap<i32, i32> {
+    let mut beside: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
+    for info in all.iter().filter(|info| !info.is_host) {
+        let Some(number) = info.number else { continue };
+        beside.entry(number).or_default();
+        // A namespace that is not listed may be one on the way.
+        for end in info.ends.iter().filter(|end| **end >= 0 && Some(**end) != host) {
+            beside.entry(number).or_default().insert(*end);
+            beside.entry(*end).or_default().insert(number);
+        }
+    }
+    let mut joined = BTreeMap::new();
+    for start in beside.keys() {
+        let mut ahead = vec![*start];
+        while let Some(number) = ahead.pop() {
+            if let Entry::Vacant(vacant) = joined.entry(number) {
+                vacant.insert(*start);
+                ahead.extend(beside.get(&number).into_iter().flatten());
+            }
+        }
+    }
+    joined
+}
+
+/// The host's own addresses, which nobody else sends by.
+struct Own<'a> {
+    devices: BTreeMap<u32, &'a Device>,
+    /// Those that it is spoken to by on every link.
+    everywhere: BTreeSet<Address>,
+    /// Those of one link alone, by the device that has them and what that stands on.
+    of_link: BTreeSet<(u32, Address)>,
+}
+
+impl Own<'_> {
+    fn of(host: &NamespaceInfo) -> Own<'_> {
+        let mut own = Own {
+            devices: host.devices.iter().map(|device| (device.index, device)).collect(),
+            everywhere: BTreeSet::new(),
+            of_link: BTreeSet::new(),
+        };
+        for held in &host.held {
+            if !is_link_local(&held.address) {
+                own.everywhere.insert(held.address);
+                continue;
+            }
+            let mut at = Some(held.device);
+            for _ in 0..DEPTH {
+                let Some(index) = at else { break };
+                own.of_link.insert((index, held.address));
+                let device = own.devices.get(&index);
+                at = device.and_then(|device| device.lower.filter(|_| device.other_end.is_none()));
+            }
+        }
+        own
+    }
+
+    /// Whether the host is spoken to by an address through a link.
+    fn has(&self, address: &Address, link: &Device) -> bool {
+        if !is_link_local(address) {
+            return self.everywhere.contains(address);
+        }
+        // The link's end, and what it is a port of.
+        let mut at = Some(link);
+        for _ in 0..DEPTH {
+            let Some(device) = at else { break };
+            if self.of_link.contains(&(device.index, *address)) {
+                return true;
+            }
+            at = device
+                .master
+                .and_then(|master| self.devices.get(&master).copied());
+        }
+        false
+    }
+}
+
+/// What status says of links.
+#[must_use]
+pub fn warnings(all: &[NamespaceInfo], wires: &[String]) -> Vec<String> {
+    let map = Topology::of(all, wires);
+    let unseen = map.unseen.iter().map(|link| {
+        format!(
+            "the link {link} leads to a network namespace that nobody is seen in: what no socket accounts for does not \
+             come out of it"
+        )
+    });
+    let left_out = (map.left_out > 0).then(|| {
+        format!(
+            "{} addresses of namespaces behind others are one too many: what they send by a link is refused",
+            map.left_out
+        )
+    });
+    unseen.chain(left_out).collect()
 }
 
 /// The programs on devices.
@@ -207,3 +346,6 @@ impl Cover {
 
 const NO_TCX: &str = "this kernel has no tcx (Linux 6.6): frames of packet sockets and TUN devices, and false source \
                       addresses of containers, are not judged on their way";
+
+#[cfg(test)]
+mod tests;

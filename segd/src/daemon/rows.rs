@@ -132,10 +132,11 @@ impl Engine {
         );
         for info in self.namespaces.iter().filter(|info| info.elsewhere > 0) {
             warnings.push(format!(
-                "the network namespace {} has addresses that this host's routes lead elsewhere: {} are not believed",
+                "the network namespace {} has addresses that this host has or leads elsewhere: {} are not believed",
                 info.inode, info.elsewhere
             ));
         }
+        warnings.extend(super::cover::warnings(&self.namespaces, &self.options.interfaces));
         let left_out = self.places.left_out();
         for (count, what, then) in [
             (left_out.addresses, "addresses", "they count as the network's"),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use aya::Pod;
-use segd_common::address::{Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LOCALS, Namespace, Source};
+use segd_common::address::{
+    Address, LOCAL_BY_LINK, LOCAL_HOST, Link, Local, MAX_LOCALS, Namespace, SOURCE_OWN, Source,
+};
 
 use super::{
     Error,
@@ -84,6 +86,40 @@ fn keep<K: Pod + Ord, V>(
     Ok(())
 }
 
+/// Whose each address is, and how many found no room.
+fn locals<'a>(namespaces: impl IntoIterator<Item = Addresses<'a>>) -> (BTreeMap<Address, Local>, usize) {
+    let mut locals: BTreeMap<Address, Local> = BTreeMap::new();
+    let mut left_out = 0;
+    let mut places: Vec<Addresses<'a>> = namespaces.into_iter().collect();
+    places.sort_by_key(|place| !place.is_host);
+    for place in places {
+        let by_link = if place.by_link { LOCAL_BY_LINK } else { 0 };
+        let this = Local {
+            namespace: place.namespace,
+            flags: if place.is_host { LOCAL_HOST } else { by_link },
+            reserved: 0,
+        };
+        for address in place.addresses {
+            if segd_common::address::is_loopback(address) {
+                continue;
+            }
+            let full = locals.len() >= MAX_LOCALS as usize;
+            match locals.get_mut(address) {
+                Some(local) if local.namespace != place.namespace && local.flags & LOCAL_HOST == 0 => {
+                    *local = Local {
+                        flags: local.flags & this.flags & LOCAL_BY_LINK,
+                        ..Local::default()
+                    };
+                }
+                Some(_) => {}
+                None if full => left_out += 1,
+                None => drop(locals.insert(*address, this)),
+            }
+        }
+    }
+    (locals, left_out)
+}
+
 impl Places {
     /// Opens the tables.
     ///
@@ -118,7 +154,7 @@ impl Places {
 
     /// Makes the address table say exactly this, the host's addresses first. What does not fit is left out.
     /// An address that several namespaces have belongs to none of them, except for the host's own, which nobody
-    /// takes from it.
+    /// takes from it. If all of them hang on the host by links, it still comes by no other way.
     ///
     /// # Errors
     ///
@@ -127,32 +163,8 @@ impl Places {
         &mut self,
         namespaces: impl IntoIterator<Item = Addresses<'a>>,
     ) -> Result<(), Error> {
-        let mut wanted: BTreeMap<Address, Local> = BTreeMap::new();
-        let mut places: Vec<Addresses<'a>> = namespaces.into_iter().collect();
-        places.sort_by_key(|place| !place.is_host);
-        self.left_out.addresses = 0;
-        for place in places {
-            let by_link = if place.by_link { LOCAL_BY_LINK } else { 0 };
-            let this = Local {
-                namespace: place.namespace,
-                flags: if place.is_host { LOCAL_HOST } else { by_link },
-                reserved: 0,
-            };
-            for address in place.addresses {
-                if segd_common::address::is_loopback(address) {
-                    continue;
-                }
-                let full = wanted.len() >= MAX_LOCALS as usize;
-                match wanted.get_mut(address) {
-                    Some(local) if local.namespace != place.namespace && local.flags & LOCAL_HOST == 0 => {
-                        *local = Local::default();
-                    }
-                    Some(_) => {}
-                    None if full => self.left_out.addresses += 1,
-                    None => drop(wanted.insert(*address, this)),
-                }
-            }
-        }
+        let (wanted, left_out) = locals(namespaces);
+        self.left_out.addresses = left_out;
         if self.written == wanted {
             return Ok(());
         }
@@ -187,7 +199,9 @@ impl Places {
     ) -> Result<(), Error> {
         // Sources go first: a link that is known asks for them. Without room for them nothing gets out by it.
         self.left_out.sources = 0;
-        for (source, kind) in sources {
+        // What a namespace sends by its own name goes before what it sends for those behind it.
+        let (own, behind): (Vec<_>, Vec<_>) = sources.iter().partition(|(_, kind)| **kind == SOURCE_OWN);
+        for (source, kind) in own.into_iter().chain(behind) {
             if self.written_sources.get(source) == Some(kind) {
                 continue;
             }
@@ -282,5 +296,43 @@ impl Places {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segd_common::address::mapped;
+
+    use super::*;
+
+    const SHARED: Address = mapped([192, 0, 2, 1]);
+
+    fn place(namespace: u64, by_link: bool) -> Addresses<'static> {
+        Addresses {
+            namespace,
+            is_host: namespace == 1,
+            by_link,
+            addresses: &[SHARED],
+        }
+    }
+
+    fn told(places: &[Addresses<'static>]) -> (u64, u32) {
+        let (locals, _) = locals(places.iter().copied());
+        (locals[&SHARED].namespace, locals[&SHARED].flags)
+    }
+
+    #[test]
+    fn who_claims_an_address_too_takes_it_from_its_owner_and_nothing_else() {
+        assert_eq!(told(&[place(5, true)]), (5, LOCAL_BY_LINK));
+        assert_eq!(told(&[place(5, true), place(6, true)]), (0, LOCAL_BY_LINK));
+        assert_eq!(
+            told(&[place(5, true), place(6, true), place(7, true)]),
+            (0, LOCAL_BY_LINK)
+        );
+        for order in [[5, 6, 7], [7, 6, 5], [6, 7, 5]] {
+            let places = order.map(|number| place(number, number != 6));
+            assert_eq!(told(&places), (0, 0), "one of them comes by some other way");
+        }
+        assert_eq!(told(&[place(5, true), place(1, false)]), (1, LOCAL_HOST));
     }
 }

@@ -1,6 +1,6 @@
 //! The network namespaces of the host: their addresses, and which workloads live in them.
 //!
-//! INVARIANT: an address is told of a namespace only if the host's routes do not lead it elsewhere (`belief`).
+//! INVARIANT: an address is told of a namespace only if the host's routes do not lead it elsewhere, nor to the host (`belief`).
 //! INVARIANT: nothing of segd ever enters another namespace, and nothing looks into other processes through `/proc`:
 //! that would take CAP_SYS_ADMIN and CAP_SYS_PTRACE. The kernel programs of `datapath::census` say who is where, and
 //! routing netlink which addresses that is.
@@ -34,7 +34,7 @@ mod look;
 mod netlink;
 mod watch;
 
-pub use netlink::{Device, Listener};
+pub use netlink::{Device, Held, Listener};
 pub use watch::watch;
 
 /// How often a namespace is asked again whose task left meanwhile.
@@ -53,12 +53,16 @@ pub struct NamespaceInfo {
     pub number: Option<i32>,
     /// Its addresses that are believed, tentative ones included, sorted.
     pub addresses: Vec<Address>,
-    /// How many it says to have that the host's routes lead elsewhere.
+    /// How many it says to have that the host's routes lead elsewhere, or to the host.
     pub elsewhere: usize,
     /// It has more addresses than are known of one namespace.
     pub more_addresses: bool,
+    /// The host's numbers for the namespaces that its devices lead to. Not told for the host's.
+    pub ends: BTreeSet<i32>,
     /// The host's devices; none of others.
     pub devices: Vec<Device>,
+    /// The host's addresses, with where it has them; none of others.
+    pub held: Vec<Held>,
     /// The cgroups that have tasks in it. Not told for the host's.
     pub cgroups: BTreeSet<u64>,
 }
@@ -77,7 +81,14 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     let host = host()?;
     let devices = netlink.devices(None).map_err(asking)?;
     let held = netlink.addresses(None).map_err(asking)?;
-    let mut own = info(host, None, held.iter().map(|held| held.address).collect(), &look);
+    // Devices of others may lead to the host, too.
+    let number = fs::File::open(OWN).and_then(|file| netlink.number(By::File(file.as_fd())));
+    let mut own = info(
+        host,
+        number.ok(),
+        held.iter().map(|held| held.address).collect(),
+        &look,
+    );
     own.is_host = true;
     let tell = |by| {
         let number = Some(netlink.number(by)?);
@@ -140,10 +151,16 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
         let held: BTreeSet<Address> = told.held.iter().map(|held| held.address).collect();
         let elsewhere = held.len() - addresses.len();
         let info = info(*namespace, told.number, addresses, &look);
-        NamespaceInfo { elsewhere, ..info }
+        let ends = told.devices.iter().filter_map(|device| device.other_end);
+        NamespaceInfo {
+            elsewhere,
+            ends: ends.collect(),
+            ..info
+        }
     });
     let mut infos: Vec<NamespaceInfo> = rest.collect();
     own.devices = devices;
+    own.held = held;
     infos.insert(0, own);
     Ok(infos)
 }
@@ -168,14 +185,17 @@ fn info(
         addresses,
         elsewhere: 0,
         more_addresses,
+        ends: BTreeSet::new(),
         devices: Vec::new(),
+        held: Vec::new(),
         cgroups: members.map(|(_, cgroup)| *cgroup).collect(),
     }
 }
 
+const OWN: &str = "/proc/self/ns/net";
+
 /// The namespace that segd is in.
 fn host() -> Result<Namespace, WorkloadError> {
-    const OWN: &str = "/proc/self/ns/net";
     let failed = |source| WorkloadError::io("look at", OWN, source);
     let metadata = fs::metadata(OWN).map_err(failed)?;
     let number = crate::datapath::kernel::own_namespace();

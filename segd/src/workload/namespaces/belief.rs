@@ -4,6 +4,7 @@
 //! the namespace itself tells whether the network agrees. The host's routes do: what they lead elsewhere is elsewhere.
 //!
 //! INVARIANT: an address that a workload can give itself alone takes nobody's traffic away by a route of the host.
+//! INVARIANT: what the host has is nobody else's, those of a link alone aside: every link has its own.
 //! Deliberately absent: who of those that share a link, or a bridge, has an address rightly. Their neighbours ask each
 //! other (ARP, neighbour discovery), and the host does not hear the answer.
 
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 
 use segd_common::address::{Address, is_link_local, is_loopback, is_multicast};
 
-use super::netlink::{Device, Held};
+use super::netlink::{Device, Held, Leads};
 
 /// Devices that stand on another one and send by it.
 const ON_TOP: &[&str] = &["macsec", "macvlan", "macvtap", "ipvlan", "ipvtap", "vlan"];
@@ -31,13 +32,13 @@ pub(super) struct Told {
     pub devices: Vec<Device>,
 }
 
-/// The addresses that are believed of a namespace among others. `host`: the host's devices; `route`: by which of them its
-/// routes lead to an address.
+/// The addresses that are believed of a namespace among others. `host`: the host's devices; `route`: where its routes lead
+/// an address.
 pub(super) fn believed(
     told: &Told,
     others: &[&Told],
     host: &[Device],
-    route: impl Fn(&Address) -> Option<u32>,
+    route: impl Fn(&Address) -> Leads,
 ) -> Vec<Address> {
     let near = neighbourhood(told, others);
     let is_believed = |held: &&Held| {
@@ -45,9 +46,15 @@ pub(super) fn believed(
         if is_loopback(address) || is_link_local(address) || is_multicast(address) {
             return true;
         }
+        let leads = route(address);
+        if leads == Leads::Here {
+            return false;
+        }
         let device = told.devices.iter().find(|device| device.index == held.device);
-        device.is_some_and(|device| is_outside(device) || is_confirmed(address, device, others))
-            || route(address).is_none_or(|by| !leads_elsewhere(by, host, &near))
+        if device.is_some_and(|device| is_outside(device) || is_confirmed(address, device, others)) {
+            return true;
+        }
+        !matches!(leads, Leads::By(by) if leads_elsewhere(by, host, &near))
     };
     let mut addresses: Vec<Address> = told
         .held

@@ -11,7 +11,8 @@ use std::{
 use segd_common::address::{self, Address};
 
 pub use read::Device;
-pub(super) use read::Held;
+pub use read::Held;
+pub(super) use read::Leads;
 use read::{attributes, device, held, message, result, route};
 
 mod read;
@@ -181,8 +182,8 @@ impl Netlink {
         Ok(found)
     }
 
-    /// The device of this namespace by which its routes lead to an address; `None` if none does.
-    pub fn route(&self, to: &Address) -> Option<u32> {
+    /// Where the routes of this namespace lead an address.
+    pub fn route(&self, to: &Address) -> Leads {
         let (family, bytes) = if address::is_v4(to) {
             (libc::AF_INET, &to[12..])
         } else {
@@ -203,7 +204,7 @@ impl Netlink {
             0,
             0,
         ];
-        let mut by = None;
+        let mut leads = Leads::Nowhere;
         let asked = self.ask_for(
             RTM_GETROUTE,
             REQUEST | ACK,
@@ -211,11 +212,11 @@ impl Netlink {
             &[(RTA_DST, bytes)],
             |kind, body| {
                 if kind == RTM_NEWROUTE {
-                    by = route(body);
+                    leads = route(body);
                 }
             },
         );
-        asked.ok().and(by)
+        asked.map_or(Leads::Nowhere, |()| leads)
     }
 
     /// As [`Netlink::ask_for`], with attributes that are numbers.

@@ -73,19 +73,29 @@ const HOST: i32 = 100;
 fn what_the_hosts_routes_lead_elsewhere_is_elsewhere() {
     let first = told(1, v4(1), "veth", Some(HOST));
     let second = told(2, v4(2), "veth", Some(HOST));
-    let is_believed = |one: &Told, other: &Told, by| !believed(one, &[other], &host(), |_| by).is_empty();
-    for (by, of_first, of_second) in [
-        (Some(WIRE), false, false),
-        (Some(BRIDGE), true, false),
-        (Some(TAGGED), true, false),
-        (Some(PORT), true, false),
-        (Some(LINK), false, true),
-        (Some(INNER), true, true),
-        (Some(77), true, true),
-        (None, true, true),
+    let is_believed =
+        |one: &Told, other: &Told, leads| !believed(one, &[other], &host(), |_| leads).is_empty();
+    for (leads, of_first, of_second) in [
+        (Leads::By(WIRE), false, false),
+        (Leads::By(BRIDGE), true, false),
+        (Leads::By(TAGGED), true, false),
+        (Leads::By(PORT), true, false),
+        (Leads::By(LINK), false, true),
+        (Leads::By(INNER), true, true),
+        (Leads::By(77), true, true),
+        (Leads::Nowhere, true, true),
+        (Leads::Here, false, false),
     ] {
-        assert_eq!(is_believed(&first, &second, by), of_first, "{by:?}, the first");
-        assert_eq!(is_believed(&second, &first, by), of_second, "{by:?}, the second");
+        assert_eq!(
+            is_believed(&first, &second, leads),
+            of_first,
+            "{leads:?}, the first"
+        );
+        assert_eq!(
+            is_believed(&second, &first, leads),
+            of_second,
+            "{leads:?}, the second"
+        );
     }
 }
 
@@ -106,9 +116,9 @@ fn a_container_behind_a_container_is_found_by_the_link_of_the_one_in_front() {
     let behind = told(3, mapped([198, 51, 100, 3]), "veth", Some(1));
     let stranger = told(2, v4(2), "veth", Some(HOST));
     let all = [&front, &stranger];
-    assert_eq!(believed(&behind, &all, &host(), |_| Some(BRIDGE)).len(), 1);
-    assert_eq!(believed(&behind, &all, &host(), |_| Some(LINK)).len(), 0);
-    assert_eq!(believed(&behind, &all, &host(), |_| Some(WIRE)).len(), 0);
+    assert_eq!(believed(&behind, &all, &host(), |_| Leads::By(BRIDGE)).len(), 1);
+    assert_eq!(believed(&behind, &all, &host(), |_| Leads::By(LINK)).len(), 0);
+    assert_eq!(believed(&behind, &all, &host(), |_| Leads::By(WIRE)).len(), 0);
 }
 
 #[test]
@@ -117,7 +127,7 @@ fn a_network_without_the_host_is_confirmed_by_who_is_at_the_other_end() {
     let right = told(4, v4(2), "veth", Some(3));
     let wrong = told(4, mapped([198, 51, 100, 4]), "veth", Some(3));
     let itself = told(4, v4(2), "dummy", None);
-    let by_wire = |one: &Told| believed(one, &[&router], &host(), |_| Some(WIRE)).len();
+    let by_wire = |one: &Told| believed(one, &[&router], &host(), |_| Leads::By(WIRE)).len();
     assert_eq!((by_wire(&right), by_wire(&wrong), by_wire(&itself)), (1, 0, 0));
 }
 
@@ -135,7 +145,7 @@ fn a_leg_of_its_own_in_the_network_needs_no_route_of_the_host() {
         ("vxlan", None, false),
     ] {
         let one = told(5, v4(5), kind, other_end);
-        let found = believed(&one, &[], &host(), |_| Some(WIRE));
+        let found = believed(&one, &[], &host(), |_| Leads::By(WIRE));
         assert_eq!(!found.is_empty(), is_believed, "{kind} {other_end:?}");
     }
 }
@@ -148,5 +158,21 @@ fn addresses_of_a_link_alone_are_nobodys_business() {
         prefix: 64,
         device: 10,
     });
-    assert_eq!(believed(&one, &[], &host(), |_| Some(WIRE)).len(), 2);
+    assert_eq!(believed(&one, &[], &host(), |_| Leads::By(WIRE)).len(), 2);
+}
+
+#[test]
+fn what_the_host_has_is_nobody_elses_not_even_on_a_leg_of_ones_own() {
+    for (kind, other_end) in [
+        ("macvlan", Some(HOST)),
+        ("", None),
+        ("veth", Some(HOST)),
+        ("dummy", None),
+    ] {
+        let one = told(5, v4(5), kind, other_end);
+        assert!(believed(&one, &[], &host(), |_| Leads::Here).is_empty(), "{kind}");
+    }
+    let router = told(3, v4(1), "veth", Some(4));
+    let confirmed = told(4, v4(2), "veth", Some(3));
+    assert!(believed(&confirmed, &[&router], &host(), |_| Leads::Here).is_empty());
 }

@@ -173,13 +173,28 @@ pub(super) fn held(body: &[u8]) -> Option<Held> {
     })
 }
 
-/// `struct rtmsg` and what follows it: the device of a route that leads somewhere.
-pub(super) fn route(body: &[u8]) -> Option<u32> {
+/// Where the routes of this namespace lead an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Leads {
+    /// Nowhere, or where nobody can tell.
+    Nowhere,
+    /// To this namespace itself: it is one of its own, or it listens to a whole network.
+    Here,
+    /// By a device.
+    By(u32),
+}
+
+/// `struct rtmsg` and what follows it.
+pub(super) fn route(body: &[u8]) -> Leads {
     const RTN_UNICAST: u8 = 1;
+    const RTN_LOCAL: u8 = 2;
     const RTA_OIF: u16 = 4;
-    if *body.get(7)? != RTN_UNICAST {
-        return None;
+    let by = || attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_OIF);
+    match body.get(7) {
+        Some(&RTN_LOCAL) => Leads::Here,
+        Some(&RTN_UNICAST) => by()
+            .and_then(|(_, value)| value.try_into().ok())
+            .map_or(Leads::Nowhere, |index| Leads::By(u32::from_ne_bytes(index))),
+        _ => Leads::Nowhere,
     }
-    let by = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_OIF);
-    by.and_then(|(_, value)| Some(u32::from_ne_bytes(value.try_into().ok()?)))
 }
