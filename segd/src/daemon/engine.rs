@@ -76,6 +76,8 @@ pub struct InForce {
     pub claimed: Option<Provenance>,
     /// Where its texts came from.
     pub origin: Origin,
+    /// Who two of its segments claim with equal right, and is denied.
+    pub ties: Vec<String>,
 }
 
 /// Where a policy came from.
@@ -180,7 +182,7 @@ impl Engine {
         }
         let done = self
             .prepare(loaded, active, next, &before)
-            .and_then(|(tables, selectors)| {
+            .and_then(|(tables, selectors, ties)| {
                 // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
                 self.keep_text(next, &Sources::from(loaded), origin)?;
                 tracing::debug!("revision {}: its text is kept", next.revision());
@@ -193,6 +195,7 @@ impl Engine {
                     signed: loaded.signed.clone(),
                     claimed: loaded.claimed.clone(),
                     origin,
+                    ties,
                 };
                 self.flip(new, deadline_ns)
             });
@@ -212,7 +215,7 @@ impl Engine {
         active: Active,
         next: Active,
         before: &SegmentIndexes,
-    ) -> Result<(Arc<CompiledTables>, SelectorTables), ApplyError> {
+    ) -> Result<(Arc<CompiledTables>, SelectorTables, Vec<String>), ApplyError> {
         let (slot, revision) = (next.slot(), next.revision());
         let began = Instant::now();
         let tables = self
@@ -223,7 +226,7 @@ impl Engine {
         let selectors = SelectorTables::compile_again(known, &tables, revision, &users::uid)?;
         // What is in force is counted on until it is left, and read out then.
         self.follow_rules(SystemTime::now())?;
-        let names = Names::of(before);
+        let (names, mut ties) = (Names::of(before), Vec::new());
         for step in sequence::MAKING {
             match step {
                 Step::Settle => self.tables.settle()?,
@@ -235,13 +238,13 @@ impl Engine {
                     self.tables.write(slot, revision, &tables, &selectors, now)?;
                     self.note_names(before, &self.indexes)?;
                 }
-                Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
+                Step::Tags => ties = self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
                 Step::Owners => self.ownerless = self.write_owners(slot, &tables)?,
             }
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
         self.collect_hits_of_turns();
-        Ok((tables, selectors))
+        Ok((tables, selectors, ties))
     }
 
     fn flip(&mut self, new: InForce, deadline_ns: Option<u64>) -> Result<(), ApplyError> {

@@ -15,9 +15,9 @@ use super::{
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
-    lock::Lock,
+    lock::{Lock, There},
     notify, privilege,
-    ready::{Broken, Readied, ready},
+    ready::{Broken, Readied, ready, take_over},
     shared::{Followed, Shared},
     trial::Found,
     watch::PolicyWatch,
@@ -81,7 +81,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let readied = ready(&options, group, there.enforces).await;
     let Readied {
         found,
-        doubts,
+        mut doubts,
         doubted,
         read_files,
         control,
@@ -89,11 +89,12 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     } = readied.inspect_err(|_| lock.leave())?;
     // What is begun now is finished, or taken back: whoever ends the daemon meanwhile waits for that.
     let signals = super::signals();
-    let attached = attach(options, root, found, degraded(&findings), given).await;
+    let attached = attach(options, root, (found, there), degraded(&findings), given).await;
     if attached.is_err() && !there.links {
         lock.undo();
     }
-    let (engine, files, events, queue, send, health) = attached?;
+    let (engine, (files, broken), events, queue, send, health) = attached?;
+    doubts = broken.map_or(doubts, Err);
     let watch = PolicyWatch::start(&engine.options.followed(), send.clone());
     let revision = engine
         .in_force
@@ -162,7 +163,7 @@ fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
 
 type Attached = (
     Engine,
-    Known,
+    (Known, Option<Broken>),
     Events,
     mpsc::Receiver<Event>,
     mpsc::Sender<Event>,
@@ -172,7 +173,7 @@ type Attached = (
 async fn attach(
     options: Options,
     root: CgroupRoot,
-    found: Found,
+    (found, there): (Found, There),
     mut degraded: Vec<String>,
     given: Given,
 ) -> Result<Attached, Failure> {
@@ -242,7 +243,7 @@ async fn attach(
     watch_namespaces(&engine.census, given.listener, &send)?;
     let list = namespaces::namespaces(&engine.census)?;
     engine.set_namespaces(list)?;
-    engine.take_over(&found)?;
+    let (found, broken) = take_over(&mut engine, found, there.enforces)?;
     let files = match &engine.in_force {
         Some(InForce {
             origin: Origin::Applied { files },
@@ -264,7 +265,7 @@ async fn attach(
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     super::give_back_memory();
-    Ok((engine, files, events, queue, send, Health::new()))
+    Ok((engine, (files, broken), events, queue, send, Health::new()))
 }
 
 fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births> {

@@ -337,6 +337,7 @@ impl Engine {
             texts,
             signed: loaded.signed,
             claimed: loaded.claimed,
+            ties: Vec::new(),
         })
     }
 }
