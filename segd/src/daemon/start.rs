@@ -16,7 +16,7 @@ use super::{
     handover::Handover,
     health::{Health, Repairs},
     lock::{Lock, There},
-    notify, privilege,
+    newborns, notify, privilege, queue,
     ready::{Broken, Readied, ready, take_over},
     shared::{Followed, Shared},
     trial::Found,
@@ -43,7 +43,7 @@ use crate::{
     source::{Known, Texts},
     telemetry::{clock::EventClock, flows::FlowLog},
     workload::{
-        births::Births,
+        births::{Births, News},
         cgroupfs::CgroupRoot,
         namespaces::{self, Listener},
     },
@@ -165,8 +165,8 @@ type Attached = (
     Engine,
     (Known, Option<Broken>),
     Events,
-    mpsc::Receiver<Event>,
-    mpsc::Sender<Event>,
+    queue::Queue,
+    queue::Sender,
     Health,
 );
 
@@ -197,7 +197,7 @@ async fn attach(
         by_name: Arc::new(named.collect()),
         next: None,
     };
-    let (send, queue) = mpsc::channel(256);
+    let (send, queue) = queue::queue();
     let births = start_births(&root, &send);
     let host = kernel::own_namespace()?.number();
     let cutter = Cutter::start(datapath.sessions()?, datapath.living()?, host)
@@ -268,16 +268,9 @@ async fn attach(
     Ok((engine, (files, broken), events, queue, send, Health::new()))
 }
 
-fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births> {
-    let (news, mut births) = mpsc::channel(64);
-    let send = send.clone();
-    tokio::spawn(async move {
-        while let Some(birth) = births.recv().await {
-            if send.send(Event::Born(birth)).await.is_err() {
-                return;
-            }
-        }
-    });
+fn start_births(root: &CgroupRoot, send: &queue::Sender) -> Option<Births> {
+    let news = Arc::new(News::default());
+    tokio::spawn(newborns::ask(Arc::clone(&news), send.clone()));
     match Births::start(root, news) {
         Ok(births) => Some(births),
         Err(error) => {
@@ -287,11 +280,7 @@ fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births>
     }
 }
 
-fn watch_namespaces(
-    census: &Arc<Census>,
-    listener: Listener,
-    send: &mpsc::Sender<Event>,
-) -> Result<(), Failure> {
+fn watch_namespaces(census: &Arc<Census>, listener: Listener, send: &queue::Sender) -> Result<(), Failure> {
     let (ticks, mut moved) = mpsc::channel(8);
     namespaces::watch(Arc::clone(census), listener, ticks)?;
     let send = send.clone();
