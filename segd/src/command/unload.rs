@@ -64,6 +64,13 @@ impl UnloadArgs {
                 if report.removed.is_empty() {
                     text.push_str(&format!("nothing to unload in {}\n", self.pin_dir.display()));
                 }
+                if report.left > 0 {
+                    text.push_str(&format!(
+                        "{} stays: {} entries in it are not segd's\n",
+                        self.pin_dir.display(),
+                        report.left
+                    ));
+                }
                 let _ = output::stdout(&text);
                 ExitCode::from(stopped)
             }
