@@ -259,9 +259,11 @@ async fn attach(
     }
     engine.links.detach_other_interfaces();
     engine.cover_links(&pins)?;
+    // Before the others' programs end: there must be no moment in which none of them is asked.
+    let lacks = engine.attach_modules();
     handover.retire();
     // Last: from here on only this process may remove pins.
-    engine.attach_modules(&datapath);
+    engine.arm(&datapath, lacks);
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     super::give_back_memory();
