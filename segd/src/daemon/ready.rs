@@ -36,7 +36,7 @@ pub(super) async fn ready(options: &Options, group: Option<u32>, enforced: bool)
     let mut read_files = ReadFiles::default();
     let (loaded, doubts) = policy(options, enforced, &mut read_files)?;
     let doubted = (Arc::clone(&loaded.policy), loaded.sources.clone());
-    eprint!("{}", loaded.render_warnings(style()));
+    crate::output::draw(&loaded.render_warnings(style()));
     let control = Server::bind(&options.control, group)
         .await
         .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
