@@ -308,8 +308,10 @@ pub(super) fn log_from_kernel(datapath: &Datapath) {
         Ok(mut logger) => {
             tokio::spawn(async move {
                 while let Ok(mut ready) = logger.readable_mut().await {
-                    ready.get_inner_mut().flush();
-                    ready.clear_ready();
+                    if ready.get_inner_mut().flush() {
+                        ready.clear_ready();
+                    }
+                    tokio::task::yield_now().await;
                 }
             });
         }
