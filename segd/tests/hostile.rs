@@ -136,7 +136,10 @@ fn a_stderr_that_nobody_reads_changes_no_exit_code() {
     let directory = tempfile::tempdir().expect("a directory");
     let policy = directory.path().join("policy.yaml");
     fs::write(&policy, "apiVersion: [").expect("a file");
-    for words in [&["apply"][..], &["run", "--control", "/nonexistent/segd", "--policy"]] {
+    for words in [
+        &["apply"][..],
+        &["run", "--control", "/nonexistent/segd", "--policy"],
+    ] {
         let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
         drop(reader);
         let status = Command::new(env!("CARGO_BIN_EXE_segd"))

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use segd_common::{
@@ -23,7 +23,7 @@ use super::{
     noted::Names,
     probe::Probe,
     sequence::{self, Step},
-    trial::OnTrial,
+    trial::{self, OnTrial},
 };
 use crate::{
     datapath::{
@@ -145,7 +145,7 @@ impl Engine {
         Names::of(&self.indexes)
     }
 
-    /// Puts a policy in force: everything beside, then one word. Until a deadline on the boot clock, if there is one.
+    /// Puts a policy in force: everything beside, then one word. On trial for so long from then on, if that is given.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl Engine {
         &mut self,
         loaded: &Loaded,
         origin: Origin,
-        deadline_ns: Option<u64>,
+        trial: Option<Duration>,
     ) -> Result<u32, ApplyError> {
         let active = self.tables.active()?;
         if active.is_on_trial() {
@@ -174,7 +174,7 @@ impl Engine {
         if !self.indexes.has_all_of(&loaded.policy) {
             let mut keep = self.borne(active)?;
             keep.extend(self.named_now(active));
-            if deadline_ns.is_some() {
+            if trial.is_some() {
                 // The other slot may be in force again: what its indexes mean must not change.
                 keep.extend(before.by_name.keys().cloned());
             }
@@ -197,7 +197,7 @@ impl Engine {
                     origin,
                     ties,
                 };
-                self.flip(new, deadline_ns)
+                self.flip(new, trial)
             });
         if let Err(error) = done {
             let after = std::mem::replace(&mut self.indexes, before);
@@ -247,10 +247,11 @@ impl Engine {
         Ok((tables, selectors, ties))
     }
 
-    fn flip(&mut self, new: InForce, deadline_ns: Option<u64>) -> Result<(), ApplyError> {
+    fn flip(&mut self, new: InForce, trial: Option<Duration>) -> Result<(), ApplyError> {
         self.flows.adopt(new.active.revision(), Arc::clone(&new.tables));
-        match (deadline_ns, &self.in_force) {
-            (Some(deadline_ns), Some(before)) => {
+        match (trial, &self.in_force) {
+            (Some(time), Some(before)) => {
+                let deadline_ns = trial::deadline_ns(time);
                 let trial = Trial {
                     deadline_ns,
                     before: before.active,
