@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: whatever else waits, the look at the health, which also tells the watchdog that the loop lives, and the end come first.
 
-use tokio::sync::mpsc::{self, error::SendError};
+use tokio::sync::mpsc;
 
 use super::Event;
 
@@ -24,6 +24,10 @@ pub(super) struct Queue {
     others: mpsc::Receiver<Event>,
 }
 
+/// The loop has ended: nobody takes events any more.
+#[derive(Debug)]
+pub(super) struct Ended;
+
 /// An empty queue.
 pub(super) fn queue() -> (Sender, Queue) {
     let (send_urgent, urgent) = mpsc::channel(URGENT);
@@ -41,8 +45,8 @@ impl Sender {
     /// # Errors
     ///
     /// The loop has ended.
-    pub async fn send(&self, event: Event) -> Result<(), SendError<Event>> {
-        self.way(&event).send(event).await
+    pub async fn send(&self, event: Event) -> Result<(), Ended> {
+        self.way(&event).send(event).await.map_err(|_| Ended)
     }
 
     /// As [`Sender::send`], for a thread of one's own.
@@ -50,8 +54,8 @@ impl Sender {
     /// # Errors
     ///
     /// The loop has ended.
-    pub fn blocking_send(&self, event: Event) -> Result<(), SendError<Event>> {
-        self.way(&event).blocking_send(event)
+    pub fn blocking_send(&self, event: Event) -> Result<(), Ended> {
+        self.way(&event).blocking_send(event).map_err(|_| Ended)
     }
 
     /// Puts an event into the queue if there is room. Tells whether it did.
