@@ -11,12 +11,15 @@ mod notify;
 mod error;
 mod failure;
 mod foreign;
+mod listing;
 pub mod gate;
 mod engine;
 mod noted;
 mod tagging;
 mod trial;
 mod rollback;
+mod queue;
+mod newborns;
 mod usage;
 mod provenance;
 mod reading;
@@ -47,7 +50,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 use segd_common::event::FlowEvent;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::MissedTickBehavior,
 };
 
@@ -56,11 +59,11 @@ use crate::{
     control::{protocol::Refusal, types::Applied},
     datapath::events::Events,
     source::git::Provenance,
-    workload::{births::Birth, namespaces::NamespaceInfo},
+    workload::namespaces::NamespaceInfo,
 };
 
 pub use self::start::style;
-use self::{decide::Brought, reading::Wanted, shared::Shared};
+use self::{decide::Brought, listing::Listing, reading::Wanted, shared::Shared};
 
 /// What `segd run` was asked to do.
 #[derive(Clone, Debug)]
@@ -128,8 +131,8 @@ enum Event {
     NamespacesMoved,
     /// They were listed anew; `None`: they could not be.
     NamespacesListed(Option<Vec<NamespaceInfo>>),
-    /// A cgroup was born that the kernel could not classify.
-    Born(Birth),
+    /// Cgroups were born that the kernel could not classify; whoever asks hears how long it took.
+    Born(oneshot::Sender<Duration>),
     /// A window opens or shuts, a rule ends, or somebody set the clock.
     Clock,
     /// Time to look at the health and to tell what was left out of the log.
@@ -207,8 +210,8 @@ fn give_back_much() {
 struct Running {
     shared: Arc<Shared>,
     events: Events,
-    queue: mpsc::Receiver<Event>,
-    send: mpsc::Sender<Event>,
+    queue: queue::Queue,
+    send: queue::Sender,
     watch: watch::PolicyWatch,
     signals: Vec<(Signal, bool)>,
 }
@@ -221,7 +224,7 @@ async fn live(mut running: Running) -> ExitCode {
         let mut record = |event: &FlowEvent| shared.record(event);
         let event = tokio::select! {
             biased;
-            event = running.queue.recv() => event.unwrap_or(Event::Stop),
+            event = running.queue.next() => event,
             read = running.events.read(EVENTS_AT_ONCE, &mut record) => {
                 if let Err(error) = read {
                     tracing::error!("reading flow events: {error}");
@@ -277,7 +280,10 @@ async fn live(mut running: Running) -> ExitCode {
                 }
                 listing.end(&shared, &running.send);
             }
-            Event::Born(birth) => shared.classify(&birth),
+            Event::Born(asker) => {
+                // Who asks ends with the daemon.
+                let _ = asker.send(shared.classify_newborns());
+            }
             Event::Clock => shared.keep_time(),
             Event::Tick => {
                 shared.tick();
@@ -285,46 +291,14 @@ async fn live(mut running: Running) -> ExitCode {
             }
             Event::Stop => break,
         }
+        // Timers and clients have their turn, however much waits.
+        tokio::task::yield_now().await;
     }
     for task in tasks {
         task.abort();
     }
     tracing::info!("ending; what is enforced stays enforced (`segd unload` ends it)");
     ExitCode::SUCCESS
-}
-
-/// The listing of namespaces, on a thread that may block. One at a time: a list that is older comes never after one that is newer.
-#[derive(Debug, Default)]
-struct Listing {
-    busy: bool,
-    again: bool,
-}
-
-impl Listing {
-    fn begin(&mut self, shared: &Arc<Shared>, send: &mpsc::Sender<Event>) {
-        if self.busy {
-            self.again = true;
-            return;
-        }
-        (self.busy, self.again) = (true, false);
-        let (census, send) = (shared.census(), send.clone());
-        let list = move || {
-            let list = crate::workload::namespaces::namespaces(&census);
-            list.map_err(|error| tracing::warn!("network namespaces: {}", crate::report::chain(&error)))
-        };
-        tokio::spawn(async move {
-            let list = tokio::task::spawn_blocking(list).await;
-            let list = list.ok().and_then(Result::ok);
-            let _ = send.send(Event::NamespacesListed(list)).await;
-        });
-    }
-
-    fn end(&mut self, shared: &Arc<Shared>, send: &mpsc::Sender<Event>) {
-        self.busy = false;
-        if self.again {
-            self.begin(shared, send);
-        }
-    }
 }
 
 /// The signals that are answered, and whether one ends the daemon. From here on none is lost: whoever reads that segd enforces may
@@ -375,7 +349,7 @@ fn pump(running: &mut Running) -> Vec<tokio::task::JoinHandle<()>> {
     tasks
 }
 
-async fn wait_for(alarm: alarm::Alarm, send: mpsc::Sender<Event>) {
+async fn wait_for(alarm: alarm::Alarm, send: queue::Sender) {
     loop {
         if let Err(error) = alarm.rings().await {
             tracing::warn!("waiting for the clock: {error}");
@@ -387,7 +361,7 @@ async fn wait_for(alarm: alarm::Alarm, send: mpsc::Sender<Event>) {
     }
 }
 
-async fn every(period: Duration, send: mpsc::Sender<Event>, event: fn() -> Event) {
+async fn every(period: Duration, send: queue::Sender, event: fn() -> Event) {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -85,4 +85,6 @@ impl Error {
 pub struct UnloadReport {
     /// The pins that are gone, a line each.
     pub removed: Vec<String>,
+    /// How much there is in the directory that is not segd's, and stays.
+    pub left: usize,
 }

@@ -107,6 +107,11 @@ pub fn complain(message: &str, help: Option<&str>) {
     }
 }
 
+/// Writes a drawing to stderr. A reader that is gone is nobody's mistake, and ends nobody: the daemon least of all.
+pub fn draw(drawn: &str) {
+    let _ = io::stderr().lock().write_all(drawn.as_bytes());
+}
+
 /// Complains and gives the exit code.
 #[must_use]
 pub fn fail(code: u8, message: &str, help: Option<&str>) -> ExitCode {

@@ -129,3 +129,29 @@ fn bomb() -> String {
     let levels: String = (0..9).map(level).collect();
     format!("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{levels}")
 }
+
+/// A panic would be 101.
+#[test]
+fn a_stderr_that_nobody_reads_changes_no_exit_code() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let policy = directory.path().join("policy.yaml");
+    fs::write(&policy, "apiVersion: [").expect("a file");
+    for words in [
+        &["apply"][..],
+        &["run", "--control", "/nonexistent/segd", "--policy"],
+    ] {
+        let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        drop(reader);
+        let status = Command::new(env!("CARGO_BIN_EXE_segd"))
+            .args(words)
+            .arg(&policy)
+            // Said in the log, first of all.
+            .env("SEGD_LOG", "=,=")
+            .stdout(Stdio::null())
+            .stderr(std::os::fd::OwnedFd::from(writer))
+            .status()
+            .expect("segd runs");
+        // 3: without privilege there is nothing to run.
+        assert!(matches!(status.code(), Some(2 | 3)), "{words:?}: {status}");
+    }
+}

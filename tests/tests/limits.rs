@@ -328,6 +328,102 @@ fn a_boot_with_a_corrupt_policy_enforces_the_last_good_one_where_it_was_kept() {
     );
 }
 
+/// Of the right form, and more than the kernel's tables hold: that shows when it is put in force, behind everything that is read.
+#[test]
+fn a_boot_whose_policy_does_not_fit_enforces_the_last_good_one() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let kept = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+    let kept = kept.path().join("policy");
+    let flag = ["--last-good", kept.to_str().unwrap()];
+    let mut segd = lab.segd(&scene.policy("")).args(&flag).start();
+    let file = segd.policy_path().join("policy.yaml");
+    wait::wait_until("the policy is kept", PATIENCE, || kept.exists());
+    segd.terminate();
+    segd.unload();
+    // One pair of segments has more ranges of ports than a list of the kernel's: no rule alone is too much.
+    let odd = |protocol: &'static str| {
+        (1..=65_535)
+            .step_by(2)
+            .map(move |port| format!("{protocol}/{port}"))
+    };
+    let ports: Vec<String> = odd("tcp").chain(odd("udp")).chain(odd("sctp")).collect();
+    let rule = format!("    - {{from: web, to: db, ports: [{}]}}\n", ports.join(", "));
+    let too_much = || write_atomically(&file, &(scene.policy("").replace("[web, host]", "host") + &rule));
+    too_much();
+    segd.restart();
+    assert!(segd.log().contains("the last good one is"), "{}", segd.log());
+    scene.holds("the policy on disk does not fit");
+    let status = segd.json(&["status"]);
+    assert_eq!(status["last_reload"]["result"], "failure", "{status}");
+    assert!(
+        status["last_reload"]["error"].to_string().contains("65535"),
+        "{status}"
+    );
+    write_atomically(&file, &scene.policy(""));
+    wait::wait_until("the mistake is taken back", 4 * PATIENCE, || {
+        segd.json(&["status"])["last_reload"]["result"] == "success"
+    });
+
+    // Without a kept one nothing is left of the attempt, as ever.
+    segd.terminate();
+    segd.unload();
+    too_much();
+    fs::remove_file(&kept).unwrap();
+    let (status, said) = segd.restart_failing();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("65535") && said.contains("no last good policy"),
+        "{said}"
+    );
+}
+
+/// Two globs of one length: who fits both is nobody's, and keeps nobody else from being governed.
+#[test]
+fn a_start_that_finds_a_workload_of_two_segments_denies_it_and_enforces_the_rest() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let base = scene.rogue.path();
+    let globs = format!(
+        "    one: {{match: [{{cgroup: {base}/x*}}]}}\n    two: {{match: [{{cgroup: '{base}/*x'}}]}}\n"
+    );
+    let policy = scene
+        .policy(&globs)
+        .replace("[web, host]", "[web, host, one, two]");
+    let clash = scene.rogue.child("xx");
+    let torn = lab.worker(&clash);
+    let denied = |story: &str| {
+        torn.probe(Kind::Tcp, scene.tcp.local, "torn;");
+        torn.probe(Kind::Udp, scene.udp.local, "torn;");
+        wait::quiet(wait::SILENCE);
+        assert!(!scene.server.inbox(scene.udp).has("torn;"), "{story}");
+    };
+    let mut segd = lab.enforce(&policy);
+    for story in ["a first start", "a daemon that comes back"] {
+        scene.holds(story);
+        denied(story);
+        let warnings = segd.json(&["status"])["warnings"].to_string();
+        assert!(
+            warnings.contains(&clash.path()) && warnings.contains("with equal right"),
+            "{story}: {warnings}"
+        );
+        segd.kill();
+        segd.restart();
+    }
+    // A policy that comes while another is in force is still refused for it, and what is in force stays.
+    let revision = segd.revision();
+    write_atomically(
+        &segd.policy_path().join("policy.yaml"),
+        &policy.replace("[web, host", "[rogue, web, host"),
+    );
+    wait::wait_until("the reload is refused", PATIENCE, || {
+        segd.metric("segd_policy_reload_total", &[("result", "failure")]) >= Some(1.0)
+    });
+    assert_eq!(segd.revision(), revision);
+    scene.holds("refused");
+    denied("refused");
+}
+
 /// A start that was ended before it enforced leaves links that do not judge, or not all of those that do.
 #[test]
 fn what_a_start_left_that_was_killed_does_not_keep_the_last_good_policy_out() {

@@ -21,6 +21,8 @@ pub fn start(level: &str) {
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A second start, as in tests, changes nothing.
     let _ = tracing_subscriber::fmt()
+        // That a line cannot be written would be told on stderr, which is what failed, by a macro that panics.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(colour)

@@ -73,11 +73,11 @@ impl ApplyArgs {
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                eprint!("{}", error.render(style()));
+                crate::output::draw(&error.render(style()));
                 return ExitCode::from(INVALID);
             }
         };
-        eprint!("{}", loaded.render_warnings(style()));
+        crate::output::draw(&loaded.render_warnings(style()));
         let policy = loaded.policy.clone();
         let commit = provenance(&self.paths, &loaded.sources).map(Commit::from);
         let seal = match seal(&self.paths) {

@@ -40,7 +40,7 @@ pub fn run(
     let old = match resolve_read(sources, true) {
         Ok(loaded) => loaded.policy,
         Err(error) => {
-            eprint!("{}", error.render(style()));
+            crate::output::draw(&error.render(style()));
             let help = "the daemon understands the policy in force: use the segd that is running";
             return fail(INVALID, "the policy in force is not understood", Some(help));
         }

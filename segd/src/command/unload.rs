@@ -34,17 +34,24 @@ impl UnloadArgs {
     #[must_use]
     pub fn run(self) -> ExitCode {
         // The rescue must work whatever the daemon does: one that cannot be stopped is said, and no obstacle.
-        let stopped = match stop(&self.client.control) {
+        let mut another = None;
+        let stopped = match stop(&self.client.control, &self.pin_dir) {
+            Ok(Asked::Stopped(pid)) => Ok(Some(pid)),
             // Not at that socket: but one that lives would put everything back.
-            Ok(None) => end(&self.pin_dir),
+            Ok(Asked::Nobody) => end(&self.pin_dir),
+            Ok(Asked::Another(line)) => {
+                another = Some(line);
+                end(&self.pin_dir)
+            }
             Err(error) => match end(&self.pin_dir) {
                 Ok(None) => Err(error),
                 ended => ended,
             },
-            stopped => stopped,
         };
-        let stopped = match stopped {
+        let mut ended = false;
+        let mut code = match stopped {
             Ok(Some(pid)) => {
+                ended = true;
                 let _ = output::stdout(&format!("stopped segd, pid {pid}\n"));
                 YES
             }
@@ -64,19 +71,62 @@ impl UnloadArgs {
                 if report.removed.is_empty() {
                     text.push_str(&format!("nothing to unload in {}\n", self.pin_dir.display()));
                 }
+                if report.left > 0 {
+                    text.push_str(&format!(
+                        "{} stays: {} entries in it are not segd's\n",
+                        self.pin_dir.display(),
+                        report.left
+                    ));
+                }
                 let _ = output::stdout(&text);
-                ExitCode::from(stopped)
+                // Whoever unloads means the one that enforces; what was done to another is not it.
+                if let Some(line) = another.filter(|_| report.removed.is_empty() && !ended) {
+                    output::complain(&line, Some("--pin-dir names what to unload"));
+                    code = CANNOT;
+                }
+                ExitCode::from(code)
             }
             Err(error) => output::fail(CANNOT, &format!("{error:#}"), None),
         }
     }
 }
 
-/// Asks the daemon to end and waits for it. `None` if none answers there.
-fn stop(control: &Path) -> Result<Option<u32>, ClientError> {
+/// What came of asking at the control socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// Nobody answers there.
+    Nobody,
+    /// A daemon of another pin directory does, in a line. It was let be.
+    Another(String),
+    /// The daemon has ended.
+    Stopped(u32),
+}
+
+/// Asks the daemon to end, if the pin directory is its own, and waits for it.
+fn stop(control: &Path, pin_dir: &Path) -> Result<Asked, ClientError> {
+    let mut client = match Client::ask(control, &Request::Status) {
+        Ok(client) => client,
+        Err(ClientError::NotRunning { .. }) => return Ok(Asked::Nobody),
+        Err(error) => return Err(error),
+    };
+    let status = match client.answer()? {
+        Response::Status(status) => status,
+        _ => return Err(client.surprise()),
+    };
+    if !is_of(status.pid, Path::new(&status.pin_dir), pin_dir) {
+        return Ok(Asked::Another(format!(
+            "segd, pid {}, goes on enforcing: its pin directory is {}",
+            status.pid,
+            if status.pin_dir.is_empty() {
+                "another one"
+            } else {
+                &status.pin_dir
+            }
+        )));
+    }
     let mut client = match Client::ask(control, &Request::Stop) {
         Ok(client) => client,
-        Err(ClientError::NotRunning { .. }) => return Ok(None),
+        Err(ClientError::NotRunning { .. }) => return Ok(Asked::Nobody),
         Err(error) => return Err(error),
     };
     let pid = match client.answer()? {
@@ -89,9 +139,18 @@ fn stop(control: &Path) -> Result<Option<u32>, ClientError> {
     // The connection closes a moment before the process has let go of its programs and maps.
     let ended = gone(pid, birth, deadline);
     if closed && ended {
-        return Ok(Some(pid));
+        return Ok(Asked::Stopped(pid));
     }
     Err(lasting(pid))
+}
+
+/// Whether a daemon is that of a pin directory. `its`: what it says itself; empty before it said so.
+fn is_of(pid: u32, its: &Path, pin_dir: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    match its.as_os_str().is_empty() {
+        false => real(its) == real(pin_dir),
+        true => crate::daemon::lock::holder(pin_dir) == Some(pid),
+    }
 }
 
 /// Ends the daemon that holds the pin directory, whatever its control socket is and whether it listens or not. `None` if
@@ -149,6 +208,7 @@ fn birth(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::{protocol::Envelope, types::Status};
 
     #[test]
     fn knows_when_a_process_was_born_and_that_it_ended() {
@@ -167,6 +227,58 @@ mod tests {
     #[test]
     fn finds_no_daemon_where_no_socket_is() {
         let directory = tempfile::tempdir().expect("a directory");
-        assert!(matches!(stop(&directory.path().join("control.sock")), Ok(None)));
+        let control = directory.path().join("control.sock");
+        assert!(matches!(stop(&control, directory.path()), Ok(Asked::Nobody)));
+    }
+
+    #[test]
+    fn a_daemon_of_another_directory_is_let_be() {
+        use std::{
+            io::{BufRead as _, BufReader, Write as _},
+            os::unix::net::UnixListener,
+        };
+        let directory = tempfile::tempdir().expect("a directory");
+        let control = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&control).expect("a socket");
+        let status = Status {
+            pid: 4711,
+            pin_dir: "/sys/fs/bpf/segd-of-another".into(),
+            ..Status::default()
+        };
+        let answer = Envelope::new(Response::Status(Box::new(status)));
+        let answer = serde_json::to_string(&answer).expect("an answer");
+        let daemon = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            // Whatever comes behind the question would be the order to end.
+            let (stream, _) = listener.accept().expect("a client");
+            let mut reader = BufReader::new(stream);
+            let mut line = String::new();
+            reader.read_line(&mut line).expect("a question");
+            asked.push(line);
+            writeln!(reader.get_mut(), "{answer}").expect("an answer");
+            listener.set_nonblocking(true).expect("a socket");
+            (asked, listener)
+        });
+        let said = stop(&control, Path::new("/sys/fs/bpf/segd-t-unload")).expect("an answer");
+        let line = "segd, pid 4711, goes on enforcing: its pin directory is /sys/fs/bpf/segd-of-another";
+        assert_eq!(said, Asked::Another(line.into()));
+        let (asked, listener) = daemon.join().expect("it ends");
+        assert!(
+            asked.first().is_some_and(|line| line.contains("status")),
+            "{asked:?}"
+        );
+        assert!(listener.accept().is_err(), "nothing else was asked");
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_say_which_directory_is_its_own_is_known_by_the_lock() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let beside = directory
+            .path()
+            .join("..")
+            .join(directory.path().file_name().expect("a name"));
+        assert!(is_of(1, &beside, directory.path()), "two ways to say the same");
+        assert!(!is_of(1, Path::new(""), directory.path()), "nobody holds it");
+        assert!(!is_of(1, Path::new("/elsewhere"), directory.path()));
     }
 }

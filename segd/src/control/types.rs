@@ -27,6 +27,8 @@ pub struct Status {
     pub node: String,
     /// The daemon's process id.
     pub pid: u32,
+    /// `--pin-dir`.
+    pub pin_dir: String,
     /// When the daemon started, RFC 3339.
     pub started: String,
     /// `enforce` or `audit`: `audit` if nothing is dropped by policy.

@@ -12,7 +12,6 @@ use super::{
     gate::Gate,
     rollback::NoWayBack,
     shared::{DECIDE, Shared, conflict, lock},
-    trial::now_ns,
 };
 use crate::{
     cli::log::ALWAYS,
@@ -93,17 +92,16 @@ impl Shared {
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
         let origin = Origin::of(&loaded, &self.files());
-        let deadline = confirm
-            .map(|confirm| now_ns().saturating_add(u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX)));
-        let admitted = engine.admit(&loaded, origin, deadline);
+        let admitted = engine.admit(&loaded, origin, confirm);
         let now = admitted.map_err(|error| self.not_admitted(&error))?;
         self.believed();
         match (confirm, &engine.trial) {
-            (Some(confirm), Some(_)) => {
-                self.look_after(confirm);
+            (Some(_), Some(trial)) => {
+                let left = trial.left();
+                self.look_after(left);
                 tracing::warn!(
                     "enforcing revision {now} on trial: revision {before} is back in {} s unless it is confirmed",
-                    confirm.as_secs()
+                    left.as_nanos().div_ceil(1_000_000_000)
                 );
             }
             _ => tracing::info!(target: ALWAYS, "enforcing revision {now}, which `segd apply` brought"),

@@ -14,7 +14,7 @@ use crate::policy::{
 pub(super) fn tell(doubts: Doubts, (policy, sources): (Arc<Policy>, Vec<Source>)) {
     let tell = move || {
         let (_, warnings) = doubts.warnings(&policy, &sources);
-        eprint!("{}", render(&warnings, &sources, style()));
+        crate::output::draw(&render(&warnings, &sources, style()));
         drop((warnings, policy, sources));
         super::give_back_memory();
     };

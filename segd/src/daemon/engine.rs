@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use segd_common::{
@@ -23,7 +23,7 @@ use super::{
     noted::Names,
     probe::Probe,
     sequence::{self, Step},
-    trial::OnTrial,
+    trial::{self, OnTrial},
 };
 use crate::{
     datapath::{
@@ -76,6 +76,8 @@ pub struct InForce {
     pub claimed: Option<Provenance>,
     /// Where its texts came from.
     pub origin: Origin,
+    /// Who two of its segments claim with equal right, and is denied.
+    pub ties: Vec<String>,
 }
 
 /// Where a policy came from.
@@ -143,7 +145,7 @@ impl Engine {
         Names::of(&self.indexes)
     }
 
-    /// Puts a policy in force: everything beside, then one word. Until a deadline on the boot clock, if there is one.
+    /// Puts a policy in force: everything beside, then one word. On trial for so long from then on, if that is given.
     ///
     /// # Errors
     ///
@@ -152,7 +154,7 @@ impl Engine {
         &mut self,
         loaded: &Loaded,
         origin: Origin,
-        deadline_ns: Option<u64>,
+        trial: Option<Duration>,
     ) -> Result<u32, ApplyError> {
         let active = self.tables.active()?;
         if active.is_on_trial() {
@@ -172,7 +174,7 @@ impl Engine {
         if !self.indexes.has_all_of(&loaded.policy) {
             let mut keep = self.borne(active)?;
             keep.extend(self.named_now(active));
-            if deadline_ns.is_some() {
+            if trial.is_some() {
                 // The other slot may be in force again: what its indexes mean must not change.
                 keep.extend(before.by_name.keys().cloned());
             }
@@ -180,7 +182,7 @@ impl Engine {
         }
         let done = self
             .prepare(loaded, active, next, &before)
-            .and_then(|(tables, selectors)| {
+            .and_then(|(tables, selectors, ties)| {
                 // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
                 self.keep_text(next, &Sources::from(loaded), origin)?;
                 tracing::debug!("revision {}: its text is kept", next.revision());
@@ -193,8 +195,9 @@ impl Engine {
                     signed: loaded.signed.clone(),
                     claimed: loaded.claimed.clone(),
                     origin,
+                    ties,
                 };
-                self.flip(new, deadline_ns)
+                self.flip(new, trial)
             });
         if let Err(error) = done {
             let after = std::mem::replace(&mut self.indexes, before);
@@ -212,7 +215,7 @@ impl Engine {
         active: Active,
         next: Active,
         before: &SegmentIndexes,
-    ) -> Result<(Arc<CompiledTables>, SelectorTables), ApplyError> {
+    ) -> Result<(Arc<CompiledTables>, SelectorTables, Vec<String>), ApplyError> {
         let (slot, revision) = (next.slot(), next.revision());
         let began = Instant::now();
         let tables = self
@@ -223,7 +226,7 @@ impl Engine {
         let selectors = SelectorTables::compile_again(known, &tables, revision, &users::uid)?;
         // What is in force is counted on until it is left, and read out then.
         self.follow_rules(SystemTime::now())?;
-        let names = Names::of(before);
+        let (names, mut ties) = (Names::of(before), Vec::new());
         for step in sequence::MAKING {
             match step {
                 Step::Settle => self.tables.settle()?,
@@ -235,19 +238,20 @@ impl Engine {
                     self.tables.write(slot, revision, &tables, &selectors, now)?;
                     self.note_names(before, &self.indexes)?;
                 }
-                Step::Tags => self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
+                Step::Tags => ties = self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
                 Step::Owners => self.ownerless = self.write_owners(slot, &tables)?,
             }
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
         self.collect_hits_of_turns();
-        Ok((tables, selectors))
+        Ok((tables, selectors, ties))
     }
 
-    fn flip(&mut self, new: InForce, deadline_ns: Option<u64>) -> Result<(), ApplyError> {
+    fn flip(&mut self, new: InForce, trial: Option<Duration>) -> Result<(), ApplyError> {
         self.flows.adopt(new.active.revision(), Arc::clone(&new.tables));
-        match (deadline_ns, &self.in_force) {
-            (Some(deadline_ns), Some(before)) => {
+        match (trial, &self.in_force) {
+            (Some(time), Some(before)) => {
+                let deadline_ns = trial::deadline_ns(time);
                 let trial = Trial {
                     deadline_ns,
                     before: before.active,

@@ -45,7 +45,7 @@ impl Failure {
     /// Says it on stderr.
     pub fn report(self) -> ExitCode {
         if self.drawn {
-            eprint!("{}", self.text);
+            crate::output::draw(&self.text);
         } else {
             output::complain(&self.text, self.help.as_deref());
         }

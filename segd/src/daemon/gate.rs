@@ -9,6 +9,7 @@ mod serials;
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use self::serials::{Accepted, Mark};
@@ -196,16 +197,16 @@ impl Engine {
         &mut self,
         loaded: &Loaded,
         origin: Origin,
-        deadline_ns: Option<u64>,
+        trial: Option<Duration>,
     ) -> Result<u32, ApplyError> {
         let Some(gate) = self.options.gate.clone() else {
-            return self.apply(loaded, origin, deadline_ns);
+            return self.apply(loaded, origin, trial);
         };
         let signed = loaded.signed.as_ref().ok_or(GateError::Unsigned)?;
         let last = self.accepted(&gate)?;
         last.admits(&Mark::of(signed))?;
-        if deadline_ns.is_some() {
-            return self.apply(loaded, origin, deadline_ns);
+        if trial.is_some() {
+            return self.apply(loaded, origin, trial);
         }
         let before = self.replaced();
         let change = Change::begin(gate, last, signed, before.as_ref())?;

@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Engine {
-    /// Refuses workloads the sockets that pass no other hook, and begins to guard what is pinned if that was asked for.
-    pub(super) fn attach_modules(&mut self, datapath: &Datapath) {
+    /// Refuses workloads the sockets that pass no other hook. Returns why it cannot.
+    pub(super) fn attach_modules(&mut self) -> Option<String> {
         let of_the_doctor = |line: &String| line.starts_with(&format!("{NAME}: "));
         let found = match self.links.attach_if(SOCKETS, guard::is_asked) {
             // It is asked: the doctor may not have been able to tell.
@@ -30,10 +30,15 @@ impl Engine {
         {
             self.degrade(unasked(found.as_str()).line());
         }
+        found
+    }
+
+    /// Begins to guard what is pinned if that was asked for. `lacks`: why such programs do not run.
+    pub(super) fn arm(&mut self, datapath: &Datapath, lacks: Option<String>) {
         if !self.options.protect {
             return;
         }
-        let armed = match found {
+        let armed = match lacks {
             Some(found) => Err(found),
             None => Guard::new(datapath)
                 .and_then(|mut guard| {

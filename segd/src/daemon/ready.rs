@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::{
-    Options, error::ApplyError, failure::Failure, gate::read_followed, last_good, start::style, trial::Found,
+    Options, engine::Engine, error::ApplyError, failure::Failure, gate::read_followed, last_good,
+    start::style, trial::Found,
 };
 use crate::{
     control::server::Server,
@@ -35,7 +36,7 @@ pub(super) async fn ready(options: &Options, group: Option<u32>, enforced: bool)
     let mut read_files = ReadFiles::default();
     let (loaded, doubts) = policy(options, enforced, &mut read_files)?;
     let doubted = (Arc::clone(&loaded.policy), loaded.sources.clone());
-    eprint!("{}", loaded.render_warnings(style()));
+    crate::output::draw(&loaded.render_warnings(style()));
     let control = Server::bind(&options.control, group)
         .await
         .map_err(|error| Failure::host(chain(&error), Some("--control takes another path")))?;
@@ -92,6 +93,33 @@ fn policy(
             (Broken { line, drawn }, Failure::from(error))
         }
     };
+    let loaded = fall_back(options, enforced, failure)?;
+    Ok((loaded, Err(broken)))
+}
+
+/// Puts what was found in force. What kept the files' policy out although it is right (it does not fit into the tables, say) is told beside
+/// what is enforced in its place: the last good one, if nothing is in force.
+pub(super) fn take_over(
+    engine: &mut Engine,
+    found: Found,
+    enforced: bool,
+) -> Result<(Found, Option<Broken>), Failure> {
+    let Err(error) = engine.take_over(&found) else {
+        return Ok((found, None));
+    };
+    if matches!(found, Found::LastGood(_)) {
+        return Err(error.into());
+    }
+    let line = chain(&error);
+    tracing::error!("the policy cannot be put in force: {line}");
+    let drawn = format!("error: {line}\n");
+    let kept = Found::LastGood(fall_back(&engine.options, enforced, error.into())?);
+    engine.take_over(&kept)?;
+    Ok((kept, Some(Broken { line, drawn })))
+}
+
+/// The last good policy, if nothing is in force; else why the one of the files is not.
+fn fall_back(options: &Options, enforced: bool, failure: Failure) -> Result<Loaded, Failure> {
     let Some(path) = options.last_good.as_ref().filter(|_| !enforced) else {
         return Err(failure);
     };
@@ -101,7 +129,7 @@ fn policy(
                 "the policy was not loaded: the last good one is, from `{}`",
                 path.display()
             );
-            Ok((loaded, Err(broken)))
+            Ok(loaded)
         }
         Err(why) => {
             tracing::warn!("there is no last good policy to enforce: {}", chain(&why));

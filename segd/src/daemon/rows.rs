@@ -116,6 +116,7 @@ impl Engine {
             for user in &in_force.selectors.unresolved_users {
                 warnings.push(format!("user `{user}` is not known on this host"));
             }
+            warnings.extend(in_force.ties.iter().cloned());
         }
         warnings.extend(self.repairs.line());
         warnings.extend(self.cover.as_ref().and_then(super::cover::Cover::warning));

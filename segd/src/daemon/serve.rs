@@ -147,6 +147,7 @@ impl Handler for Front {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: shared.options.node_name.clone(),
             pid: std::process::id(),
+            pin_dir: shared.options.pin_dir.display().to_string(),
             started: rfc3339(state.started),
             mode: if engine.only_audits() {
                 "audit".into()

@@ -9,7 +9,7 @@ use std::{
 };
 
 use segd_common::event::FlowEvent;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{
     Event, Options,
@@ -19,6 +19,7 @@ use super::{
     lock::Lock,
     notify,
     provenance::Provenances,
+    queue,
     reading::Readings,
     refused::RefusedFiles,
     serve::Front,
@@ -36,7 +37,7 @@ use crate::{
     report::chain,
     source::{Known, Looked, SourceError, Sources, Texts, resolve_read_doubting},
     telemetry::{clock, flows::FlowLog, http},
-    workload::{births::Birth, namespaces::NamespaceInfo},
+    workload::namespaces::NamespaceInfo,
 };
 
 /// The daemon's state, shared by its loop and its servers.
@@ -50,7 +51,7 @@ pub struct Shared {
     pub(super) flows: Arc<FlowLog>,
     pub(super) options: Options,
     census: Arc<Census>,
-    pub(super) send: mpsc::Sender<Event>,
+    pub(super) send: queue::Sender,
     servers: Mutex<Option<(Server, Option<TcpListener>)>>,
     lock: Mutex<Lock>,
     /// What wakes the loop when rules change by themselves.
@@ -123,7 +124,7 @@ impl Shared {
         followed: Followed,
         health: Health,
         held: Lock,
-        send: mpsc::Sender<Event>,
+        send: queue::Sender,
         control: Server,
         metrics: Option<TcpListener>,
     ) -> Shared {
@@ -205,7 +206,7 @@ impl Shared {
     pub(super) fn files_may_go_on(&self) {
         if std::mem::take(&mut lock(&self.state).files_wait) {
             // As the timer: whoever is writing them meanwhile is waited for. A full queue is no loss: the timer looks too.
-            let _ = self.send.try_send(Event::PolicyTimer);
+            self.send.offer(Event::PolicyTimer);
         }
     }
 
@@ -324,13 +325,6 @@ impl Shared {
         engine.unwritten = written.err().map(|error| chain(&error));
         if let Some(error) = &engine.unwritten {
             tracing::error!("writing addresses: {error}");
-        }
-    }
-
-    /// Classifies newborn cgroups.
-    pub fn classify(&self, birth: &Birth) {
-        if let Err(error) = lock(&self.engine).classify(birth) {
-            tracing::error!("classifying newborn cgroups: {}", chain(&error));
         }
     }
 

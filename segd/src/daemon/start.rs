@@ -15,9 +15,9 @@ use super::{
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
-    lock::Lock,
-    notify, privilege,
-    ready::{Broken, Readied, ready},
+    lock::{Lock, There},
+    newborns, notify, privilege, queue,
+    ready::{Broken, Readied, ready, take_over},
     shared::{Followed, Shared},
     trial::Found,
     watch::PolicyWatch,
@@ -43,7 +43,7 @@ use crate::{
     source::{Known, Texts},
     telemetry::{clock::EventClock, flows::FlowLog},
     workload::{
-        births::Births,
+        births::{Births, News},
         cgroupfs::CgroupRoot,
         namespaces::{self, Listener},
     },
@@ -81,7 +81,7 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     let readied = ready(&options, group, there.enforces).await;
     let Readied {
         found,
-        doubts,
+        mut doubts,
         doubted,
         read_files,
         control,
@@ -89,11 +89,12 @@ pub async fn start(options: Options) -> Result<Running, Failure> {
     } = readied.inspect_err(|_| lock.leave())?;
     // What is begun now is finished, or taken back: whoever ends the daemon meanwhile waits for that.
     let signals = super::signals();
-    let attached = attach(options, root, found, degraded(&findings), given).await;
+    let attached = attach(options, root, (found, there), degraded(&findings), given).await;
     if attached.is_err() && !there.links {
         lock.undo();
     }
-    let (engine, files, events, queue, send, health) = attached?;
+    let (engine, (files, broken), events, queue, send, health) = attached?;
+    doubts = broken.map_or(doubts, Err);
     let watch = PolicyWatch::start(&engine.options.followed(), send.clone());
     let revision = engine
         .in_force
@@ -162,17 +163,17 @@ fn degraded(findings: &[doctor::Finding]) -> Vec<String> {
 
 type Attached = (
     Engine,
-    Known,
+    (Known, Option<Broken>),
     Events,
-    mpsc::Receiver<Event>,
-    mpsc::Sender<Event>,
+    queue::Queue,
+    queue::Sender,
     Health,
 );
 
 async fn attach(
     options: Options,
     root: CgroupRoot,
-    found: Found,
+    (found, there): (Found, There),
     mut degraded: Vec<String>,
     given: Given,
 ) -> Result<Attached, Failure> {
@@ -196,7 +197,7 @@ async fn attach(
         by_name: Arc::new(named.collect()),
         next: None,
     };
-    let (send, queue) = mpsc::channel(256);
+    let (send, queue) = queue::queue();
     let births = start_births(&root, &send);
     let host = kernel::own_namespace()?.number();
     let cutter = Cutter::start(datapath.sessions()?, datapath.living()?, host)
@@ -242,7 +243,7 @@ async fn attach(
     watch_namespaces(&engine.census, given.listener, &send)?;
     let list = namespaces::namespaces(&engine.census)?;
     engine.set_namespaces(list)?;
-    engine.take_over(&found)?;
+    let (found, broken) = take_over(&mut engine, found, there.enforces)?;
     let files = match &engine.in_force {
         Some(InForce {
             origin: Origin::Applied { files },
@@ -258,25 +259,20 @@ async fn attach(
     }
     engine.links.detach_other_interfaces();
     engine.cover_links(&pins)?;
+    // Before the others' programs end: there must be no moment in which none of them is asked.
+    let lacks = engine.attach_modules();
     handover.retire();
     // Last: from here on only this process may remove pins.
-    engine.attach_modules(&datapath);
+    engine.arm(&datapath, lacks);
     // The engine holds links, programs and maps now; what the loader needed to make them is more than all the rest.
     drop(datapath);
     super::give_back_memory();
-    Ok((engine, files, events, queue, send, Health::new()))
+    Ok((engine, (files, broken), events, queue, send, Health::new()))
 }
 
-fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births> {
-    let (news, mut births) = mpsc::channel(64);
-    let send = send.clone();
-    tokio::spawn(async move {
-        while let Some(birth) = births.recv().await {
-            if send.send(Event::Born(birth)).await.is_err() {
-                return;
-            }
-        }
-    });
+fn start_births(root: &CgroupRoot, send: &queue::Sender) -> Option<Births> {
+    let news = Arc::new(News::default());
+    tokio::spawn(newborns::ask(Arc::clone(&news), send.clone()));
     match Births::start(root, news) {
         Ok(births) => Some(births),
         Err(error) => {
@@ -286,11 +282,7 @@ fn start_births(root: &CgroupRoot, send: &mpsc::Sender<Event>) -> Option<Births>
     }
 }
 
-fn watch_namespaces(
-    census: &Arc<Census>,
-    listener: Listener,
-    send: &mpsc::Sender<Event>,
-) -> Result<(), Failure> {
+fn watch_namespaces(census: &Arc<Census>, listener: Listener, send: &queue::Sender) -> Result<(), Failure> {
     let (ticks, mut moved) = mpsc::channel(8);
     namespaces::watch(Arc::clone(census), listener, ticks)?;
     let send = send.clone();
@@ -316,8 +308,10 @@ pub(super) fn log_from_kernel(datapath: &Datapath) {
         Ok(mut logger) => {
             tokio::spawn(async move {
                 while let Ok(mut ready) = logger.readable_mut().await {
-                    ready.get_inner_mut().flush();
-                    ready.clear_ready();
+                    if ready.get_inner_mut().flush() {
+                        ready.clear_ready();
+                    }
+                    tokio::task::yield_now().await;
                 }
             });
         }

@@ -5,6 +5,7 @@
 
 mod classify;
 mod foresee;
+mod ties;
 
 use std::{cell::LazyCell, collections::BTreeMap};
 
@@ -52,7 +53,12 @@ struct Walk<'a> {
 }
 
 impl Engine {
-    /// Tags every cgroup in a slot that is not in force.
+    /// Tags every cgroup in a slot that is not in force. Returns, in lines, who is denied because two segments claim him with equal right.
+    ///
+    /// # Errors
+    ///
+    /// There is such a one, and a policy that this daemon put in force stays. A start has none: it goes on without them, for to refuse would be to
+    /// leave everybody ungoverned, or the kernel without a daemon.
     pub(super) fn tag_all(
         &mut self,
         active: Active,
@@ -61,7 +67,7 @@ impl Engine {
         tables: &CompiledTables,
         selectors: &SelectorTables,
         names: &Names<'_>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Vec<String>, ApplyError> {
         let mut walk = Walk {
             slot,
             active,
@@ -112,7 +118,7 @@ impl Engine {
                     }
                 }
                 Tagging::Unseen => {
-                    if !walk.ambiguous.is_empty() {
+                    if !walk.ambiguous.is_empty() && self.in_force.is_some() {
                         return Err(ApplyError::Ambiguous(walk.ambiguous.join("\n")));
                     }
                     self.tag_unseen(&walk, revision)?;
@@ -125,7 +131,7 @@ impl Engine {
             // The walk found room for every cgroup there is, if none was born meanwhile that found none.
             self.cgroups.clear_overflow()?;
         }
-        Ok(())
+        Ok(ties::told(walk.ambiguous))
     }
 
     fn tag_one(&self, walk: &mut Walk<'_>, cgroup: &Cgroup) -> Result<(), ApplyError> {
@@ -136,7 +142,7 @@ impl Engine {
             Some((parent, _)) => walk.selectors.descend(parent, flags, &cgroup.name),
             None => walk.selectors.root_position(),
         };
-        // Who may choose names freely must not be able to keep a policy from being loaded.
+        // Who may choose names freely must not be able to keep a policy from being loaded: he is denied, and nobody asks him.
         if position.slot.identity.flags & AMBIGUOUS != 0 && flags & CGROUP_UNTRUSTED == 0 {
             walk.ambiguous.push(ambiguity(cgroup, walk.tables, flags));
         }

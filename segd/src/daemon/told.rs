@@ -67,7 +67,7 @@ impl Shared {
             state.failure += 1;
             state.last = reload_of(SystemTime::now(), Some(&line));
             tracing::error!("the policy was not loaded, what is in force stays in force: {line}");
-            eprint!("{drawn}");
+            crate::output::draw(drawn);
             state.told = Some(drawn.to_owned());
         }
         state.unread = unread;

@@ -45,6 +45,11 @@ pub fn now_ns() -> u64 {
     EventClock::Boot.now_ns()
 }
 
+/// When a trial is over that begins now.
+pub fn deadline_ns(time: Duration) -> u64 {
+    now_ns().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// What a daemon that starts has to enforce.
 #[derive(Debug)]
 pub enum Found {
@@ -337,6 +342,7 @@ impl Engine {
             texts,
             signed: loaded.signed,
             claimed: loaded.claimed,
+            ties: Vec::new(),
         })
     }
 }

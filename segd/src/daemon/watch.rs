@@ -19,7 +19,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use self::quiet::Quiet;
-use super::Event;
+use super::{Event, queue};
 use crate::source::chain::steps;
 
 /// What is watched: directories, and which of their entries count; `None` = all of them.
@@ -34,7 +34,7 @@ pub struct PolicyWatch {
 
 impl PolicyWatch {
     /// Starts watching. Without inotify the timer alone notices changes, and a warning says so.
-    pub fn start(paths: &[PathBuf], send: mpsc::Sender<Event>) -> PolicyWatch {
+    pub fn start(paths: &[PathBuf], send: queue::Sender) -> PolicyWatch {
         let (moved, events) = mpsc::channel(1);
         let wanted = Arc::new(Mutex::new(Wanted::new()));
         let quiet = Arc::new(Mutex::new(Quiet::default()));
@@ -208,7 +208,7 @@ fn below(directory: &Path, out: &mut Wanted, depth: usize) {
 }
 
 /// Turns bursts into one event, as soon as nothing is half done.
-async fn debounce(mut events: mpsc::Receiver<()>, quiet: Arc<Mutex<Quiet>>, send: mpsc::Sender<Event>) {
+async fn debounce(mut events: mpsc::Receiver<()>, quiet: Arc<Mutex<Quiet>>, send: queue::Sender) {
     while events.recv().await.is_some() {
         while let Some(due) = waiting(&quiet) {
             if let Ok(None) = tokio::time::timeout_at(due.into(), events.recv()).await {
@@ -244,7 +244,7 @@ mod tests {
     async fn a_directory_that_goes_while_others_are_busy_stops_nobody() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().to_owned();
-        let (send, _events) = mpsc::channel(1);
+        let (send, _events) = queue::queue();
         let mut watch = PolicyWatch::start(std::slice::from_ref(&path), send);
         let busy = Arc::new(AtomicBool::new(true));
         let neighbour = std::thread::spawn({

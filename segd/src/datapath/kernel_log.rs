@@ -2,7 +2,10 @@
 //!
 //! `aya-log` takes the ring from an object that it saw loaded; here the programs may be an earlier daemon's.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    time::{Duration, Instant},
+};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log_common::{ArgumentKind, Level, RecordFieldKind};
@@ -10,19 +13,70 @@ use aya_log_common::{ArgumentKind, Level, RecordFieldKind};
 /// The ring's map.
 pub(super) const RING: &str = "AYA_LOGS";
 
+/// Lines that are written within [`STRETCH`]: a full table is worth one for each workload that makes a cgroup, and no more.
+const LINES: u32 = 10;
+const STRETCH: Duration = Duration::from_secs(10);
+/// Records that are read in one go, so that whoever makes them without end does not keep the loop.
+const RECORDS: u32 = 64;
+
 /// The ring, read by whoever waits for it to be readable.
-pub struct KernelLog(pub(super) RingBuf<MapData>);
+pub struct KernelLog {
+    ring: RingBuf<MapData>,
+    limit: Limit,
+}
+
+/// How much may be written.
+#[derive(Debug, Default)]
+struct Limit {
+    /// Since when lines are counted.
+    since: Option<Instant>,
+    written: u32,
+    left_out: u64,
+}
+
+impl Limit {
+    /// Whether to write a line: `Some` with how many were left out before.
+    fn offer(&mut self, now: Instant) -> Option<u64> {
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= STRETCH;
+        if self.since.is_none_or(is_over) {
+            (self.since, self.written) = (Some(now), 0);
+        }
+        if self.written >= LINES {
+            self.left_out += 1;
+            return None;
+        }
+        self.written += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
 
 impl AsRawFd for KernelLog {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.ring.as_raw_fd()
     }
 }
 
 impl KernelLog {
-    /// Logs what the programs wrote since.
-    pub fn flush(&mut self) {
-        while let Some(record) = self.0.next() {
+    /// Reads a ring.
+    pub(super) fn new(ring: RingBuf<MapData>) -> KernelLog {
+        KernelLog {
+            ring,
+            limit: Limit::default(),
+        }
+    }
+
+    /// Logs what the programs wrote since, as far as it is not too much. Whether that is all there is.
+    pub fn flush(&mut self) -> bool {
+        for _ in 0..RECORDS {
+            let Some(record) = self.ring.next() else {
+                return true;
+            };
+            let Some(left_out) = self.limit.offer(Instant::now()) else {
+                continue;
+            };
+            if left_out > 0 {
+                tracing::warn!("{left_out} more lines of the kernel programs were left out");
+            }
             match decode(&record) {
                 Some((level, message)) if level == u8::from(Level::Error) => tracing::error!("{message}"),
                 Some((level, message)) if level == u8::from(Level::Warn) => tracing::warn!("{message}"),
@@ -31,6 +85,7 @@ impl KernelLog {
                 None => tracing::debug!("a record of the kernel programs' log cannot be read"),
             }
         }
+        false
     }
 }
 
@@ -132,5 +187,15 @@ mod tests {
         for len in 0..whole.len() {
             assert_eq!(decode(&whole[..len]), None, "{len}");
         }
+    }
+
+    #[test]
+    fn a_flood_of_records_is_a_few_lines_and_a_number() {
+        let start = Instant::now();
+        let mut limit = Limit::default();
+        let mut written = |now, count| (0..count).filter_map(|_| limit.offer(now)).collect::<Vec<u64>>();
+        assert_eq!(written(start, 1000).len(), LINES as usize);
+        assert_eq!(written(start + STRETCH / 2, 10), [0; 0]);
+        assert_eq!(written(start + STRETCH, 2), [1000, 0]);
     }
 }

@@ -125,18 +125,24 @@ impl Links {
         Ok(())
     }
 
-    /// Attaches hooks that not every kernel has. Whether all of them hang now and the kernel `asks` them; if not, none does.
+    /// Attaches hooks that not every kernel has. Whether all of them hang now and the kernel `asks` them; if not, none does that did not
+    /// before.
     ///
     /// # Errors
     ///
     /// The first hook whose program the kernel did not take, or that could not be attached.
     pub fn attach_if(&mut self, hooks: &[Hook], asks: impl FnOnce() -> bool) -> Result<bool, Error> {
+        // What an earlier daemon left there goes on where this one's programs cannot take its place: it reads the same maps.
+        let pin = |hook: &Hook| self.pins.links.join(hook.name);
+        let left: Vec<bool> = hooks.iter().map(|hook| pin(hook).exists()).collect();
         let result = self.attach(hooks).map(|()| asks());
         if !matches!(result, Ok(true)) {
-            for hook in hooks {
+            for (hook, was_left) in hooks.iter().zip(left) {
                 self.held.retain(|held| held.program != hook.program);
-                // What an earlier daemon left there hangs with it.
-                let _ = fs::remove_file(self.pins.links.join(hook.name));
+                // Where the kernel does not ask, it is nothing.
+                if !was_left || result.is_ok() {
+                    let _ = fs::remove_file(self.pins.links.join(hook.name));
+                }
             }
         }
         result

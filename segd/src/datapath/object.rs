@@ -179,7 +179,7 @@ impl Datapath {
     /// Hands the programs' own diagnostics to the log.
     pub fn take_logger(&self) -> Option<KernelLog> {
         match self.ring(kernel_log::RING) {
-            Ok(ring) => Some(KernelLog(ring)),
+            Ok(ring) => Some(KernelLog::new(ring)),
             Err(error) => {
                 tracing::warn!("the kernel programs' own log is not available: {}", chain(&error));
                 None

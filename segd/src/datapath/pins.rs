@@ -34,6 +34,16 @@ fn aside(number: &str) -> String {
     format!("v{ABI_VERSION}_aside{number}")
 }
 
+/// Whether a set's name is one that some version of segd gives.
+fn is_ours(set: &str) -> bool {
+    let (version, aside) = match set.split_once("_aside") {
+        Some((version, number)) => (version, Some(number)),
+        None => (set, None),
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    version.strip_prefix('v').is_some_and(is_number) && aside.is_none_or(is_number)
+}
+
 impl Pins {
     /// This build's set below a pin directory.
     #[must_use]
@@ -73,7 +83,7 @@ impl Pins {
                 let set = [MAPS, LINKS, PROGRAMS]
                     .iter()
                     .find_map(|prefix| name.strip_prefix(prefix));
-                set.map(str::to_owned)
+                set.filter(|set| is_ours(set)).map(str::to_owned)
             })
             .collect();
         sets.iter()
@@ -116,10 +126,15 @@ impl Pins {
 
     /// Detaches what is attached, and removes the pins.
     pub fn clear(&self) -> Result<(), Error> {
+        self.remove(&mut Vec::new())
+    }
+
+    fn remove(&self, removed: &mut Vec<String>) -> Result<(), Error> {
         let failed = |error| Error::system(format!("removing the pins in `{}`", self.root.display()), error);
         detach(&self.links);
+        // Hooks go before what they read.
         for dir in [&self.links, &self.programs, &self.maps] {
-            match remove_tree(dir, &mut Vec::new()) {
+            match remove_tree(dir, removed) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
             }
@@ -202,7 +217,8 @@ impl Maps for Pins {
     }
 }
 
-/// Detaches everything that is pinned below a directory and removes the pins. Works with the daemon dead.
+/// Detaches everything that some version of segd pinned below a directory and removes the pins. Works with the daemon dead. What others
+/// have there stays, and the directory with it: it may be one that segd was not given for itself alone.
 ///
 /// # Errors
 ///
@@ -214,11 +230,16 @@ pub fn unload(pin_dir: &Path) -> Result<UnloadReport, Error> {
         return Ok(report);
     }
     super::kernel::check_bpffs(pin_dir)?;
-    for set in pins.others().iter().chain([&pins]) {
+    let sets: Vec<Pins> = pins.others().into_iter().chain([pins]).collect();
+    for set in &sets {
         detach(&set.links);
     }
-    remove_tree(pin_dir, &mut report.removed)
-        .map_err(|error| Error::system(format!("removing the pins in `{}`", pin_dir.display()), error))?;
+    for set in &sets {
+        set.remove(&mut report.removed)?;
+    }
+    report.left = entries(pin_dir).len();
+    // What is mounted there stays, too.
+    let _ = fs::remove_dir(pin_dir);
     Ok(report)
 }
 
@@ -247,7 +268,6 @@ pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
 
 fn remove_tree(dir: &Path, removed: &mut Vec<String>) -> io::Result<()> {
     let mut names: Vec<_> = fs::read_dir(dir)?.collect::<Result<_, _>>()?;
-    // Hooks go before what they read.
     names.sort_by_key(|entry| entry.file_name());
     for entry in names {
         if entry.file_type()?.is_dir() {
@@ -258,4 +278,70 @@ fn remove_tree(dir: &Path, removed: &mut Vec<String>) -> io::Result<()> {
         }
     }
     fs::remove_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::kernel;
+
+    #[test]
+    fn sets_are_known_by_their_names() {
+        for ours in ["v6", "v12", "v6_aside0", "v4_aside12"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in [
+            "",
+            "v",
+            "6",
+            "globals",
+            "vx",
+            "v6_aside",
+            "v6_asidex",
+            "v6_b",
+            "v_aside1",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn unloading_leaves_what_is_not_segds() {
+        let root = PathBuf::from(format!("/sys/fs/bpf/segd-pins-{}", std::process::id()));
+        if let Err(error) = kernel::check_privilege().and_then(|()| kernel::check_bpffs(&root)) {
+            assert!(std::env::var_os("SEGD_REQUIRE_KERNEL").is_none(), "{error}");
+            eprintln!("skipped: {error}");
+            return;
+        }
+        let pins = Pins::new(&root);
+        let older = Pins::named(&root, "v1");
+        pins.create().unwrap();
+        fs::create_dir(&older.maps).unwrap();
+        let others = [root.join("cilium"), root.join("maps_globals")];
+        let map = sys::create_array(4, 1).unwrap();
+        for directory in &others {
+            fs::create_dir(directory).unwrap();
+            sys::pin(map.as_fd(), &directory.join("map")).unwrap();
+        }
+        sys::pin(map.as_fd(), &root.join("loose")).unwrap();
+        for directory in [&pins.maps, &older.maps] {
+            sys::pin(map.as_fd(), &directory.join("ACTIVE")).unwrap();
+        }
+
+        let report = unload(&root).unwrap();
+        assert_eq!((report.removed.len(), report.left), (2, 3), "{report:?}");
+        assert!(!pins.maps.exists() && !pins.links.exists() && !older.maps.exists());
+        for directory in &others {
+            assert!(directory.join("map").exists(), "{}", directory.display());
+        }
+        assert!(root.join("loose").exists());
+
+        fs::remove_file(root.join("loose")).unwrap();
+        for directory in &others {
+            remove_tree(directory, &mut Vec::new()).unwrap();
+        }
+        let report = unload(&root).unwrap();
+        assert_eq!((report.removed.len(), report.left), (0, 0), "{report:?}");
+        assert!(!root.exists(), "it was segd's alone");
+    }
 }

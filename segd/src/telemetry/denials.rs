@@ -67,6 +67,8 @@ struct Entry {
 pub struct Limiter {
     causes: HashMap<Cause, Entry>,
     total: Bucket,
+    /// Suppressed denials of causes that went quiet when no line was left to say so.
+    unsaid: u64,
 }
 
 impl Limiter {
@@ -76,6 +78,7 @@ impl Limiter {
         Limiter {
             causes: HashMap::new(),
             total: Bucket::full(TOTAL_BURST, now),
+            unsaid: 0,
         }
     }
 
@@ -103,7 +106,8 @@ impl Limiter {
         Some(std::mem::take(&mut entry.suppressed))
     }
 
-    /// Causes that went quiet: their suppressed denials, to be summed up in one line each. Forgets them.
+    /// Causes that went quiet: their suppressed denials, to be summed up in one line each, as far as there are lines left for all causes
+    /// together; those of the rest in one, as of [`OTHER`]. Forgets them.
     pub fn quiet(&mut self, now: Instant) -> Vec<(Cause, u64)> {
         let idle = |entry: &Entry| now.saturating_duration_since(entry.touched) >= REFILL;
         let mut summaries: Vec<_> = self
@@ -121,7 +125,27 @@ impl Limiter {
                 entry.bucket.left < BURST
             }
         });
-        summaries
+        self.total.refill(TOTAL_BURST, TOTAL_REFILL, now);
+        let mut rest = std::mem::take(&mut self.unsaid);
+        let mut lines = Vec::new();
+        let last = summaries.len().saturating_sub(1);
+        for (number, (cause, count)) in summaries.into_iter().enumerate() {
+            // One line is kept for the rest, if there will be any.
+            let kept = u32::from(rest > 0 || number < last);
+            if cause != OTHER && self.total.left > kept {
+                self.total.left -= 1;
+                lines.push((cause, count));
+            } else {
+                rest += count;
+            }
+        }
+        if rest > 0 && self.total.left > 0 {
+            self.total.left -= 1;
+            lines.push((OTHER, rest));
+        } else {
+            self.unsaid = rest;
+        }
+        lines
     }
 }
 
@@ -172,6 +196,41 @@ mod tests {
             .filter(|n| limiter.offer((*n, 1, 16, 0), later).is_some())
             .count();
         assert_eq!(lines, 10);
+    }
+
+    #[test]
+    fn sums_up_no_more_than_all_causes_may_write() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let mut written = 0;
+        for n in 0..4000u16 {
+            for _ in 0..10 {
+                written += u64::from(limiter.offer((n, 1, 16, 0), start).is_some());
+            }
+        }
+        let quiet = limiter.quiet(start + REFILL);
+        assert_eq!(quiet.len(), TOTAL_BURST as usize);
+        assert_eq!(quiet.last().map(|(cause, _)| *cause), Some(OTHER));
+        let summed: u64 = quiet.iter().map(|(_, count)| count).sum();
+        assert_eq!(summed, 40_000 - written, "nothing is forgotten");
+        assert_eq!(
+            limiter.offer(A, start + REFILL),
+            None,
+            "they are lines like others"
+        );
+        // What found no line waits for one.
+        for n in 0..2u16 {
+            for _ in 0..10 {
+                limiter.offer((n, 2, 16, 0), start + REFILL);
+            }
+        }
+        while limiter.total.left > 0 {
+            limiter.total.left -= 1;
+        }
+        let later = start + 2 * REFILL;
+        limiter.total.since = later;
+        assert!(limiter.quiet(later).is_empty());
+        assert_eq!(limiter.quiet(later + TOTAL_REFILL), [(OTHER, 21)]);
     }
 
     #[test]

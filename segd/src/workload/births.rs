@@ -4,6 +4,8 @@
 //!
 //! Deliberately absent: classification. A policy without globs needs none of this.
 
+mod news;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CString,
@@ -20,11 +22,11 @@ use std::{
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
     task::JoinHandle,
     time::{self, MissedTickBehavior},
 };
 
+pub use self::news::News;
 use super::cgroupfs::CgroupRoot;
 
 /// How often everything is looked at again while newborns can be `PENDING`.
@@ -48,7 +50,7 @@ pub struct Births {
     inotify: Arc<AsyncFd<OwnedFd>>,
     watched: BTreeMap<String, i32>,
     paths: Arc<Mutex<BTreeMap<i32, String>>>,
-    news: mpsc::Sender<Birth>,
+    news: Arc<News>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -58,7 +60,7 @@ impl Births {
     /// # Errors
     ///
     /// If the system gives no inotify instance.
-    pub fn start(root: &CgroupRoot, news: mpsc::Sender<Birth>) -> io::Result<Births> {
+    pub fn start(root: &CgroupRoot, news: Arc<News>) -> io::Result<Births> {
         // SAFETY: no pointers; the result is checked.
         let descriptor = unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) };
         if descriptor < 0 {
@@ -72,9 +74,9 @@ impl Births {
         let read = tokio::spawn(read_events(
             Arc::clone(&inotify),
             Arc::clone(&paths),
-            news.clone(),
+            Arc::clone(&news),
         ));
-        let rescan = tokio::spawn(rescan(news.clone()));
+        let rescan = tokio::spawn(rescan(Arc::clone(&news)));
         let watched = BTreeMap::new();
         Ok(Births {
             root: root.path().to_owned(),
@@ -84,6 +86,12 @@ impl Births {
             news,
             tasks: [read, rescan],
         })
+    }
+
+    /// Where it tells.
+    #[must_use]
+    pub fn news(&self) -> &News {
+        &self.news
     }
 
     /// Watches exactly these cgroups, by path from the root. What is new among them is reported once, because
@@ -115,12 +123,11 @@ impl Births {
             }
             self.watched.insert(path.clone(), watch);
         }
-        // A full channel is no loss: who reads it has news, and a rescan comes.
-        let _ = match (new.pop(), new.is_empty()) {
-            (None, _) => Ok(()),
-            (Some(only), true) => self.news.try_send(Birth::Below(only)),
-            (Some(_), false) => self.news.try_send(Birth::Anywhere),
-        };
+        match (new.pop(), new.is_empty()) {
+            (None, _) => {}
+            (Some(only), true) => self.news.tell(Birth::Below(only)),
+            (Some(_), false) => self.news.tell(Birth::Anywhere),
+        }
     }
 
     /// `None` if the cgroup is gone, or no watch is left: the rescan must do then.
@@ -142,21 +149,19 @@ impl Drop for Births {
     }
 }
 
-async fn rescan(news: mpsc::Sender<Birth>) {
+async fn rescan(news: Arc<News>) {
     let mut ticks = time::interval_at(time::Instant::now() + RESCAN, RESCAN);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if news.send(Birth::Anywhere).await.is_err() {
-            return;
-        }
+        news.tell(Birth::Anywhere);
     }
 }
 
 async fn read_events(
     inotify: Arc<AsyncFd<OwnedFd>>,
     paths: Arc<Mutex<BTreeMap<i32, String>>>,
-    news: mpsc::Sender<Birth>,
+    news: Arc<News>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -169,9 +174,7 @@ async fn read_events(
             return;
         };
         for birth in births(buffer.get(..len).unwrap_or_default(), &paths) {
-            if news.send(birth).await.is_err() {
-                return;
-            }
+            news.tell(birth);
         }
     }
 }
@@ -207,23 +210,25 @@ mod tests {
     use super::{super::cgroupfs::tests::Scratch, *};
 
     /// The next news that is no rescan.
-    async fn next(news: &mut mpsc::Receiver<Birth>) -> Birth {
+    async fn next(news: &News) -> Birth {
         let deadline = Duration::from_secs(4);
-        time::timeout(deadline, news.recv())
+        time::timeout(deadline, news.come())
             .await
-            .expect("news within the deadline")
-            .expect("the watch lives")
+            .expect("news within the deadline");
+        let mut births = news.take();
+        assert_eq!(births.len(), 1, "{births:?}");
+        births.remove(0)
     }
 
     #[tokio::test]
     async fn tells_where_a_cgroup_was_born() {
         let Some(scratch) = Scratch::new() else { return };
-        let (sender, mut news) = mpsc::channel(16);
-        let mut births = Births::start(&scratch.root, sender).unwrap();
+        let news = Arc::new(News::default());
+        let mut births = Births::start(&scratch.root, Arc::clone(&news)).unwrap();
         let (a, b) = (scratch.make("a"), scratch.make("b"));
         births.watch(&BTreeSet::from([a.clone()]));
         assert_eq!(
-            next(&mut news).await,
+            next(&news).await,
             Birth::Below(a.clone()),
             "what is watched first is reported once"
         );
@@ -231,29 +236,29 @@ mod tests {
         scratch.make("b/ignored");
         fs::write(scratch.root.directory(&a).join("cgroup.procs"), "").ok();
         scratch.make("a/x");
-        assert_eq!(next(&mut news).await, Birth::Below(a.clone()));
+        assert_eq!(next(&news).await, Birth::Below(a.clone()));
         births.watch(&BTreeSet::from([b.clone()]));
-        assert_eq!(next(&mut news).await, Birth::Below(b.clone()));
+        assert_eq!(next(&news).await, Birth::Below(b.clone()));
         scratch.make("a/ignored");
         scratch.make("b/y");
-        assert_eq!(next(&mut news).await, Birth::Below(b));
+        assert_eq!(next(&news).await, Birth::Below(b));
     }
 
     #[tokio::test]
     async fn a_cgroup_made_again_under_its_path_is_watched_again() {
         let Some(scratch) = Scratch::new() else { return };
-        let (sender, mut news) = mpsc::channel(16);
-        let mut births = Births::start(&scratch.root, sender).unwrap();
+        let news = Arc::new(News::default());
+        let mut births = Births::start(&scratch.root, Arc::clone(&news)).unwrap();
         let a = scratch.make("a");
         let set = BTreeSet::from([a.clone()]);
         births.watch(&set);
-        assert_eq!(next(&mut news).await, Birth::Below(a.clone()));
+        assert_eq!(next(&news).await, Birth::Below(a.clone()));
         fs::remove_dir(scratch.root.directory(&a)).unwrap();
         scratch.make("a");
         births.watch(&set);
-        assert_eq!(next(&mut news).await, Birth::Below(a.clone()));
+        assert_eq!(next(&news).await, Birth::Below(a.clone()));
         scratch.make("a/x");
-        assert_eq!(next(&mut news).await, Birth::Below(a));
+        assert_eq!(next(&news).await, Birth::Below(a));
     }
 
     #[test]

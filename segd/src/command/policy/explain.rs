@@ -15,7 +15,7 @@ use super::{
     who::{Identified, Unidentified, Who, of_flow},
 };
 use crate::{
-    command::live,
+    command::live::{self, Party},
     output::{
         Format,
         policy::{Change, Explained, print},
@@ -99,20 +99,23 @@ impl Explain {
             Ok(question) => question,
             Err(refusal) => return refusal.send(),
         };
-        let mut names = [String::new(), String::new()];
-        for (name, who) in names.iter_mut().zip([question.from, question.to]) {
-            *name = match who.settled() {
-                Ok(Who::Named(text)) if text.parse::<std::net::IpAddr>().is_err() => text,
-                Ok(Who::Cgroup(path)) => match live::segment_of(&self.control, &path) {
-                    Ok(segment) => segment,
+        let mut parties = [const { String::new() }; 2].map(Party::named);
+        for (party, who) in parties.iter_mut().zip([question.from, question.to]) {
+            *party = match who.settled() {
+                Ok(Who::Named(text)) if text.parse::<std::net::IpAddr>().is_err() => Party::named(text),
+                Ok(Who::Cgroup(path)) => match live::party(&self.control, &path) {
+                    Ok(party) => party,
                     Err(error) => return crate::command::no_answer(&error),
                 },
                 Ok(_) => return Reply::refusal("give the policy's PATH to ask about an address").send(),
                 Err(error) => return Reply::refusal(&error).send(),
             };
         }
-        let [from, to] = &names;
-        live::explain(&self.control, from, to, &question.port, self.output)
+        let [from, to] = &parties;
+        live::denied(from, to, &question.port, self.output).unwrap_or_else(|| {
+            let (from, to) = (&from.segment, &to.segment);
+            live::explain(&self.control, from, to, &question.port, self.output)
+        })
     }
 
     /// The answer from the policy that was given.
@@ -229,6 +232,15 @@ impl Explain {
             return Err(Reply::refusal(
                 "`any` is everybody; name one party: a segment, `host`, `world` or an address",
             ));
+        }
+        for who in [&from, &to] {
+            if let Who::Cgroup(path) = who
+                && !path.starts_with('/')
+            {
+                return Err(Reply::refusal(&format!(
+                    "`{path}` is no path from the cgroup root: it begins with `/`"
+                )));
+            }
         }
         let service = port::parse_one(&port).map_err(|problem| {
             let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
