@@ -6,7 +6,6 @@
 mod archive;
 mod catalogue;
 mod uncovered;
-mod built;
 mod modules;
 mod programs;
 mod root;
@@ -24,10 +23,10 @@ use std::{
 
 use anyhow::{Result, bail};
 use archive::Package;
-use built::Test;
 use uncovered::Uncovered;
 
 use crate::{
+    built::{self, Test},
     setup::{self, Scope},
     workspace,
 };

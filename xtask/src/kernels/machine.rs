@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result};
 
 use super::{
     archive::{self, Package},
-    built::Test,
     transcript::{Run, Transcript},
 };
 use crate::{
+    built::Test,
     command::command,
     fixture::process::{Place, Process, lines},
 };

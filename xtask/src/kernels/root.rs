@@ -11,10 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     archive::{self, Package},
-    built::{Built, Test},
     modules, programs,
 };
-use crate::{command::command, workspace};
+use crate::{
+    built::{Built, Test},
+    command::command,
+    workspace,
+};
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");
