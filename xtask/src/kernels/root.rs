@@ -67,7 +67,9 @@ fn add_modules(root: &Path, package: &Package) -> Result<()> {
 fn add_tests(root: &Path, built: &Built, tests: &[Test]) -> Result<()> {
     let debug = Path::new(DEBUG);
     programs::install(root, &workspace::segd(), &debug.join("segd"))?;
-    programs::install(root, &workspace::other_layout(), &debug.join("segd-other-layout"))?;
+    if uses_other_layout(tests) {
+        programs::install(root, &workspace::other_layout(), &debug.join("segd-other-layout"))?;
+    }
     programs::install(root, &built.worker, &debug.join("segd-test-worker"))?;
     let mut plan = String::new();
     for test in tests {
