@@ -42,14 +42,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if !workspace::is_root() {
         bail!("the kernel programs are judges here: run this as root");
     }
-    let mut cargo = command::cargo(&[
-        "test",
-        "--locked",
-        "--package",
-        "segd-tests",
-        "--test",
-        "differential",
-    ]);
+    let mut cargo = command::cargo(&["test", "--locked", "--test", "differential"]);
     cargo.args(["--", "--exact", TEST, "--nocapture"]);
     cargo
         .env("SEGD_REQUIRE_KERNEL", "1")

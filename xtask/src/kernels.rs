@@ -6,7 +6,6 @@
 mod archive;
 mod catalogue;
 mod uncovered;
-mod built;
 mod modules;
 mod programs;
 mod root;
@@ -24,10 +23,10 @@ use std::{
 
 use anyhow::{Result, bail};
 use archive::Package;
-use built::Test;
 use uncovered::Uncovered;
 
 use crate::{
+    built::{self, Test},
     setup::{self, Scope},
     workspace,
 };
@@ -48,6 +47,9 @@ pub struct Options {
     /// Look for newer packages of these kernels than those that are here.
     #[arg(long)]
     refresh: bool,
+    /// Only build and fetch what it runs.
+    #[arg(long)]
+    no_run: bool,
 }
 
 /// In each CI run: every program loads; what is denied does not arrive in one namespace, between namespaces, or by a raw socket; what has
@@ -97,9 +99,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         workspace::build_other_layout()?;
     }
     let uncovered = uncovered::List::read(&built)?;
-    let mut machines = Vec::new();
+    let mut packages = Vec::new();
     for kernel in kernels {
-        let package = archive::fetch(kernel, options.refresh)?;
+        packages.push((kernel, archive::fetch(kernel, options.refresh)?));
+    }
+    if options.no_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut machines = Vec::new();
+    for (kernel, package) in packages {
         let (uncovered, tests) = uncovered.split(kernel, &tests);
         eprintln!(
             "{}: {} tests, {} not covered",

@@ -3,6 +3,8 @@
 //! Depends on none of segd's crates, so that it builds on a bare machine before anything else does.
 
 mod bench;
+mod both;
+mod built;
 mod command;
 mod demo;
 mod differential;

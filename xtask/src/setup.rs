@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 pub use host::cgroup2_root;
 
-use crate::workspace;
+use crate::{both::both, workspace};
 
 /// `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,10 @@ pub struct Options {
     /// Only say what is missing; exit code 1 if anything is.
     #[arg(long)]
     check: bool,
-    /// Also what only CI needs: cargo-deny, which takes minutes to build.
+    /// Also what `cargo xtask kernels` needs.
+    #[arg(long)]
+    kernels: bool,
+    /// Also that and what only CI needs: cargo-deny, which takes minutes to build.
     #[arg(long)]
     ci: bool,
 }
@@ -60,7 +63,11 @@ enum Missing {
 
 /// Runs `cargo xtask setup`.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let scope = if options.ci { Scope::Ci } else { Scope::Test };
+    let scope = match options {
+        Options { ci: true, .. } => Scope::Ci,
+        Options { kernels: true, .. } => Scope::Kernels,
+        _ => Scope::Test,
+    };
     if !options.check {
         ensure(scope)?;
         eprintln!("setup: everything is in place");
@@ -90,6 +97,16 @@ pub fn ensure(scope: Scope) -> Result<()> {
         }
         bail!("{} of the things segd needs are missing", missing.len());
     }
+    // What is compiled needs these two, and waits for nothing else; what is fetched needs no processor.
+    let is_first = |item: &Missing| matches!(item, Missing::Packages(_) | Missing::RustSource);
+    let (first, rest): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_first);
+    install(&first)?;
+    let is_compiled = |item: &Missing| matches!(item, Missing::BpfLinker | Missing::CargoDeny);
+    let (compiled, fetched): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_compiled);
+    both(|| install(&fetched), || install(&compiled)).map(drop)
+}
+
+fn install(missing: &[Missing]) -> Result<()> {
     for item in missing {
         eprintln!("setup: {}", item.describe());
         item.install()

@@ -35,8 +35,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     workspace::build_segd()?;
     let _lock = HostLock::take()?;
     for test in ["flips", "births", "soak"] {
-        let package = ["test", "--locked", "--package", "segd-tests", "--test", test];
-        let mut cargo = command::cargo(&package);
+        let mut cargo = command::cargo(&["test", "--locked", "--test", test]);
         cargo
             .args(["--", "--nocapture", "--test-threads=1"])
             .env("SEGD_BIN", workspace::segd())

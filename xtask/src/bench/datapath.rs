@@ -29,16 +29,14 @@ pub fn run(options: &Report) -> Result<()> {
     setup::ensure(setup::Scope::Test)?;
     // Nothing is timed then, and the tests have built nearly all of it.
     let counts_alone = options.only == ["instructions"];
-    let package = [
+    let selection = [
         if counts_alone { "test" } else { "bench" },
         "--locked",
-        "--package",
-        "segd-tests",
         "--bench",
         "datapath",
         "--",
     ];
-    let mut cargo = command::cargo(&package);
+    let mut cargo = command::cargo(&selection);
     cargo
         .env("SEGD_BIN", workspace::segd())
         .env("SEGD_REQUIRE_KERNEL", "1");

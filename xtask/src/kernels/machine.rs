@@ -11,17 +11,20 @@ use anyhow::{Context as _, Result};
 
 use super::{
     archive::{self, Package},
-    built::Test,
     transcript::{Run, Transcript},
 };
 use crate::{
+    built::Test,
     command::command,
     fixture::process::{Place, Process, lines},
 };
 
-/// How long neither the tests nor the kernel may say anything: the slowest test, twice, on a busy host.
+/// How much of a processor a machine may take without a word of the tests or of the kernel: the slowest test, twice. It takes what
+/// others leave, for minutes nothing: the clock on the wall tells a silent machine from a starved one only when it is far too late.
 const SILENCE: Duration = Duration::from_secs(600);
-/// How long it may take to power off once everything has been said.
+/// How long it may be without a word by that clock.
+const STARVED: Duration = Duration::from_secs(1800);
+/// How much of one it may take to power off once everything has been said.
 const POWER_OFF: Duration = Duration::from_secs(30);
 /// How often a boot that never came to its first line is tried again: emulation fails there now and then.
 const BOOTS: u32 = 3;
@@ -68,7 +71,9 @@ impl Machine {
         // With instructions for a clock, time in the machine does not pass faster than its processor works, whatever
         // else this host does; and waiting costs nothing.
         let clock = "shift=0,align=off,sleep=off";
-        let mut qemu = command("qemu-system-x86_64", &["-accel", "tcg", "-icount", clock]);
+        // So it takes nothing from the tests that CI runs beside it, some of which are timed, and loses nothing by waiting.
+        let mut qemu = command("chrt", &["--idle", "0", "qemu-system-x86_64"]);
+        qemu.args(["-accel", "tcg", "-icount", clock]);
         qemu.args(["-smp", "1", "-M", "pc", "-cpu", PROCESSOR, "-m", "1536"]);
         qemu.args([
             "-nodefaults",
@@ -91,24 +96,24 @@ impl Machine {
     fn watch(&mut self, kernel: &'static str, tests: &[Test]) -> Result<Run> {
         let mut transcript = Transcript::new(kernel, tests);
         let mut console = Console::default();
-        let mut heard = Instant::now();
+        let mut heard = self.now()?;
         loop {
             match self.lines.recv_timeout(Duration::from_millis(500)) {
                 Ok(line) => {
-                    heard = Instant::now();
+                    heard = self.now()?;
                     transcript.hear(line.trim_end());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if console.read(&self.console)? {
-                heard = Instant::now();
+                heard = self.now()?;
             }
             if let Some(splat) = &console.splat {
                 transcript.broken(format!("the kernel said: {splat}"));
             }
             let patience = if transcript.done() { POWER_OFF } else { SILENCE };
-            if heard.elapsed() > patience || transcript.is_broken() {
+            if heard.is_longer_ago_than(patience, &self.now()?) || transcript.is_broken() {
                 break;
             }
         }
@@ -116,13 +121,38 @@ impl Machine {
             let ended = self.qemu.ended()?;
             let why = match ended {
                 Some(status) => format!("the machine ended ({status}) before it had run every test"),
-                None => format!("the machine said nothing for {} s", SILENCE.as_secs()),
+                None => {
+                    let now = self.now()?;
+                    let [wall, ran] =
+                        [now.wall - heard.wall, now.ran.saturating_sub(heard.ran)].map(|time| time.as_secs());
+                    format!("the machine said nothing for {wall} s, of which it ran {ran} s")
+                }
             };
             transcript.broken(why);
         }
         self.qemu.stop()?;
         let tail = console.tail();
         Ok(transcript.finish(&tail))
+    }
+
+    fn now(&self) -> Result<Moment> {
+        Ok(Moment {
+            wall: Instant::now(),
+            ran: self.qemu.ran()?,
+        })
+    }
+}
+
+/// By the clock on the wall, and by how much of a processor the machine has taken.
+#[derive(Clone, Copy)]
+struct Moment {
+    wall: Instant,
+    ran: Duration,
+}
+
+impl Moment {
+    fn is_longer_ago_than(&self, patience: Duration, now: &Moment) -> bool {
+        now.ran.saturating_sub(self.ran) > patience || now.wall - self.wall > STARVED
     }
 }
 
@@ -176,7 +206,25 @@ fn splat(console: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::splat;
+    use std::time::{Duration, Instant};
+
+    use super::{Moment, STARVED, splat};
+
+    #[test]
+    fn a_machine_that_others_starve_is_not_silent() {
+        let start = Moment {
+            wall: Instant::now(),
+            ran: Duration::from_secs(7),
+        };
+        let after = |wall, ran| Moment {
+            wall: start.wall + wall,
+            ran: start.ran + ran,
+        };
+        let [short, patience, long] = [1, 600, 601].map(Duration::from_secs);
+        assert!(!start.is_longer_ago_than(patience, &after(long, short)));
+        assert!(start.is_longer_ago_than(patience, &after(long, long)));
+        assert!(start.is_longer_ago_than(patience, &after(STARVED + short, short)));
+    }
 
     #[test]
     fn a_warning_breaks_a_machine_unless_it_is_known() {

@@ -11,10 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     archive::{self, Package},
-    built::{Built, Test},
     modules, programs,
 };
-use crate::{command::command, workspace};
+use crate::{
+    built::{Built, Test},
+    command::command,
+    workspace,
+};
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");
@@ -64,7 +67,9 @@ fn add_modules(root: &Path, package: &Package) -> Result<()> {
 fn add_tests(root: &Path, built: &Built, tests: &[Test]) -> Result<()> {
     let debug = Path::new(DEBUG);
     programs::install(root, &workspace::segd(), &debug.join("segd"))?;
-    programs::install(root, &workspace::other_layout(), &debug.join("segd-other-layout"))?;
+    if uses_other_layout(tests) {
+        programs::install(root, &workspace::other_layout(), &debug.join("segd-other-layout"))?;
+    }
     programs::install(root, &built.worker, &debug.join("segd-test-worker"))?;
     let mut plan = String::new();
     for test in tests {

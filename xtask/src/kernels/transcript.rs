@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::built::Test;
+use crate::built::Test;
 
 /// How a line of the harness begins; every other line is a test's own.
 const MARK: &str = "@segd ";

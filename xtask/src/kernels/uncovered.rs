@@ -7,11 +7,11 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{
+use super::catalogue::{self, Kernel};
+use crate::{
     built::{Built, Test},
-    catalogue::{self, Kernel},
+    workspace,
 };
-use crate::workspace;
 
 /// Where they are declared, below the top of the repository.
 const FILE: &str = "tests/kernels.txt";
