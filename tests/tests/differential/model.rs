@@ -219,6 +219,8 @@ impl World {
                     (if is_claimed { Identity::of(claimed) } else { HOST }, !is_claimed)
                 }
             }
+            // Several say that it is theirs.
+            Some(Local::Twice) => (NOBODY, true),
             _ => (HOST, true),
         };
         if shared && !kernel_answers {
