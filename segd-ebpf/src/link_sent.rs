@@ -1,7 +1,7 @@
 //! What a workload's namespace sent by its link, and who accounts for that: a socket's hook, its kernel, or nobody.
 
 use segd_common::{
-    address,
+    address::{self, LOCAL_HOST},
     bytes::Bytes as _,
     flow::{CONTESTED_NS, HandoverKey},
     packet::{PACKET_FRAGMENT, Packet, tcp},
@@ -84,6 +84,10 @@ fn translated(way: &Way, packet: &Packet, owner: u32) -> u32 {
     if local && has_ports(packet.protocol) && owner != NOBODY {
         return PASSES;
     }
+    // Nor could he tell who begins: nobody has said so of this tuple, and what the host leads on to another is told by less than a tuple.
+    if local && packet.is_syn() {
+        return Reason::Unjudged as u32;
+    }
     // Errors open nothing, but act on connections: what one quotes was looked at for another receiver.
     if local && packet.is_icmp_error() {
         return Reason::IcmpError as u32;
@@ -104,12 +108,18 @@ fn translated(way: &Way, packet: &Packet, owner: u32) -> u32 {
 #[inline(always)]
 fn hearer(way: &Way, packet: &Packet) -> Identity {
     let (place, to) = place(&way.policy, &packet.destination, way.namespace, false);
-    // Of this namespace's sockets, where segments share the addresses, it is known which one will.
-    if place == Place::Shared && to == HOST && packet.protocol == TCP {
-        let hearer = lookup::hearer(way.skb, packet);
-        return identity::of_cgroup(&way.policy, hearer).unwrap_or(HOST);
+    if place != Place::Shared || packet.protocol != TCP {
+        return to;
     }
-    to
+    // Where segments share the host's addresses, it is known whose socket it is for; of other namespaces' sockets, nothing is.
+    if identity::local(&packet.destination).is_none_or(|local| local.flags & LOCAL_HOST == 0) {
+        return UNKNOWN;
+    }
+    let outside = if globals::subtree() != 0 { HOST } else { UNKNOWN };
+    match lookup::hearer(way.skb, packet) {
+        0 => HOST,
+        hearer => identity::of_cgroup(&way.policy, hearer).unwrap_or(outside),
+    }
 }
 
 const HOST: Identity = Identity::of(segment::HOST);

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
 use segd_tests::{
     Bridge, Cgroup, Lab, Netns, Remote, Segd, Worker,
-    netns::v4,
+    netns::{NftTable, Sysctl, v4},
     wait::{self, PATIENCE},
     wire,
 };
@@ -178,6 +178,64 @@ fn an_address_that_nobody_has_makes_no_container_a_machine_of_the_network() {
     wait::wait_until("without segd it gets there", PATIENCE, || {
         attempt(&scene, "unloaded;");
         scene.server.inbox(ear).has("unloaded;")
+    });
+}
+
+/// Nor does a port that the host leads on to another container: at the link it is the host's.
+#[test]
+fn an_address_that_nobody_has_does_not_get_in_by_a_published_port() {
+    let Some(lab) = Lab::open() else { return };
+    let rules = "    - {from: rogue, to: right, ports: [tcp/5400]}\n    - {from: rogue, to: host, ports: [tcp/8080]}\n    - {from: [world, right], to: db, \
+                 ports: [tcp/5432]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    scene.server.listen_tcp((v4(11), 5432));
+    let _forward = Sysctl::set("net/ipv4/ip_forward", "1");
+    let _published = NftTable::create(
+        &format!("sgt{}", std::process::id()),
+        &format!(
+            "chain in {{
+type nat hook prerouting priority -100;
+ip daddr {} tcp dport 8080 dnat ip to {}:5432
+}}",
+            v4(1),
+            v4(11)
+        ),
+    );
+    let outside = |scene: &Scene| {
+        scene
+            .right
+            .tcp((v4(1), 8080).into(), "straight;", Duration::from_millis(500))
+    };
+    let sent = scene.segments_sent(&scene.server);
+    outside(&scene);
+    wait::wait_until("who may reaches it by the port", PATIENCE, || {
+        scene.segments_sent(&scene.server) > sent
+    });
+    scene.rewrite(&format!(
+        "ip daddr {} tcp dport {PORT} tcp dport set 8080 ip saddr set {} ip daddr set {} ether daddr set {}",
+        scene.right.v4,
+        v4(99),
+        v4(1),
+        wire::mac(scene.bridge.name())
+            .map(|byte| format!("{byte:02x}"))
+            .join(":")
+    ));
+    wait::quiet(wait::SILENCE);
+    let (sent, denied) = (scene.segments_sent(&scene.server), scene.denied());
+    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
+    wait::within(Duration::from_secs(1), || scene.denied() > denied);
+    wait::quiet(wait::SILENCE);
+    assert_eq!(
+        scene.segments_sent(&scene.server),
+        sent,
+        "the server has answered"
+    );
+    assert!(scene.denied() > denied, "{}", scene.segd.log());
+    // It is no fault of the way.
+    assert!(scene.segd.unload().status.success());
+    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
+    wait::wait_until("without segd it is answered", PATIENCE, || {
+        scene.segments_sent(&scene.server) > sent
     });
 }
 

@@ -4,7 +4,8 @@
 //! sends goes in there.
 //!
 //! INVARIANT: a link has its programs for as long as its other end is in another namespace, whoever is seen there: a
-//! namespace lives by its sockets alone, and who may make one can hide in it.
+//! namespace lives by its sockets alone, and who may make one can hide in it. But for a link by which the host's own routes
+//! lead to the world, if nobody is seen there.
 //! Deliberately absent: devices of other namespaces, which only CAP_SYS_ADMIN could reach, and links between containers
 //! that the host has no end of.
 
@@ -87,12 +88,16 @@ impl Topology {
                 seat(Hook::ComeIn);
             } else if is_link(device) && !wire {
                 seat(Hook::Leave);
-                seat(Hook::ComeOut);
                 // To the programs a link without an entry leads to anybody.
                 let Some(end) = all.iter().find(|info| is_end(device, info)) else {
-                    map.unseen.push(device.name.clone());
+                    // The host may be in a container itself, and the network at the other end. No workload sets the host's routes.
+                    if !device.is_way_out {
+                        seat(Hook::ComeOut);
+                        map.unseen.push(device.name.clone());
+                    }
                     continue;
                 };
+                seat(Hook::ComeOut);
                 let namespace = end.cookie;
                 map.links.insert(device.index, Link { namespace });
                 let by = |address: &Address| Source {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use segd_common::{
-    address::{Address, NAMESPACE_SINGLE},
+    address::{Address, NAMESPACE_SINGLE, mapped},
     census::{Namespace, Task},
     segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
     workload::Identity,
@@ -24,7 +24,7 @@ use segd_common::{
 use self::{
     belief::{Told, believed},
     look::Look,
-    netlink::{By, Netlink},
+    netlink::{By, Leads, Netlink},
 };
 use super::error::WorkloadError;
 use crate::datapath::census::Census;
@@ -79,7 +79,15 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     let netlink = Netlink::open().map_err(asking)?;
     let look = Look::take(census)?;
     let host = host()?;
-    let devices = netlink.devices(None).map_err(asking)?;
+    let mut devices = netlink.devices(None).map_err(asking)?;
+    for leads in WORLD.map(|address| netlink.route(&address)) {
+        for device in devices
+            .iter_mut()
+            .filter(|device| leads == Leads::By(device.index))
+        {
+            device.is_way_out = true;
+        }
+    }
     let held = netlink.addresses(None).map_err(asking)?;
     // Devices of others may lead to the host, too.
     let number = fs::File::open(OWN).and_then(|file| netlink.number(By::File(file.as_fd())));
@@ -164,6 +172,13 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     infos.insert(0, own);
     Ok(infos)
 }
+
+/// Two addresses of the network at large, one of each family, for which nobody has a route of its own (RFC 7526, RFC 3849). Nothing is
+/// sent there.
+const WORLD: [Address; 2] = [
+    mapped([192, 88, 99, 1]),
+    [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+];
 
 /// How many addresses of one namespace are known, the host's aside: whoever may configure it must not fill the table.
 const MAX_OF_ONE: usize = 1024;

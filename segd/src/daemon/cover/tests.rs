@@ -74,6 +74,23 @@ fn a_namespace_that_gets_no_number_is_at_no_links_end() {
     assert_eq!(hooks(&map, EAST), [Hook::Leave, Hook::ComeOut]);
 }
 
+/// A host in a container: its own link leads to a namespace outside of what it sees, and from there come all others' packets.
+#[test]
+fn the_hosts_own_way_out_is_no_containers_link() {
+    let mut host = host();
+    for device in &mut host.devices {
+        device.is_way_out = true;
+    }
+    let map = Topology::of(&[host, namespace(1)], &[]);
+    assert_eq!(
+        hooks(&map, EAST),
+        [Hook::Leave, Hook::ComeOut],
+        "who is there is seen"
+    );
+    assert_eq!(hooks(&map, WEST), [Hook::Leave]);
+    assert!(map.unseen.is_empty());
+}
+
 #[test]
 fn a_wire_that_is_a_link_is_left_to_the_operator() {
     let map = Topology::of(&[host(), namespace(1)], &["d4".to_owned(), "d5".to_owned()]);

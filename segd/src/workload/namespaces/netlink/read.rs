@@ -23,6 +23,8 @@ pub struct Device {
     pub master: Option<u32>,
     /// The number of the namespace that `lower` is in, where that is another one.
     pub other_end: Option<i32>,
+    /// The routes to the rest of the world lead by it.
+    pub is_way_out: bool,
 }
 
 impl Device {
