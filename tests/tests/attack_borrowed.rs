@@ -123,6 +123,23 @@ chain turned {{ type filter hook {way} device \"eth0\" priority 0;
             .expect("a number")
     }
 
+    /// What the enemy begins, rewritten, has the server answer nobody; without segd it would.
+    #[track_caller]
+    fn stays_unanswered(&mut self) {
+        let (sent, denied) = (self.segments_sent(&self.server), self.denied());
+        self.enemy.open_tcp((self.right.v4, PORT)).ok();
+        wait::within(Duration::from_secs(1), || self.denied() > denied);
+        wait::quiet(wait::SILENCE);
+        assert_eq!(self.segments_sent(&self.server), sent, "the server has answered");
+        assert!(self.denied() > denied, "{}", self.segd.log());
+        // It is no fault of the way.
+        assert!(self.segd.unload().status.success());
+        self.enemy.open_tcp((self.right.v4, PORT)).ok();
+        wait::wait_until("without segd it is answered", PATIENCE, || {
+            self.segments_sent(&self.server) > sent
+        });
+    }
+
     /// How many TCP frames of `near`'s address reached the machine that it may not ask.
     fn strayed(&self) -> usize {
         let from = IpAddr::from(v4(10));
@@ -134,8 +151,8 @@ chain turned {{ type filter hook {way} device \"eth0\" priority 0;
     }
 }
 
-fn mac(netns: &Netns) -> String {
-    wire::mac_in(netns).map(|byte| format!("{byte:02x}")).join(":")
+fn written(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Whoever is not a process of this host is `world` to a receiver here: no container is.
@@ -149,13 +166,13 @@ fn an_address_that_nobody_has_makes_no_container_a_machine_of_the_network() {
     let nobodys = v4(99);
     scene.beside.ip(&format!(
         "neigh add {nobodys} lladdr {} dev eth0",
-        mac(&scene.near)
+        written(wire::mac_in(&scene.near))
     ));
     scene.rewrite(&format!(
         "ip daddr {} tcp dport {PORT} tcp dport set 5432 ip saddr set {nobodys} ip daddr set {} ether daddr set {}",
         scene.right.v4,
         v4(11),
-        mac(&scene.beside)
+        written(wire::mac_in(&scene.beside))
     ));
     scene.receive(&format!(
         "ip saddr {} ip daddr {nobodys} tcp sport set {PORT} ip saddr set {} ip daddr set {}",
@@ -216,27 +233,10 @@ ip daddr {} tcp dport 8080 dnat ip to {}:5432
         scene.right.v4,
         v4(99),
         v4(1),
-        wire::mac(scene.bridge.name())
-            .map(|byte| format!("{byte:02x}"))
-            .join(":")
+        written(wire::mac(scene.bridge.name()))
     ));
     wait::quiet(wait::SILENCE);
-    let (sent, denied) = (scene.segments_sent(&scene.server), scene.denied());
-    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
-    wait::within(Duration::from_secs(1), || scene.denied() > denied);
-    wait::quiet(wait::SILENCE);
-    assert_eq!(
-        scene.segments_sent(&scene.server),
-        sent,
-        "the server has answered"
-    );
-    assert!(scene.denied() > denied, "{}", scene.segd.log());
-    // It is no fault of the way.
-    assert!(scene.segd.unload().status.success());
-    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
-    wait::wait_until("without segd it is answered", PATIENCE, || {
-        scene.segments_sent(&scene.server) > sent
-    });
+    scene.stays_unanswered();
 }
 
 /// Whom a client has dialled knows how its connection began: that makes nobody the client.
@@ -269,24 +269,9 @@ fn the_first_word_of_anothers_connection_gives_nobody_its_right() {
         session.local.port(),
         v4(12),
         v4(11),
-        mac(&scene.beside)
+        written(wire::mac_in(&scene.beside))
     ));
-    let (sent, denied) = (scene.segments_sent(&scene.server), scene.denied());
-    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
-    wait::within(Duration::from_secs(1), || scene.denied() > denied);
-    wait::quiet(wait::SILENCE);
-    assert_eq!(
-        scene.segments_sent(&scene.server),
-        sent,
-        "the server has answered"
-    );
-    assert!(scene.denied() > denied, "{}", scene.segd.log());
-    // It is no fault of the way.
-    assert!(scene.segd.unload().status.success());
-    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
-    wait::wait_until("without segd it is answered", PATIENCE, || {
-        scene.segments_sent(&scene.server) > sent
-    });
+    scene.stays_unanswered();
 }
 
 /// What the host sends into a container bears the host's socket still where the container's rules send it out again.
