@@ -14,8 +14,9 @@ use segd_common::{
 };
 
 use crate::{
+    clock::now,
     frame::Frame,
-    handover::{Entry, Side, fill_key, now, within},
+    handover::{Entry, Side, fill_key, within},
     identity::{self, UNKNOWN},
     link::Way,
     lookup::{self, Holder},

@@ -2,7 +2,6 @@
 //!
 //! A later fragment that overtakes the first is an orphan: it is dropped, and with it the datagram.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use segd_common::{
     bytes::Bytes,
     fragment::{FragmentEntry, FragmentKey},
@@ -10,7 +9,7 @@ use segd_common::{
     reason::Reason,
 };
 
-use crate::maps::FRAGMENTS;
+use crate::{clock, maps::FRAGMENTS};
 
 /// A fragment's place: its datagram, its first byte there, how many bytes it holds.
 struct Place {
@@ -52,8 +51,7 @@ fn place<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Place> {
 pub fn first<B: Bytes>(bytes: &B, packet: &Packet) {
     if let Some(place) = place(bytes, packet) {
         let entry = FragmentEntry {
-            // SAFETY: no arguments.
-            time_ns: unsafe { bpf_ktime_get_ns() },
+            time_ns: clock::exact(),
             end: place.length,
             reserved: 0,
         };
@@ -77,8 +75,7 @@ pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet, ttl: u64) -> Option<Reason>
     };
     // SAFETY: copied out; an element that is reused meanwhile is another datagram's, and as true.
     let FragmentEntry { time_ns, end, .. } = unsafe { *entry };
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = clock::exact();
     if now.wrapping_sub(time_ns) > ttl {
         Some(Reason::OrphanFragment)
     } else if place.start < end {

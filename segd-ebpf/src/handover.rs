@@ -4,7 +4,7 @@
 //! connection is known by the sequence number of its SYN, which no translation of addresses changes and nobody else
 //! guesses. A datagram is known by its tuple only while one sender has it alone, and lately; else by what it begins with.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes};
+use aya_ebpf::helpers::bpf_skb_load_bytes;
 use core::ptr::NonNull;
 use segd_common::{
     address::{self, Address},
@@ -16,6 +16,7 @@ use segd_common::{
 };
 
 use crate::{
+    clock::now,
     identity,
     maps::HANDOVERS,
     skb::{LOOPBACK, Skb},
@@ -145,12 +146,6 @@ pub fn print(skb: Skb, packet: &Packet) -> u32 {
         hash ^= hash >> 29;
     }
     print_of((hash ^ hash >> 32) as u32)
-}
-
-#[inline(always)]
-pub fn now() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_ns() }
 }
 
 /// An element of the map. It may be reused while it is looked at; then what is read is some other sender's true identity,

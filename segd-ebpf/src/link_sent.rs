@@ -12,9 +12,10 @@ use segd_common::{
 };
 
 use crate::{
+    clock::now,
     egress::{is_dhcp, is_kernels},
     errors, globals,
-    handover::{Entry, Side, fill_key, now, within},
+    handover::{Entry, Side, fill_key, within},
     identity::{self, UNKNOWN},
     kernel,
     link::{Frame, Sender, Way},

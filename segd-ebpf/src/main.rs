@@ -8,6 +8,7 @@ mod accept;
 mod adopt;
 mod birth;
 mod census;
+mod clock;
 mod connect;
 mod count;
 mod egress;

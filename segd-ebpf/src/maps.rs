@@ -144,6 +144,10 @@ pub struct Window {
     pub woke: u32,
 }
 
+/// The clock, per CPU.
+#[map]
+pub static CLOCK: PerCpuArray<crate::clock::Tick> = PerCpuArray::with_max_entries(1, 0);
+
 /// The event limiter, per CPU. Only events are limited, never counters.
 #[map]
 pub static EVENT_WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);

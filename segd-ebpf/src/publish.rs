@@ -10,8 +10,9 @@ use segd_common::{
 };
 
 use crate::{
+    clock::now,
     handover::{
-        Entry, Side, fill_key, from_there, goes_round, now, print, print_of, sequence, shorten, tie, tie_if,
+        Entry, Side, fill_key, from_there, goes_round, print, print_of, sequence, shorten, tie, tie_if,
         within,
     },
     identity,

@@ -1,9 +1,6 @@
 //! A packet's ruling: the decision, what becomes of it, and how it is counted and told.
 
-use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
-};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_boot_ns};
 use segd_common::{
     counter::stat,
     decide::{decide_by, outcome, rule_at},
@@ -19,6 +16,7 @@ use segd_common::{
 };
 
 use crate::{
+    clock,
     count::{count, count_rule, stat},
     globals,
     maps::{EVENT_WINDOW, EVENTS},
@@ -270,12 +268,10 @@ pub fn emit(policy: &Policy, ruling: &Ruling, packet: &Packet) {
     if globals::learning() != 0 {
         return;
     }
-    // SAFETY: no arguments.
-    let monotonic = unsafe { bpf_ktime_get_ns() };
     // Waking the daemon costs more than all else here: an interrupt, which in a virtual machine leaves the guest. What passed can
     // wait until it looks by itself, and so can what else is denied in a flood.
     let matters = !ruling.allowed() || ruling.flags & REVOKED != 0;
-    let Some(wakes) = may_emit(monotonic, matters) else {
+    let Some(wakes) = may_emit(clock::now(), matters) else {
         stat(stat::EVENTS_SUPPRESSED, 1);
         return;
     };

@@ -30,6 +30,7 @@ const PROGRAMS: &[(&str, ProgramType, &[BpfHelper])] = &[
             BpfHelper::BPF_FUNC_get_socket_cookie,
             BpfHelper::BPF_FUNC_probe_read_kernel,
             BpfHelper::BPF_FUNC_ktime_get_ns,
+            BpfHelper::BPF_FUNC_jiffies64,
             BpfHelper::BPF_FUNC_ktime_get_boot_ns,
             BpfHelper::BPF_FUNC_ringbuf_reserve,
         ],

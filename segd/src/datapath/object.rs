@@ -53,6 +53,7 @@ pub const PINNED: &[&str] = &[
     "TALLIES",
     "STATS",
     "EVENTS",
+    "CLOCK",
     "EVENT_WINDOW",
     "NAMES",
 ];
