@@ -64,8 +64,8 @@ pub const CONTESTED_NS: u64 = 1_000_000_000;
 /// a second.
 pub const SEEN: u32 = 1 << 10;
 
-/// How far ahead of this CPU's clock another's may be, in units of [`coarse`].
-const AHEAD: u32 = 4;
+/// How far ahead of this CPU's clock another's may be, in units of [`coarse`]: a tick of the kernel is up to 10 ms.
+const AHEAD: u32 = 16;
 
 /// A moment of the monotonic clock in units of 2^20 ns, and never 0.
 #[inline(always)]

@@ -19,6 +19,8 @@ pub struct FragmentKey {
     pub destination: Address,
     /// The identification; IPv4's has 16 bits.
     pub identification: u32,
+    /// The link that it came out of, of whose sender the first one speaks; 0 on NICs, of which several may lead to one network.
+    pub device: u32,
     /// The protocol in IPv4; 0 in IPv6, whose later fragments may name any (RFC 8200 4.5).
     pub protocol: u8,
     /// Explicit padding, zero.
@@ -37,5 +39,5 @@ pub struct FragmentEntry {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FragmentKey>() == 40);
+const _: () = assert!(size_of::<FragmentKey>() == 44);
 const _: () = assert!(size_of::<FragmentEntry>() == 16);

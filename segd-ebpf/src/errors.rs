@@ -18,11 +18,12 @@ use crate::{
     frame::Frame,
     handover::{Entry, Side, fill_key, within},
     identity::{self, UNKNOWN},
-    link::Way,
+    link::{Bears, Way},
     lookup::{self, Holder},
     policy::Policy,
     ruling::{REVERSED, Ruling, judge, reason},
     skb::{LOOPBACK, Skb},
+    toward::place,
 };
 
 /// The cgroup of the workload that has sent what an error quotes, lately if that was a datagram; 0 if none has. Only its
@@ -185,10 +186,11 @@ pub fn keeps_silent(
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 pub fn refuses_echo(way: &Way, packet: &Packet) -> u32 {
-    if identity::is_local(&packet.destination) {
+    // Who hears it on this host knows whom he has asked, but for an address that may be that one's.
+    if identity::is_local(&packet.destination) && way.bears == Bears::Known {
         return 0;
     }
-    let from = Identity::of(identity::of_address(&way.policy, &packet.destination));
+    let (_, from) = place(&way.policy, &packet.destination, way.namespace, false);
     let (owner, _) = identity::owner(&way.policy, way.namespace, UNKNOWN);
     let owner = identity::claimed_by_address(&way.policy, owner, &packet.source);
     let asked = packet.answered().unwrap_or(0);

@@ -19,8 +19,9 @@ struct Place {
 }
 
 #[inline(always)]
-fn place<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Place> {
+fn place<B: Bytes>(bytes: &B, packet: &Packet, device: u32) -> Option<Place> {
     let mut key = FragmentKey {
+        device,
         source: packet.source,
         destination: packet.destination,
         ..FragmentKey::default()
@@ -46,10 +47,10 @@ fn place<B: Bytes>(bytes: &B, packet: &Packet) -> Option<Place> {
     }
 }
 
-/// Remembers a first fragment that was let in.
+/// Remembers a first fragment that was let in. `device`: see [`FragmentKey::device`].
 #[inline(always)]
-pub fn first<B: Bytes>(bytes: &B, packet: &Packet) {
-    if let Some(place) = place(bytes, packet) {
+pub fn first<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
+    if let Some(place) = place(bytes, packet, device) {
         let entry = FragmentEntry {
             time_ns: clock::exact(),
             end: place.length,
@@ -62,8 +63,8 @@ pub fn first<B: Bytes>(bytes: &B, packet: &Packet) {
 
 /// Why a later fragment may not follow, if it may not. `ttl`: for how long, in nanoseconds, a first one speaks for it.
 #[inline(always)]
-pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet, ttl: u64) -> Option<Reason> {
-    let Some(place) = place(bytes, packet) else {
+pub fn refuses<B: Bytes>(bytes: &B, packet: &Packet, device: u32, ttl: u64) -> Option<Reason> {
+    let Some(place) = place(bytes, packet, device) else {
         return Some(Reason::Truncated);
     };
     // The last byte of no datagram is beyond 65,535 (the "ping of death").

@@ -125,6 +125,12 @@ const HEAD: usize = 32;
 /// repeats another's content is taken for nobody (see `publish.rs`).
 #[inline(never)]
 pub fn print(skb: Skb, packet: &Packet) -> u32 {
+    print_behind(skb, packet, 0)
+}
+
+/// [`print`] of a packet behind so many bytes of a link header.
+#[inline(always)]
+pub fn print_behind(skb: Skb, packet: &Packet, link: u32) -> u32 {
     let header = match packet.protocol {
         SCTP => 12,
         protocol if has_ports(protocol) => 8,
@@ -138,7 +144,7 @@ pub fn print(skb: Skb, packet: &Packet) -> u32 {
         // VERIFIER: 1 to 32 by arithmetic; the bounds of a comparison do not reach the register that is passed.
         let size = (core::hint::black_box(left).wrapping_sub(1) & (HEAD as u32 - 1)) + 1;
         // SAFETY: the helper checks the packet; at most the size of the buffer is written.
-        unsafe { bpf_skb_load_bytes(skb.skb.cast(), start, head.as_mut_ptr().cast(), size) };
+        unsafe { bpf_skb_load_bytes(skb.skb.cast(), link + start, head.as_mut_ptr().cast(), size) };
     }
     let mut hash = u64::from(left);
     for word in head {

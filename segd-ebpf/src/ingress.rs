@@ -64,7 +64,7 @@ pub fn ingress(skb: Skb) -> bool {
             own = identity::claimed_by_address(&policy, own, &packet.destination);
             ruling.to = own;
         }
-        if is_dhcp_answer(&packet, own) {
+        if is_dhcp_answer(&packet, own) && is_strangers(&policy, &packet, skb) {
             ruling.fixed(Reason::Control);
         } else if packet.is_icmp_error() && own.segment != segment::HOST {
             // A copy for a raw socket: a workload hears of what became of its own packets.
@@ -90,6 +90,15 @@ fn is_dhcp_answer(packet: &Packet, own: Identity) -> bool {
         && own.segment == segment::HOST
         && own.flags == 0
         && is_dhcp(packet.destination_port, packet.source_port)
+}
+
+/// Whether no workload of this host sends it, as far as can be told.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn is_strangers(policy: &Policy, packet: &Packet, skb: Skb) -> bool {
+    let mut cgroup = 0;
+    let from = identity::of_sender(policy, packet, skb, Side::Source, &mut cgroup);
+    cgroup == 0 || from == Identity::of(segment::HOST)
 }
 
 #[inline(always)]

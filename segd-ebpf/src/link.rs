@@ -21,6 +21,7 @@ use segd_common::{
 use crate::{
     count::count,
     identity::{self, UNKNOWN},
+    link_found::enters_borrowed,
     maps::LOOPBACK_SEEN,
     policy::Policy,
     ruling::{Ruling, emit, pack, unpack},
@@ -122,6 +123,17 @@ pub fn sender(skb: Skb) -> Sender {
     }
 }
 
+/// The source address of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bears {
+    /// One that lies behind its link, or that no link is asked for.
+    Known,
+    /// One that nobody is known to have.
+    Nobodys,
+    /// Such a one, and a receiver on this host would not find who sends it.
+    Hidden,
+}
+
 /// A frame on its way, and what is known of it.
 // VERIFIER: in one piece, because a function takes five arguments at most.
 pub struct Way {
@@ -134,6 +146,8 @@ pub struct Way {
     pub managed: bool,
     /// Somebody lives there whom a segment claims, whatever his address.
     pub inhabited: bool,
+    /// What is known of the address that it comes from.
+    pub bears: Bears,
     /// Who sent it, if that is known.
     pub from: Identity,
     /// The sender's cgroup, if that is known.
@@ -150,6 +164,7 @@ impl Way {
             namespace: 0,
             managed: false,
             inhabited: false,
+            bears: Bears::Known,
             from: UNKNOWN,
             cgroup: 0,
         }
@@ -326,7 +341,7 @@ pub fn may_enter(skb: Skb) -> bool {
     };
     // A namespace that hangs on the host by a link sends by that link and by no other.
     let here = identity::local(&address).is_some_and(|local| local.flags & (LOCAL_HOST | LOCAL_BY_LINK) != 0);
-    if !here || address::is_link_local(&address) {
+    if address::is_link_local(&address) || !here && !enters_borrowed(skb) {
         return true;
     }
     let Some(policy) = Policy::active() else {

@@ -17,8 +17,10 @@ use crate::{
     egress::is_dhcp,
     fragments, identity,
     link::{
-        ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse, sender,
+        Bears, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse,
+        sender,
     },
+    link_found::{is_at_home, is_hidden},
     link_sent::judge_sent,
     link_tunnel::into_tunnel,
     maps::{LINKS, NAMESPACES, SOURCES},
@@ -41,16 +43,16 @@ pub fn may_come_out(skb: Skb) -> bool {
         return true;
     };
     let by = sender(skb);
-    if by == Sender::Inet && is_known_stream(&policy, skb) {
-        return true;
-    }
     let mut way = Way::new(policy, skb, by);
     // A link that found no room in its table leads to a namespace that nobody has looked at.
     // SAFETY: copied out.
     way.namespace = LINKS
         .get_ptr(skb.device())
         .map_or(UNKNOWN_NAMESPACE, |link| unsafe { (*link).namespace });
-    let lives = lives(&policy, way.namespace);
+    if by == Sender::Inet && is_known_stream(&way) {
+        return true;
+    }
+    let lives = lives(&way.policy, way.namespace);
     way.managed = lives & (NAMESPACE_MANAGED | NAMESPACE_PLAIN) != NAMESPACE_PLAIN;
     way.inhabited = lives & NAMESPACE_MANAGED != 0;
     if by == Sender::Device {
@@ -65,7 +67,7 @@ pub fn may_come_out(skb: Skb) -> bool {
     }
     match u16::from_be(skb.protocol()) {
         // VERIFIER: what is denied is counted from here, for the sake of the stack.
-        ETH_P_IP | ETH_P_IPV6 => match packet_comes_out(&way) {
+        ETH_P_IP | ETH_P_IPV6 => match packet_comes_out(&mut way) {
             PASSES => true,
             reason => refuse(&way, reason),
         },
@@ -75,9 +77,11 @@ pub fn may_come_out(skb: Skb) -> bool {
     }
 }
 
-/// The early way out: a connection whose verdict was made under this revision.
-#[inline(always)]
-fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
+/// The early way out: a connection of the namespace's own whose verdict was made under this revision.
+// VERIFIER: on a frame of its own, for the sake of the stack.
+#[inline(never)]
+fn is_known_stream(way: &Way) -> bool {
+    let skb = way.skb;
     // The pieces of what is cut are known by the first one. Options may lead it to another machine.
     let plain = if skb.is_v6() {
         Frame { skb }.read::<1>(6) == Some([TCP])
@@ -88,7 +92,8 @@ fn is_known_stream(policy: &Policy, skb: Skb) -> bool {
     plain
         && skb
             .socket()
-            .is_some_and(|socket| settled::is_settled(policy, socket))
+            .is_some_and(|socket| settled::is_settled(&way.policy, socket))
+        && is_at_home(skb, way.namespace)
         && segd_bears_own_tuple(skb.skb) != 0
 }
 
@@ -108,16 +113,13 @@ pub extern "C" fn segd_bears_own_tuple(skb: *mut __sk_buff) -> u32 {
             return 0;
         };
         let mut differs = u32::from(header[6] ^ TCP);
-        for (at, word) in socket.addresses_v6().into_iter().enumerate() {
-            let [_, _, _, _, _, _, _, _, addresses @ ..] = &header;
-            let at = at * 4;
-            let found = [
-                addresses[at],
-                addresses[at + 1],
-                addresses[at + 2],
-                addresses[at + 3],
-            ];
-            differs |= word ^ u32::from_ne_bytes(found);
+        let [_, _, _, _, _, _, _, _, addresses @ ..] = &header;
+        for (word, found) in socket
+            .addresses_v6()
+            .into_iter()
+            .zip(addresses.as_chunks::<4>().0)
+        {
+            differs |= word ^ u32::from_ne_bytes(*found);
         }
         (differs, 40)
     } else {
@@ -184,13 +186,16 @@ fn arp_comes_out(way: &Way) -> bool {
 }
 
 #[inline(never)]
-fn packet_comes_out(way: &Way) -> u32 {
+fn packet_comes_out(way: &mut Way) -> u32 {
     let mut packet = Packet::default();
     let unparsed = read(way.skb, &mut packet);
     if unparsed != 0 {
         return unparsed;
     }
     let whose = source(way.skb, &packet.source);
+    if whose == 0 {
+        way.bears = Bears::Nobodys;
+    }
     if whose == 0 && !may_have_source(way, &packet) || is_false_neighbour(way, &packet) {
         return Reason::Spoofed as u32;
     }
@@ -206,11 +211,15 @@ fn packet_comes_out(way: &Way) -> u32 {
     if known_whole && packet.flags & PACKET_LATER_FRAGMENT != 0 {
         // The hooks of its socket saw the whole of it, if this is no tunnel's.
         let frame = Frame { skb: way.skb };
-        return fragments::refuses(&frame, &packet, CONTESTED_NS).map_or(PASSES, |reason| reason as u32);
+        return fragments::refuses(&frame, &packet, way.skb.device(), CONTESTED_NS)
+            .map_or(PASSES, |reason| reason as u32);
+    }
+    if is_hidden(way, &packet) {
+        way.bears = Bears::Hidden;
     }
     let denied = judge_sent(way, &packet);
     if denied == PASSES && known_whole && packet.flags & PACKET_FRAGMENT != 0 {
-        fragments::first(&Frame { skb: way.skb }, &packet);
+        fragments::first(&Frame { skb: way.skb }, &packet, way.skb.device());
     }
     denied
 }
@@ -242,8 +251,8 @@ fn is_false_neighbour(way: &Way, packet: &Packet) -> bool {
     match packet.kind {
         icmp::ROUTER_ADVERTISEMENT | icmp::REDIRECT => true,
         icmp::NEIGHBOUR_ADVERTISEMENT => {
-            // RFC 4861 4.4: behind the IPv6 header and eight bytes. Neighbour discovery has no extension headers.
-            match (Frame { skb: way.skb }).read::<16>(48) {
+            // RFC 4861 4.4: behind eight bytes. Linux steps over extension headers, too.
+            match (Frame { skb: way.skb }).read::<16>(u32::from(packet.upper) + 8) {
                 Some(target) => {
                     !address::is_link_local(&target)
                         && source(way.skb, &target) == 0

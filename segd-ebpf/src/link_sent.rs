@@ -17,8 +17,8 @@ use crate::{
     errors, globals,
     handover::{Entry, Side, fill_key, within},
     identity::{self, UNKNOWN},
-    kernel,
-    link::{Frame, Sender, Way},
+    link::{Bears, Frame, Sender, Way},
+    link_found::is_at_home,
     link_out::{BROADCAST, PASSES, segd_bears_own_tuple},
     lookup,
     ruling::reason,
@@ -49,7 +49,11 @@ pub fn judge_sent(way: &Way, packet: &Packet) -> u32 {
     if way.by == Sender::Inet && dhcp && all {
         return translated(way, packet, NOBODY);
     }
-    let owner = owner_of_tuple(packet, way.skb.cgroup());
+    let mut owner = owner_of_tuple(packet, way.skb.cgroup());
+    // Who bears an address that is nobody's is the network to a receiver here that does not find him.
+    if way.bears == Bears::Hidden && owner != ANOTHER {
+        owner = NOBODY;
+    }
     if is_accounted_for(way, packet, owner) {
         return PASSES;
     }
@@ -136,9 +140,11 @@ fn served(skb: Skb) -> u16 {
 
 /// Whether a frame accepts a connection, and goes to whoever has begun it.
 #[inline(always)]
-fn accepts(skb: Skb) -> bool {
+fn accepts(way: &Way) -> bool {
+    let skb = way.skb;
     skb.inet_socket()
         .is_some_and(|socket| socket.state() == state::NEW_SYN_RECV)
+        && is_at_home(skb, way.namespace)
         && segd_bears_own_tuple(skb.skb) != 0
 }
 
@@ -147,8 +153,8 @@ fn accepts(skb: Skb) -> bool {
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 pub fn speaker(way: &Way) -> Identity {
-    // What the host sent in, and is sent back turned before anybody here received it, bears the host's socket still.
-    if is_the_hosts(way.skb) {
+    // What another sent in, and is sent back turned before anybody received it, bears that one's socket still.
+    if way.skb.inet_socket().is_some() && !is_at_home(way.skb, way.namespace) {
         return identity::voice(way.policy.slot, way.namespace);
     }
     let own = identity::of_socket(&way.policy, way.skb, way.skb.cgroup());
@@ -162,15 +168,6 @@ pub fn speaker(way: &Way) -> Identity {
     } else {
         lives
     }
-}
-
-/// Whether the socket on a frame that comes out of a link is one of the host's own namespace.
-#[inline(always)]
-fn is_the_hosts(skb: Skb) -> bool {
-    let socket = skb
-        .inet_socket()
-        .and_then(|socket| kernel::address_of(socket.sk.as_ptr()));
-    socket.and_then(kernel::namespace_of) == Some(globals::host_namespace())
 }
 
 /// Nobody has sent on a tuple.
@@ -205,7 +202,7 @@ fn is_accounted_for(way: &Way, packet: &Packet, owner: u32) -> bool {
     }
     match way.by {
         // The listener's hook has let in whoever began.
-        Sender::Kernel => packet.protocol == TCP && (is_bare(skb, packet) || accepts(skb)),
+        Sender::Kernel => packet.protocol == TCP && (is_bare(skb, packet) || accepts(way)),
         Sender::Inet => {
             // No tunnel wraps a packet in one of these; in everything else the outer packet bears the inner one's
             // socket, and only the tuple tells them apart.

@@ -25,6 +25,7 @@ mod ingress;
 mod kept;
 mod kernel;
 mod link;
+mod link_found;
 mod link_out;
 mod link_sent;
 mod link_tunnel;
@@ -135,6 +136,12 @@ fn tcx(passes: bool) -> i32 {
 #[classifier]
 fn segd_link_leave(ctx: TcContext) -> i32 {
     tcx(link::may_leave(Skb { skb: ctx.skb.skb }))
+}
+
+#[classifier]
+fn segd_link_depart(ctx: TcContext) -> i32 {
+    let skb = Skb { skb: ctx.skb.skb };
+    tcx(link::may_leave(skb) && link_found::may_depart(skb))
 }
 
 #[classifier]

@@ -22,7 +22,9 @@ use crate::{
     egress::is_dhcp,
     errors, fragments,
     frame::{self, Frame},
+    handover::Side,
     identity::{self, UNKNOWN},
+    link_found,
     lookup::{self, Holder},
     policy::Policy,
     ruling::{Ruling, emit, judge},
@@ -98,7 +100,7 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
     };
     let frame = &Frame::at(ctx.ctx, scratch.offset);
     if !packet.has_upper_layer() {
-        if let Some(reason) = fragments::refuses(frame, packet, FRAGMENT_TTL_NS) {
+        if let Some(reason) = fragments::refuses(frame, packet, 0, FRAGMENT_TTL_NS) {
             ruling.fixed(reason);
         }
         return;
@@ -111,9 +113,12 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
     }
     if source.is_none() {
         judge_address(policy, ruling, packet, frame, to, local.flags & LOCAL_HOST != 0);
+        if (ruling.reason == 0 || ruling.passes()) && link_found::is_borrowed(packet, Side::Source) {
+            return ruling.fixed(Reason::Spoofed);
+        }
     }
     if packet.flags & PACKET_FRAGMENT != 0 && (ruling.reason == 0 || ruling.passes()) {
-        fragments::first(frame, packet);
+        fragments::first(frame, packet, 0);
     }
 }
 

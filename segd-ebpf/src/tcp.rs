@@ -373,10 +373,13 @@ fn note(policy: &Policy, ruling: &mut Ruling, memory: &mut SocketState, own: &Id
     memory.rule = ruling.rule;
     memory.reason = ruling.reason;
     memory.outcome = ruling.outcome;
-    memory.revision = policy.to_remember(ruling.rule);
-    if ruling.passes() {
+    // In one word, because both hooks may judge at once: what lets a packet pass is a revision, and only what it allows writes it.
+    memory.revision = if ruling.passes() {
         memory.flags |= STATE_WAS_ALLOWED;
-    }
+        policy.to_remember(ruling.rule)
+    } else {
+        0
+    };
     if ruling.flags & PEER_LOCAL != 0 {
         memory.flags |= STATE_PEER_LOCAL;
     }

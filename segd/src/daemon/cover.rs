@@ -87,16 +87,19 @@ impl Topology {
                 seat(Hook::Leave);
                 seat(Hook::ComeIn);
             } else if is_link(device) && !wire {
-                seat(Hook::Leave);
                 // To the programs a link without an entry leads to anybody.
                 let Some(end) = all.iter().find(|info| is_end(device, info)) else {
                     // The host may be in a container itself, and the network at the other end. No workload sets the host's routes.
-                    if !device.is_way_out {
+                    if device.is_way_out {
+                        seat(Hook::Depart);
+                    } else {
+                        seat(Hook::Leave);
                         seat(Hook::ComeOut);
                         map.unseen.push(device.name.clone());
                     }
                     continue;
                 };
+                seat(Hook::Leave);
                 seat(Hook::ComeOut);
                 let namespace = end.cookie;
                 map.links.insert(device.index, Link { namespace });
@@ -119,7 +122,7 @@ impl Topology {
                 map.sources
                     .extend(more.into_iter().take(fit).map(|source| (source, SOURCE_BEHIND)));
             } else if device.leads_outside() {
-                seat(Hook::Leave);
+                seat(Hook::Depart);
                 if !wire {
                     seat(Hook::Enter);
                 }

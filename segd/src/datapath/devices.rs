@@ -16,6 +16,8 @@ use super::{Error, feature, links::Links, pins::Pins, sys};
 pub enum Hook {
     /// Egress: frames of packet sockets; marks what goes out by loopback.
     Leave,
+    /// Egress of what leads out of the host: as [`Hook::Leave`], and answers to whoever has borrowed an address of the network.
+    Depart,
     /// Ingress by loopback: its mark.
     ComeIn,
     /// Ingress on the host's end of a workload's link.
@@ -25,11 +27,18 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Hook; 4] = [Hook::Leave, Hook::ComeIn, Hook::ComeOut, Hook::Enter];
+    const ALL: [Hook; 5] = [
+        Hook::Leave,
+        Hook::Depart,
+        Hook::ComeIn,
+        Hook::ComeOut,
+        Hook::Enter,
+    ];
 
     fn word(self) -> &'static str {
         match self {
             Hook::Leave => "leave",
+            Hook::Depart => "depart",
             Hook::ComeIn => "comein",
             Hook::ComeOut => "comeout",
             Hook::Enter => "enter",
@@ -39,6 +48,7 @@ impl Hook {
     fn program(self) -> &'static str {
         match self {
             Hook::Leave => "segd_link_leave",
+            Hook::Depart => "segd_link_depart",
             Hook::ComeIn => "segd_link_come_in",
             Hook::ComeOut => "segd_link_come_out",
             Hook::Enter => "segd_link_enter",
@@ -47,7 +57,11 @@ impl Hook {
 
     /// `BPF_TCX_EGRESS` or `BPF_TCX_INGRESS`.
     fn attach_type(self) -> u32 {
-        if self == Hook::Leave { 47 } else { 46 }
+        if matches!(self, Hook::Leave | Hook::Depart) {
+            47
+        } else {
+            46
+        }
     }
 }
 

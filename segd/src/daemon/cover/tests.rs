@@ -87,7 +87,7 @@ fn the_hosts_own_way_out_is_no_containers_link() {
         [Hook::Leave, Hook::ComeOut],
         "who is there is seen"
     );
-    assert_eq!(hooks(&map, WEST), [Hook::Leave]);
+    assert_eq!(hooks(&map, WEST), [Hook::Depart]);
     assert!(map.unseen.is_empty());
 }
 
