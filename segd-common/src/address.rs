@@ -174,6 +174,9 @@ pub const NAMESPACE_PLAIN: u16 = 1 << 1;
 
 /// Somebody lives in the namespace whom a segment claims, or may claim.
 pub const NAMESPACE_MANAGED: u16 = 1 << 2;
+/// The kernel programs do not ask for it: somebody whom a segment claims lives in the namespace, or was the last to; `owner` and
+/// the other flags are his until somebody else comes.
+pub const NAMESPACE_LIVED: u16 = 1 << 3;
 
 const _: () = assert!(size_of::<Link>() == 8);
 const _: () = assert!(size_of::<Source>() == 20);

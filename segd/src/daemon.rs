@@ -14,6 +14,7 @@ mod foreign;
 mod listing;
 pub mod gate;
 mod engine;
+mod lives;
 mod noted;
 mod tagging;
 mod trial;

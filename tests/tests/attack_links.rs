@@ -166,11 +166,13 @@ fn a_containers_af_xdp_socket_does_not_ride_on_a_live_exchange() {
 fn what_comes_out_of_a_container_bears_no_other_address() {
     let Some(lab) = Lab::open() else { return };
     let place = Shared::build(&lab);
-    let other = lab.netns("other");
+    let (other, free) = (lab.netns("other"), lab.netns("free"));
     place.bridge.plug(&other, 12);
-    // Nobody claims it: its packet socket is a tool like any other, but its addresses are its own.
+    place.bridge.plug(&free, 13);
+    // Nobody claims it: where no workload lives or lived, its packet socket is a tool like any other, but its addresses are its own.
     let unclaimed = lab.cgroup("unclaimed");
     let stranger = lab.worker_in(&unclaimed, &other);
+    let tool = lab.worker_in(&unclaimed, &free);
     let rogue = lab.worker_in(&place.cgroups[1], &other);
     let segd = lab.enforce(&place.policy());
     let flow = flow(&place.client, v4(10).into(), &place.server, place.service);
@@ -189,14 +191,16 @@ fn what_comes_out_of_a_container_bears_no_other_address() {
     assert_eq!(place.server.inbox(place.service).messages, ["first;"]);
     drop(rogue);
     wait::quiet(COVERED * 2);
-    let before = denied(&segd, "spoofed");
-    for from in [flow.local, partner] {
-        let frame = wire::frame(mac, &datagram(from, to, "again;"));
-        stranger.send_frame("eth0", &frame, false).unwrap();
+    for (sender, reason) in [(&stranger, "unjudged"), (&tool, "spoofed")] {
+        let before = denied(&segd, reason);
+        for from in [flow.local, partner] {
+            let frame = wire::frame(mac, &datagram(from, to, "again;"));
+            sender.send_frame("eth0", &frame, false).unwrap();
+        }
+        wait::quiet(wait::SILENCE);
+        assert_eq!(place.server.inbox(place.service).messages, ["first;"]);
+        assert_eq!(denied(&segd, reason) - before, 2.0, "{reason}");
     }
-    wait::quiet(wait::SILENCE);
-    assert_eq!(place.server.inbox(place.service).messages, ["first;"]);
-    assert_eq!(denied(&segd, "spoofed") - before, 2.0);
 }
 
 #[test]

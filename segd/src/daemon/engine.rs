@@ -7,10 +7,9 @@ use std::{
 };
 
 use segd_common::{
-    address::{self, NAMESPACE_MANAGED, NAMESPACE_PLAIN, is_link_local, is_loopback},
+    address,
     config::{Active, Trial},
-    segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
-    workload::Identity,
+    segment::{FIRST_SEGMENT, SegmentIndex},
 };
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
     expiry::Expiry,
     health::Repairs,
     last_good::Keeper,
+    lives::Former,
     noted::Names,
     probe::Probe,
     sequence::{self, Step},
@@ -36,7 +36,7 @@ use crate::{
         links::Links,
         pinned::PinnedMaps,
         pins::Pins,
-        places::{Addresses, Lives, Places},
+        places::{Addresses, Places},
         sessions::Foreigners,
         tables::Tables,
     },
@@ -49,11 +49,7 @@ use crate::{
     source::{ContentHash, Loaded, Sources, Texts, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
-        births::Births,
-        cgroupfs::CgroupRoot,
-        namespaces::{NamespaceInfo, is_managed, owner},
-        selector::SelectorTables,
-        users,
+        births::Births, cgroupfs::CgroupRoot, namespaces::NamespaceInfo, selector::SelectorTables, users,
     },
 };
 
@@ -111,6 +107,7 @@ pub struct Engine {
     pub(super) indexes: SegmentIndexes,
     pub(super) compiler: Compiler,
     pub(super) namespaces: Vec<NamespaceInfo>,
+    pub(super) former: Former,
     /// Why the last list of them was not written whole.
     pub(super) unwritten: Option<String>,
     /// How many network namespaces did not fit into their table.
@@ -239,7 +236,10 @@ impl Engine {
                     self.note_names(before, &self.indexes)?;
                 }
                 Step::Tags => ties = self.tag_all(active, slot, revision, &tables, &selectors, &names)?,
-                Step::Owners => self.ownerless = self.write_owners(slot, &tables)?,
+                Step::Owners => {
+                    self.hand_on_owners(active, slot, &tables, &names);
+                    self.ownerless = self.write_owners(slot, &tables)?;
+                }
             }
             tracing::debug!("revision {revision}: {step:?} done after {:?}", began.elapsed());
         }
@@ -279,7 +279,7 @@ impl Engine {
         self.cutter.look(self.flows.names().shared());
     }
 
-    /// The segments that living workloads bear: their indexes are not for others.
+    /// The segments that living workloads, and namespaces that are theirs, bear: their indexes are not for others.
     pub(super) fn borne(&self, active: Active) -> Result<BTreeSet<String>, ApplyError> {
         let mut borne = BTreeSet::new();
         if active.revision() == 0 {
@@ -294,46 +294,11 @@ impl Engine {
                 indexes.insert(slot.identity.segment);
             }
         }
+        indexes.extend(self.former.segments(active.slot()));
         let names = self.names();
         let name = |index: &SegmentIndex| names.get(*index).unwrap_or_default();
         borne.extend(indexes.iter().map(|index| name(index).to_owned()));
         Ok(borne)
-    }
-
-    /// Says under a slot's revision who lives in which namespace, and how many of them did not fit.
-    pub(super) fn write_owners(&self, slot: u32, tables: &CompiledTables) -> Result<usize, ApplyError> {
-        let mut left_out = 0;
-        // What has no entry is outside of what segd governs, if that is not all there is.
-        let stranger = (!self.root.is_hierarchy_root()).then_some(Identity::of(HOST));
-        for info in &self.namespaces {
-            let identity = |id: u64| -> Option<Identity> {
-                let Some(entry) = self.cgroups.read(id).ok()? else {
-                    return stranger;
-                };
-                let slot = entry.slots.get(slot as usize & 1)?;
-                (slot.revision != 0).then_some(slot.identity)
-            };
-            let (owner, mut flags) = owner(info, &identity);
-            let addresses = info.addresses.iter();
-            let routed = addresses.filter(|address| !is_loopback(address) && !is_link_local(address));
-            let claims: BTreeSet<SegmentIndex> = routed.map(|address| tables.claimed_by(address)).collect();
-            let mut claimed = NONE;
-            if !claims.iter().any(|segment| *segment >= FIRST_SEGMENT) {
-                flags |= NAMESPACE_PLAIN;
-            } else if claims.len() == 1 {
-                claimed = claims.first().copied().unwrap_or(NONE);
-            }
-            if is_managed(info, &identity) {
-                flags |= NAMESPACE_MANAGED;
-            }
-            let lives = Lives {
-                owner,
-                flags,
-                claimed,
-            };
-            left_out += usize::from(!self.places.set_lives(info.cookie, slot, lives)?);
-        }
-        Ok(left_out)
     }
 
     /// Takes a new list of namespaces.
@@ -344,15 +309,12 @@ impl Engine {
     pub fn set_namespaces(&mut self, list: Vec<NamespaceInfo>) -> Result<(), ApplyError> {
         self.namespaces = list;
         let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
+        self.former.keep(&living);
         // What is gone makes room for what is new.
         self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
         // Owners go first: an address without an owner is judged by its receiver alone.
         // A slot that packets cannot come to gets its owners with its revision.
-        let mut left_out = 0;
-        for policy in self.policies() {
-            left_out = left_out.max(self.write_owners(policy.active.slot(), &policy.tables)?);
-        }
-        self.ownerless = left_out;
+        self.ownerless = self.write_all_owners()?;
         let map = cover::Topology::of(&self.namespaces, &self.options.interfaces);
         let addresses = self
             .places

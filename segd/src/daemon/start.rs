@@ -15,6 +15,7 @@ use super::{
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
+    lives::Former,
     lock::{Lock, There},
     newborns, notify, privilege, queue,
     ready::{Broken, Readied, ready, take_over},
@@ -208,9 +209,11 @@ async fn attach(
         foreign::start(foreigners.as_ref(), host, &flows)?;
     }
     let links = Links::new(&datapath, root.path(), handover.learns())?;
+    let places = Places::open(&pins)?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
-        places: Places::open(&pins)?,
+        former: Former::of(&places.lives()?),
+        places,
         cover: None,
         guard: None,
         counters: Counters::open(&pins)?,

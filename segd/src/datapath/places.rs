@@ -287,6 +287,15 @@ impl Places {
         Ok(written)
     }
 
+    /// What is said of namespaces.
+    ///
+    /// # Errors
+    ///
+    /// A read that failed.
+    pub fn lives(&self) -> Result<BTreeMap<u64, Namespace>, Error> {
+        all(&self.namespaces)
+    }
+
     /// Forgets namespaces that are gone.
     pub fn keep_namespaces(&self, living: &dyn Fn(u64) -> bool) -> Result<(), Error> {
         for cookie in self.namespaces.keys()? {

@@ -15,10 +15,8 @@ use std::{
 };
 
 use segd_common::{
-    address::{Address, NAMESPACE_SINGLE, mapped},
+    address::{Address, mapped},
     census::{Namespace, Task},
-    segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
-    workload::Identity,
 };
 
 use self::{
@@ -32,9 +30,11 @@ use crate::datapath::census::Census;
 mod belief;
 mod look;
 mod netlink;
+mod owner;
 mod watch;
 
 pub use netlink::{Device, Held, Listener};
+pub use owner::{Whose, lasting, owner};
 pub use watch::watch;
 
 /// How often a namespace is asked again whose task left meanwhile.
@@ -221,41 +221,6 @@ fn host() -> Result<Namespace, WorkloadError> {
         inode: metadata.ino() as u32,
         delegated: 0,
     })
-}
-
-/// Whether somebody lives in it whom a segment claims, or may claim. `identity` as for [`owner`].
-#[must_use]
-pub fn is_managed(info: &NamespaceInfo, identity: &dyn Fn(u64) -> Option<Identity>) -> bool {
-    let mut cgroups = info.cgroups.iter();
-    info.is_host || cgroups.any(|cgroup| identity(*cgroup) != Some(Identity::of(HOST)))
-}
-
-/// Whose namespace it is: the one segment that lives in it, with `NAMESPACE_` flags.
-///
-/// `identity` is told a cgroup's id; `None` = nobody classified it. The host's processes do not count. None or
-/// several segments: `HOST`. If anybody in it is unknown, or known with reservations, it is nobody's, and denied.
-#[must_use]
-pub fn owner(info: &NamespaceInfo, identity: &dyn Fn(u64) -> Option<Identity>) -> (SegmentIndex, u16) {
-    if info.is_host {
-        return (HOST, 0);
-    }
-    let mut segments = BTreeSet::new();
-    for cgroup in &info.cgroups {
-        match identity(*cgroup) {
-            Some(Identity { segment, flags: 0 }) if segment >= FIRST_SEGMENT => {
-                segments.insert(segment);
-            }
-            Some(Identity {
-                segment: HOST,
-                flags: 0,
-            }) => {}
-            _ => return (NONE, 0),
-        }
-    }
-    match segments.first() {
-        Some(segment) if segments.len() == 1 => (*segment, NAMESPACE_SINGLE),
-        _ => (HOST, 0),
-    }
 }
 
 #[cfg(test)]

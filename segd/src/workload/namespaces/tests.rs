@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use segd_common::{address::mapped, workload::PENDING};
+use segd_common::address::mapped;
 use tokio::{sync::mpsc, time};
 
 use super::{super::cgroupfs::tests::Scratch, *};
@@ -274,46 +274,4 @@ async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
         !find(new.inode()).is_none_or(|info| info.cgroups.is_empty())
     })
     .await;
-}
-
-#[test]
-fn a_namespace_is_owned_by_the_one_segment_in_it() {
-    let identity = |cgroup: u64| match cgroup {
-        1 => Some(Identity::of(HOST)),
-        2 | 3 => Some(Identity::of(7)),
-        4 => Some(Identity::of(8)),
-        5 => Some(Identity {
-            segment: 7,
-            flags: PENDING,
-        }),
-        6 => Some(Identity::default()),
-        _ => None,
-    };
-    let owned = |is_host, cgroups: &[u64]| {
-        let cgroups = cgroups.iter().copied().collect();
-        owner(
-            &NamespaceInfo {
-                cookie: 5,
-                inode: 6,
-                is_host,
-                number: None,
-                addresses: Vec::new(),
-                elsewhere: 0,
-                more_addresses: false,
-                ends: BTreeSet::new(),
-                devices: Vec::new(),
-                held: Vec::new(),
-                cgroups,
-            },
-            &identity,
-        )
-    };
-    assert_eq!(owned(false, &[]), (HOST, 0));
-    assert_eq!(owned(false, &[1]), (HOST, 0));
-    assert_eq!(owned(false, &[1, 2, 3]), (7, NAMESPACE_SINGLE));
-    assert_eq!(owned(false, &[2, 4]), (HOST, 0));
-    assert_eq!(owned(true, &[2]), (HOST, 0));
-    for doubtful in [5, 6, 99] {
-        assert_eq!(owned(false, &[1, 2, doubtful]), (NONE, 0), "cgroup {doubtful}");
-    }
 }

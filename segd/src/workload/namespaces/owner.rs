@@ -1,0 +1,237 @@
+//! Whose a network namespace is. Pure.
+//!
+//! INVARIANT: a namespace that all leave whom segments claim stays theirs: a name keeps it, and with it the sockets and the rules
+//! that they made there. Who is there now counts first.
+//! Deliberately absent: who came and went between two looks.
+
+use std::collections::BTreeSet;
+
+use segd_common::{
+    address::{NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE},
+    segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
+    workload::{Identity, PENDING},
+};
+
+use super::NamespaceInfo;
+
+/// Who speaks where no process does: a namespace's own kernel, and what it sends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// The one segment that lives there; `HOST` if none does, or several do; `NONE` if nobody can tell.
+    pub segment: SegmentIndex,
+    /// `NAMESPACE_SINGLE`, `NAMESPACE_MANAGED` and `NAMESPACE_LIVED`.
+    pub flags: u16,
+}
+
+/// Nobody's: only the host's processes are there, and were.
+const NOBODYS: Whose = Whose {
+    segment: HOST,
+    flags: 0,
+};
+/// Somebody's, and nobody can tell whose.
+const UNKNOWN: Whose = Whose {
+    segment: NONE,
+    flags: NAMESPACE_MANAGED,
+};
+
+impl Whose {
+    /// It, if its segment is none of the policy's: denied.
+    #[must_use]
+    pub fn orphaned(self) -> Whose {
+        Whose {
+            segment: NONE,
+            flags: self.flags & !NAMESPACE_SINGLE,
+        }
+    }
+
+    /// What the kernel's table says of it, if that lasts.
+    #[must_use]
+    pub fn of_entry(segment: SegmentIndex, flags: u16) -> Option<Whose> {
+        let whose = Whose {
+            segment,
+            flags: flags & (NAMESPACE_SINGLE | NAMESPACE_MANAGED | NAMESPACE_LIVED),
+        };
+        (flags & NAMESPACE_LIVED != 0).then_some(whose)
+    }
+}
+
+/// Whose it stays if all leave. `before`: whose it stayed so far. `identity` as for [`owner`].
+///
+/// Those that no segment is known to claim change nothing: the host's, and who is not classified yet.
+#[must_use]
+pub fn lasting(
+    info: &NamespaceInfo,
+    before: Option<Whose>,
+    identity: &dyn Fn(u64) -> Option<Identity>,
+) -> Option<Whose> {
+    if info.is_host {
+        return None;
+    }
+    let is_claimed =
+        |identity: &Identity| identity.segment >= FIRST_SEGMENT || identity.flags & !PENDING != 0;
+    let known = info.cgroups.iter().filter_map(|cgroup| identity(*cgroup));
+    let there: Vec<Identity> = known.filter(is_claimed).collect();
+    let segments: BTreeSet<SegmentIndex> = there.iter().map(|identity| identity.segment).collect();
+    let Some(first) = segments.first() else {
+        return before;
+    };
+    let mut whose = match first {
+        _ if there.iter().any(|identity| identity.flags != 0) => UNKNOWN,
+        segment if segments.len() == 1 => Whose {
+            segment: *segment,
+            flags: NAMESPACE_SINGLE | NAMESPACE_MANAGED,
+        },
+        _ => Whose {
+            segment: HOST,
+            flags: NAMESPACE_MANAGED,
+        },
+    };
+    whose.flags |= NAMESPACE_LIVED;
+    Some(whose)
+}
+
+/// Whose it is now. `lasting`: as [`lasting`] says.
+///
+/// `identity` is told a cgroup's id; `None` = nobody classified it. The host's processes do not count. If anybody in it is
+/// unknown, or known with reservations, it is nobody's, and denied.
+#[must_use]
+pub fn owner(
+    info: &NamespaceInfo,
+    lasting: Option<Whose>,
+    identity: &dyn Fn(u64) -> Option<Identity>,
+) -> Whose {
+    if info.is_host {
+        return Whose {
+            flags: NAMESPACE_MANAGED,
+            ..NOBODYS
+        };
+    }
+    let is_known = |identity: Identity| identity.flags == 0 && identity.segment >= FIRST_SEGMENT;
+    let mut there = info.cgroups.iter().map(|cgroup| identity(*cgroup));
+    let is_doubtful = there.any(|of| of != Some(Identity::of(HOST)) && !of.is_some_and(is_known));
+    let lived = lasting.map_or(0, |whose| whose.flags & NAMESPACE_LIVED);
+    if is_doubtful {
+        return Whose {
+            flags: UNKNOWN.flags | lived,
+            ..UNKNOWN
+        };
+    }
+    lasting.unwrap_or(NOBODYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use segd_common::workload::{AMBIGUOUS, ORPHANED};
+
+    use super::*;
+
+    fn identity(cgroup: u64) -> Option<Identity> {
+        let flagged = |segment, flags| Some(Identity { segment, flags });
+        match cgroup {
+            1 => Some(Identity::of(HOST)),
+            2 | 3 => Some(Identity::of(7)),
+            4 => Some(Identity::of(8)),
+            5 => flagged(7, PENDING),
+            6 => Some(Identity::default()),
+            7 => flagged(HOST, PENDING),
+            8 => flagged(7, AMBIGUOUS),
+            9 => flagged(7, ORPHANED),
+            _ => None,
+        }
+    }
+
+    fn with(is_host: bool, cgroups: &[u64]) -> NamespaceInfo {
+        NamespaceInfo {
+            cookie: 5,
+            inode: 6,
+            is_host,
+            number: None,
+            addresses: Vec::new(),
+            elsewhere: 0,
+            more_addresses: false,
+            ends: BTreeSet::new(),
+            devices: Vec::new(),
+            held: Vec::new(),
+            cgroups: cgroups.iter().copied().collect(),
+        }
+    }
+
+    fn whose(segment: SegmentIndex, flags: u16) -> Whose {
+        Whose { segment, flags }
+    }
+
+    /// Whose it is after those were in it, one set after the other.
+    fn after(sets: &[&[u64]]) -> Whose {
+        let mut now = (None, NOBODYS);
+        for cgroups in sets {
+            let info = with(false, cgroups);
+            let lasts = lasting(&info, now.0, &identity);
+            now = (lasts, owner(&info, lasts, &identity));
+        }
+        now.1
+    }
+
+    const LIVES: u16 = NAMESPACE_MANAGED | NAMESPACE_LIVED;
+
+    #[test]
+    fn a_namespace_is_owned_by_the_one_segment_in_it() {
+        assert_eq!(after(&[&[]]), NOBODYS);
+        assert_eq!(after(&[&[1]]), NOBODYS);
+        assert_eq!(after(&[&[1, 2, 3]]), whose(7, LIVES | NAMESPACE_SINGLE));
+        assert_eq!(after(&[&[2, 4]]), whose(HOST, LIVES));
+        for doubtful in [5, 6, 7, 8, 9, 99] {
+            assert_eq!(
+                after(&[&[1, 2, doubtful]]),
+                whose(NONE, LIVES),
+                "cgroup {doubtful}"
+            );
+        }
+        let host = with(true, &[2]);
+        let lasts = lasting(&host, None, &identity);
+        assert_eq!(lasts, None);
+        assert_eq!(owner(&host, lasts, &identity), whose(HOST, NAMESPACE_MANAGED));
+    }
+
+    #[test]
+    fn a_namespace_that_all_have_left_stays_theirs_until_others_come() {
+        let (sevens, eights) = (
+            whose(7, LIVES | NAMESPACE_SINGLE),
+            whose(8, LIVES | NAMESPACE_SINGLE),
+        );
+        assert_eq!(after(&[&[2], &[]]), sevens);
+        assert_eq!(after(&[&[2], &[1], &[], &[1]]), sevens, "the host looks in");
+        assert_eq!(after(&[&[2], &[4]]), eights);
+        assert_eq!(after(&[&[2], &[4], &[]]), eights);
+        assert_eq!(after(&[&[2, 4], &[4], &[]]), eights);
+        assert_eq!(after(&[&[2, 4], &[]]), whose(HOST, LIVES));
+        for denied in [8, 9] {
+            assert_eq!(after(&[&[denied], &[]]), whose(NONE, LIVES), "cgroup {denied}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_classified_leaves_no_claim_and_takes_none_away() {
+        for doubtful in [6, 7, 99] {
+            assert_eq!(
+                after(&[&[doubtful]]),
+                whose(NONE, NAMESPACE_MANAGED),
+                "cgroup {doubtful}"
+            );
+            assert_eq!(after(&[&[doubtful], &[]]), NOBODYS);
+            assert_eq!(after(&[&[2], &[doubtful]]), whose(NONE, LIVES));
+            assert_eq!(
+                after(&[&[2], &[2, doubtful], &[]]),
+                whose(7, LIVES | NAMESPACE_SINGLE)
+            );
+        }
+    }
+
+    #[test]
+    fn what_lasts_is_read_from_the_kernels_table_again() {
+        let sevens = whose(7, LIVES | NAMESPACE_SINGLE);
+        let plain = segd_common::address::NAMESPACE_PLAIN;
+        assert_eq!(Whose::of_entry(7, sevens.flags | plain), Some(sevens));
+        assert_eq!(Whose::of_entry(NONE, NAMESPACE_MANAGED), None);
+        assert_eq!(sevens.orphaned(), whose(NONE, LIVES));
+    }
+}
