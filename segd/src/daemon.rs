@@ -60,7 +60,7 @@ use crate::{
     control::{protocol::Refusal, types::Applied},
     datapath::events::Events,
     source::git::Provenance,
-    workload::namespaces::NamespaceInfo,
+    workload::namespaces::Listed,
 };
 
 pub use self::start::style;
@@ -131,7 +131,7 @@ enum Event {
     /// Addresses or namespaces changed.
     NamespacesMoved,
     /// They were listed anew; `None`: they could not be.
-    NamespacesListed(Option<Vec<NamespaceInfo>>),
+    NamespacesListed(Option<Listed>),
     /// Cgroups were born that the kernel could not classify; whoever asks hears how long it took.
     Born(oneshot::Sender<Duration>),
     /// A window opens or shuts, a rule ends, or somebody set the clock.
@@ -276,10 +276,10 @@ async fn live(mut running: Running) -> ExitCode {
             Event::GitSaid(revision, said) => shared.git_said(revision, said),
             Event::NamespacesMoved => listing.begin(&shared, &running.send),
             Event::NamespacesListed(list) => {
+                listing.end(list.as_ref(), &shared, &running.send);
                 if let Some(list) = list {
                     shared.set_namespaces(list);
                 }
-                listing.end(&shared, &running.send);
             }
             Event::Born(asker) => {
                 // Who asks ends with the daemon.

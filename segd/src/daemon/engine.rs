@@ -49,7 +49,11 @@ use crate::{
     source::{ContentHash, Loaded, Sources, Texts, git::Provenance, signature::Signed},
     telemetry::{clock, flows::FlowLog},
     workload::{
-        births::Births, cgroupfs::CgroupRoot, namespaces::NamespaceInfo, selector::SelectorTables, users,
+        births::Births,
+        cgroupfs::CgroupRoot,
+        namespaces::{Listed, NamespaceInfo},
+        selector::SelectorTables,
+        users,
     },
 };
 
@@ -306,9 +310,9 @@ impl Engine {
     /// # Errors
     ///
     /// A write that failed; the next list repeats it.
-    pub fn set_namespaces(&mut self, list: Vec<NamespaceInfo>) -> Result<(), ApplyError> {
-        self.namespaces = list;
-        let living: BTreeSet<u64> = self.namespaces.iter().map(|info| info.cookie).collect();
+    pub fn set_namespaces(&mut self, listed: Listed) -> Result<(), ApplyError> {
+        let living = listed.living();
+        self.namespaces = listed.completed(&self.namespaces);
         self.former.keep(&living);
         // What is gone makes room for what is new.
         self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;

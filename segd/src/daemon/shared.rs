@@ -37,7 +37,7 @@ use crate::{
     report::chain,
     source::{Known, Looked, SourceError, Sources, Texts, resolve_read_doubting},
     telemetry::{clock, flows::FlowLog, http},
-    workload::namespaces::NamespaceInfo,
+    workload::namespaces::Listed,
 };
 
 /// The daemon's state, shared by its loop and its servers.
@@ -319,7 +319,7 @@ impl Shared {
     }
 
     /// Takes a new list of namespaces.
-    pub fn set_namespaces(&self, list: Vec<NamespaceInfo>) {
+    pub fn set_namespaces(&self, list: Listed) {
         let mut engine = lock(&self.engine);
         let written = engine.set_namespaces(list);
         engine.unwritten = written.err().map(|error| chain(&error));

@@ -15,6 +15,7 @@ use super::{
     given::{self, Given},
     handover::Handover,
     health::{Health, Repairs},
+    listing,
     lives::Former,
     lock::{Lock, There},
     newborns, notify, privilege, queue,
@@ -245,6 +246,7 @@ async fn attach(
     engine.links.attach(TRACEPOINTS)?;
     watch_namespaces(&engine.census, given.listener, &send)?;
     let list = namespaces::namespaces(&engine.census)?;
+    listing::follow_first(&list, &send);
     engine.set_namespaces(list)?;
     let (found, broken) = take_over(&mut engine, found, there.enforces)?;
     let files = match &engine.in_force {

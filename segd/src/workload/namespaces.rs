@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
 };
 
@@ -22,22 +22,24 @@ use segd_common::{
 use self::{
     belief::{Told, believed},
     look::Look,
-    netlink::{By, Leads, Netlink},
+    netlink::{By, Dump, Leads, Netlink},
 };
 use super::error::WorkloadError;
 use crate::datapath::census::Census;
 
 mod belief;
+mod listed;
 mod look;
 mod netlink;
 mod owner;
 mod watch;
 
+pub use listed::Listed;
 pub use netlink::{Device, Held, Listener};
 pub use owner::{Whose, lasting, owner};
 pub use watch::watch;
 
-/// How often a namespace is asked again whose task left meanwhile.
+/// How often a namespace is asked whose task leaves meanwhile, or that changes.
 const ATTEMPTS: usize = 3;
 
 /// A network namespace.
@@ -74,12 +76,13 @@ pub struct NamespaceInfo {
 /// # Errors
 ///
 /// What the kernel does not tell.
-pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> {
+pub fn namespaces(census: &Census) -> Result<Listed, WorkloadError> {
     let asking = |source| WorkloadError::io("ask for", "the addresses of network namespaces", source);
     let netlink = Netlink::open().map_err(asking)?;
     let look = Look::take(census)?;
     let host = host()?;
-    let mut devices = netlink.devices(None).map_err(asking)?;
+    let told = again(|| netlink.devices(None)).map_err(asking)?;
+    let (mut devices, mut is_complete) = (told.all, told.is_whole);
     for leads in WORLD.map(|address| netlink.route(&address)) {
         for device in devices
             .iter_mut()
@@ -88,7 +91,9 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
             device.is_way_out = true;
         }
     }
-    let held = netlink.addresses(None).map_err(asking)?;
+    let told = again(|| netlink.addresses(None)).map_err(asking)?;
+    let held = told.all;
+    is_complete &= told.is_whole;
     // Devices of others may lead to the host, too.
     let number = fs::File::open(OWN).and_then(|file| netlink.number(By::File(file.as_fd())));
     let mut own = info(
@@ -98,33 +103,32 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
         &look,
     );
     own.is_host = true;
-    let tell = |by| {
-        let number = Some(netlink.number(by)?);
-        let told = Told {
-            number,
-            held: netlink.addresses(number)?,
-            devices: netlink.devices(number)?,
-        };
-        Ok::<Told, std::io::Error>(told)
-    };
     let mut told: Vec<(Namespace, Told)> = Vec::new();
+    let mut unheard = BTreeSet::new();
     let mut by_task = BTreeMap::new();
     for namespace in look.namespaces() {
         // Anybody may make a user namespace and give its network any address, the host's or another machine's: what
         // it says of itself moves nobody else's traffic.
         if namespace.delegated != 0 {
-            let by_file = look.files.get(&namespace).map(|file| By::File(file.as_fd()));
-            let by = by_file.or(look.tasks.get(&namespace).map(|task| By::Task(task.number)));
-            let number = by.and_then(|by| netlink.number(by).ok());
+            let number = look.by(&namespace).map(|by| netlink.number(by));
+            if !matches!(number, Some(Ok(_))) {
+                unheard.insert(namespace);
+            }
             told.push((
                 namespace,
                 Told {
-                    number,
+                    number: number.and_then(Result::ok),
                     ..Told::default()
                 },
             ));
         } else if let Some(file) = look.files.get(&namespace) {
-            told.extend(tell(By::File(file.as_fd())).ok().map(|told| (namespace, told)));
+            match tell(&netlink, By::File(file.as_fd())) {
+                Ok(of_it) => told.push((namespace, of_it)),
+                Err(error) => {
+                    tracing::debug!("asking a network namespace that has a name: {error}");
+                    unheard.insert(namespace);
+                }
+            }
         } else if let Some(task) = look.tasks.get(&namespace) {
             by_task.insert(namespace, *task);
         }
@@ -132,8 +136,9 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     for _ in 0..ATTEMPTS {
         let mut heard: BTreeMap<Namespace, (Task, Told)> = BTreeMap::new();
         for (namespace, task) in &by_task {
-            if let Ok(told) = tell(By::Task(task.number)) {
-                heard.insert(*namespace, (*task, told));
+            match tell(&netlink, By::Task(task.number)) {
+                Ok(told) => drop(heard.insert(*namespace, (*task, told))),
+                Err(error) => tracing::debug!("asking the network namespace of a task: {error}"),
             }
         }
         if by_task.is_empty() {
@@ -153,6 +158,7 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
             }),
         });
     }
+    unheard.extend(by_task.into_keys());
     let others: Vec<&Told> = told.iter().map(|(_, told)| told).collect();
     let rest = told.iter().map(|(namespace, told)| {
         let addresses = believed(told, &others, &devices, |address| netlink.route(address));
@@ -170,7 +176,40 @@ pub fn namespaces(census: &Census) -> Result<Vec<NamespaceInfo>, WorkloadError> 
     own.devices = devices;
     own.held = held;
     infos.insert(0, own);
-    Ok(infos)
+    let unheard = unheard
+        .iter()
+        .map(|namespace| (namespace.cookie, look.cgroups(namespace)));
+    Ok(Listed {
+        heard: infos,
+        unheard: unheard.collect(),
+        is_complete,
+    })
+}
+
+/// What another namespace says of itself.
+fn tell(netlink: &Netlink, by: By<'_>) -> io::Result<Told> {
+    let ask = |netlink: &Netlink| {
+        let number = Some(netlink.number(by)?);
+        Ok(Told {
+            number,
+            held: again(|| netlink.addresses(number))?.whole()?,
+            devices: again(|| netlink.devices(number))?.whole()?,
+        })
+    };
+    // A socket on which an answer was given up may be busy with it yet.
+    ask(netlink).or_else(|_: io::Error| ask(&Netlink::open()?))
+}
+
+/// Asks until nothing changes meanwhile, or often enough.
+fn again<T>(ask: impl Fn() -> io::Result<Dump<T>>) -> io::Result<Dump<T>> {
+    let mut told = ask()?;
+    for _ in 1..ATTEMPTS {
+        if told.is_whole {
+            break;
+        }
+        told = ask()?;
+    }
+    Ok(told)
 }
 
 /// Two addresses of the network at large, one of each family, for which nobody has a route of its own (RFC 7526, RFC 3849). Nothing is
@@ -191,7 +230,6 @@ fn info(
 ) -> NamespaceInfo {
     let more_addresses = addresses.len() > MAX_OF_ONE;
     addresses.truncate(MAX_OF_ONE);
-    let members = look.members.iter().filter(|(of, _)| *of == namespace);
     NamespaceInfo {
         cookie: namespace.cookie,
         inode: u64::from(namespace.inode),
@@ -203,7 +241,7 @@ fn info(
         ends: BTreeSet::new(),
         devices: Vec::new(),
         held: Vec::new(),
-        cgroups: members.map(|(_, cgroup)| *cgroup).collect(),
+        cgroups: look.cgroups(&namespace),
     }
 }
 

@@ -62,6 +62,12 @@ impl Look {
         self.tasks.keys().chain(self.files.keys()).copied().collect()
     }
 
+    /// The cgroups that have tasks in a namespace.
+    pub fn cgroups(&self, namespace: &Namespace) -> BTreeSet<u64> {
+        let members = self.members.range((*namespace, 0)..=(*namespace, u64::MAX));
+        members.map(|(_, cgroup)| *cgroup).collect()
+    }
+
     /// Whether a task still lives where it did. The oldest stays the oldest, unless an older one joins.
     pub fn is_there(&self, task: &Task) -> bool {
         let oldest = self.tasks.get(&task.namespace);

@@ -4,6 +4,7 @@
 //! give it that number by a process in it or a file of it (`RTM_NEWNSID`). Nobody has to go there.
 
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
@@ -13,7 +14,7 @@ use segd_common::address::{self, Address};
 pub use read::Device;
 pub use read::Held;
 pub(super) use read::Leads;
-use read::{attributes, device, held, message, result, route};
+use read::{Answer, attributes, device, held, route};
 
 mod read;
 
@@ -36,6 +37,7 @@ const RTA_DST: u16 = 1;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
+const DUMP_INTR: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTMGRP_IPV6_ROUTE: libc::c_int = 0x400;
@@ -54,7 +56,33 @@ pub(super) enum By<'a> {
 
 /// A socket to ask on.
 #[derive(Debug)]
-pub(super) struct Netlink(OwnedFd);
+pub(super) struct Netlink {
+    socket: OwnedFd,
+    /// How many requests were sent.
+    asked: Cell<u32>,
+}
+
+/// What there is of one kind.
+#[derive(Debug)]
+pub(super) struct Dump<T> {
+    /// All, as far as it was told.
+    pub all: Vec<T>,
+    /// It did not change while it was told.
+    pub is_whole: bool,
+}
+
+impl<T> Dump<T> {
+    /// All of it.
+    pub fn whole(self) -> io::Result<Vec<T>> {
+        if self.is_whole {
+            return Ok(self.all);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "it changed while it was listed",
+        ))
+    }
+}
 
 /// A socket that hears of links and addresses, and one that hears of this namespace's routes.
 #[derive(Debug)]
@@ -100,7 +128,10 @@ impl Netlink {
         let socket = socket(0)?;
         // Without it the kernel would not look at which namespace is meant, and tell of this one.
         option(&socket, NETLINK_GET_STRICT_CHK)?;
-        Ok(Netlink(socket))
+        Ok(Netlink {
+            socket,
+            asked: Cell::new(0),
+        })
     }
 
     /// A namespace's number as this one knows it; one is given if there is none.
@@ -142,12 +173,13 @@ impl Netlink {
     }
 
     /// The addresses of a namespace and where it has them, tentative ones included, sorted. `None`: of this one.
-    pub fn addresses(&self, number: Option<i32>) -> io::Result<Vec<Held>> {
+    pub fn addresses(&self, number: Option<i32>) -> io::Result<Dump<Held>> {
         let mut found = Vec::new();
         let target = number.map(|number| (IFA_TARGET_NETNSID, number));
+        let mut is_whole = true;
         for family in [libc::AF_INET, libc::AF_INET6] {
             let head = [family as u8, 0, 0, 0, 0, 0, 0, 0];
-            self.ask(
+            is_whole &= self.ask(
                 RTM_GETADDR,
                 REQUEST | DUMP,
                 &head,
@@ -161,14 +193,14 @@ impl Netlink {
         }
         found.sort_unstable();
         found.dedup();
-        Ok(found)
+        Ok(Dump { all: found, is_whole })
     }
 
     /// The devices of a namespace. `None`: of this one.
-    pub fn devices(&self, number: Option<i32>) -> io::Result<Vec<Device>> {
+    pub fn devices(&self, number: Option<i32>) -> io::Result<Dump<Device>> {
         let mut found = Vec::new();
         let target = number.map(|number| (IFLA_TARGET_NETNSID, number));
-        self.ask(
+        let is_whole = self.ask(
             RTM_GETLINK,
             REQUEST | DUMP,
             &[0; 16],
@@ -179,7 +211,7 @@ impl Netlink {
                 }
             },
         )?;
-        Ok(found)
+        Ok(Dump { all: found, is_whole })
     }
 
     /// Where the routes of this namespace lead an address.
@@ -216,7 +248,7 @@ impl Netlink {
                 }
             },
         );
-        asked.map_or(Leads::Nowhere, |()| leads)
+        asked.map_or(Leads::Nowhere, |_| leads)
     }
 
     /// As [`Netlink::ask_for`], with attributes that are numbers.
@@ -227,7 +259,7 @@ impl Netlink {
         head: &[u8],
         attributes: &[(u16, i32)],
         each: impl FnMut(u16, &[u8]),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let bytes: Vec<(u16, [u8; 4])> = attributes
             .iter()
             .map(|(kind, value)| (*kind, value.to_ne_bytes()))
@@ -236,7 +268,8 @@ impl Netlink {
         self.ask_for(kind, flags, head, &attributes, each)
     }
 
-    /// Sends a request and hands every answer to `each`: its type and its body. The values of attributes are whole words.
+    /// Sends a request and hands every answer to `each`: its type and its body. The values of attributes are whole words. Whether
+    /// what was listed did not change meanwhile.
     fn ask_for(
         &self,
         kind: u16,
@@ -244,40 +277,48 @@ impl Netlink {
         head: &[u8],
         attributes: &[(u16, &[u8])],
         mut each: impl FnMut(u16, &[u8]),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let values: usize = attributes.iter().map(|(_, value)| 4 + value.len()).sum();
         let len = HEADER + head.len() + values;
+        let number = self.asked.get().wrapping_add(1);
+        self.asked.set(number);
         let mut request = Vec::with_capacity(len);
         request.extend((len as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
         request.extend(flags.to_ne_bytes());
-        request.extend([0; 8]);
+        request.extend(number.to_ne_bytes());
+        request.extend([0; 4]);
         request.extend(head);
         for (kind, value) in attributes {
             request.extend((4 + value.len() as u16).to_ne_bytes());
             request.extend(kind.to_ne_bytes());
             request.extend(*value);
         }
+        let socket = self.socket.as_raw_fd();
         // SAFETY: the bytes are ours, as long as stated, and outlive the call.
-        let sent = unsafe { libc::send(self.0.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        uninterrupted(|| unsafe { libc::send(socket, request.as_ptr().cast(), request.len(), 0) })?;
         let mut buffer = vec![0_u8; 64 << 10];
+        let mut answer = Answer::to(number);
         loop {
             // SAFETY: the buffer is ours, as long as stated, and outlives the call.
-            let read = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-            if read < 0 {
-                return Err(io::Error::last_os_error());
+            let read =
+                uninterrupted(|| unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), 0) })?;
+            if let Some(end) = answer.read(buffer.get(..read).unwrap_or_default(), &mut each) {
+                return end;
             }
-            let mut rest = buffer.get(..read as usize).unwrap_or_default();
-            while let Some((kind, body, next)) = message(rest) {
-                match kind {
-                    NLMSG_ERROR | NLMSG_DONE => return result(body),
-                    _ => each(kind, body),
-                }
-                rest = next;
-            }
+        }
+    }
+}
+
+/// A call that signals may interrupt, until it comes to something.
+fn uninterrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        if let Ok(done) = usize::try_from(call()) {
+            return Ok(done);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }
@@ -337,4 +378,33 @@ fn option(socket: &OwnedFd, name: libc::c_int) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_that_was_given_up_left_behind_is_not_taken_for_another() {
+        let netlink = Netlink::open().unwrap();
+        // A dump of addresses whose answer nobody reads.
+        let mut request = Vec::new();
+        request.extend(24_u32.to_ne_bytes());
+        request.extend(RTM_GETADDR.to_ne_bytes());
+        request.extend((REQUEST | DUMP).to_ne_bytes());
+        request.extend(77_u32.to_ne_bytes());
+        request.extend([0; 4]);
+        request.extend([libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0]);
+        let socket = netlink.socket.as_raw_fd();
+        // SAFETY: the bytes are ours, as long as stated, and outlive the call.
+        uninterrupted(|| unsafe { libc::send(socket, request.as_ptr().cast(), request.len(), 0) }).unwrap();
+        let has_loopback = |asked: &Netlink| {
+            let devices = asked.devices(None).and_then(Dump::whole);
+            devices.map(|devices| devices.iter().any(|device| device.is_loopback))
+        };
+        // It may be busy with the first yet, and then says so.
+        let busy = has_loopback(&netlink).map_err(|error| error.raw_os_error());
+        assert!(matches!(busy, Ok(true) | Err(Some(libc::EBUSY))), "{busy:?}");
+        assert!(has_loopback(&netlink).unwrap(), "it has recovered");
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use segd_common::address::{Address, mapped};
 
-use super::HEADER;
+use super::{DUMP_INTR, HEADER, NLMSG_DONE, NLMSG_ERROR};
 
 /// A network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,20 +83,64 @@ impl Held {
     }
 }
 
-/// The first message: its type, its body, and what comes after it.
-pub(super) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+/// A message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message<'a> {
+    /// `RTM_` or `NLMSG_`.
+    pub kind: u16,
+    /// `NLM_F_`.
+    pub flags: u16,
+    /// The number of the request that it answers.
+    pub request: u32,
+    /// What follows its header.
+    pub body: &'a [u8],
+}
+
+/// The first message, and what comes after it.
+pub(super) fn message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let body = bytes.get(HEADER..len)?;
-    Some((
-        kind,
-        body,
-        bytes.get(len.next_multiple_of(4)..).unwrap_or_default(),
-    ))
+    let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let message = Message {
+        kind: half(4)?,
+        flags: half(6)?,
+        request: u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?),
+        body: bytes.get(HEADER..len)?,
+    };
+    Some((message, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// The answer to one request, as its messages come in.
+#[derive(Debug)]
+pub(super) struct Answer {
+    request: u32,
+    torn: bool,
+}
+
+impl Answer {
+    pub fn to(request: u32) -> Answer {
+        Answer { request, torn: false }
+    }
+
+    /// Hands what messages tell to `each`; how it ended, if it did: whether it is whole. What answers another request is left
+    /// out: an answer that was given up may still be coming in. What is listed while it changes may lack something.
+    pub fn read(&mut self, mut bytes: &[u8], each: &mut impl FnMut(u16, &[u8])) -> Option<io::Result<bool>> {
+        while let Some((message, next)) = message(bytes) {
+            bytes = next;
+            if message.request != self.request {
+                continue;
+            }
+            self.torn |= message.flags & DUMP_INTR != 0;
+            match message.kind {
+                NLMSG_ERROR | NLMSG_DONE => return Some(result(message.body).map(|()| !self.torn)),
+                kind => each(kind, message.body),
+            }
+        }
+        None
+    }
 }
 
 /// What an error message says: 0 is the acknowledgement. The end of a dump may say it, too.
-pub(super) fn result(body: &[u8]) -> io::Result<()> {
+fn result(body: &[u8]) -> io::Result<()> {
     let code = body
         .get(..4)
         .and_then(|code| code.try_into().ok())
@@ -198,5 +242,79 @@ pub(super) fn route(body: &[u8]) -> Leads {
             .and_then(|(_, value)| value.try_into().ok())
             .map_or(Leads::Nowhere, |index| Leads::By(u32::from_ne_bytes(index))),
         _ => Leads::Nowhere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLD: u16 = 20;
+
+    fn bytes(kind: u16, flags: u16, request: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(request.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// What is told by parts, and how it ends.
+    fn answer(parts: &[Vec<u8>]) -> (Vec<u8>, Option<Result<bool, io::ErrorKind>>) {
+        let (mut told, mut answer) = (Vec::new(), Answer::to(7));
+        for part in parts {
+            let read = answer.read(part, &mut |_, body| told.extend(body.first()));
+            if let Some(end) = read {
+                return (told, Some(end.map_err(|error| error.kind())));
+            }
+        }
+        (told, None)
+    }
+
+    #[test]
+    fn an_answer_is_whole_when_its_end_says_so() {
+        let (one, two) = (bytes(TOLD, 2, 7, &[1]), bytes(TOLD, 2, 7, &[2]));
+        let done = bytes(NLMSG_DONE, 2, 7, &[0; 4]);
+        assert_eq!(answer(&[one.clone(), two.clone()]), (vec![1, 2], None));
+        assert_eq!(answer(&[[one, two].concat(), done]), (vec![1, 2], Some(Ok(true))));
+        let refused = bytes(NLMSG_ERROR, 0, 7, &(-libc::EBUSY).to_ne_bytes());
+        assert_eq!(
+            answer(&[refused]),
+            (vec![], Some(Err(io::ErrorKind::ResourceBusy)))
+        );
+    }
+
+    #[test]
+    fn what_changes_while_it_is_listed_is_not_whole() {
+        let one = bytes(TOLD, 2, 7, &[1]);
+        for torn in [0, 1] {
+            let flags = |part| if part == torn { 2 | DUMP_INTR } else { 2 };
+            let parts = [
+                bytes(TOLD, flags(0), 7, &[2]),
+                one.clone(),
+                bytes(NLMSG_DONE, flags(1), 7, &[0; 4]),
+            ];
+            assert_eq!(
+                answer(&parts),
+                (vec![2, 1], Some(Ok(false))),
+                "it was torn at {torn}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_rest_of_an_answer_that_was_given_up_is_not_the_next_ones() {
+        let parts = [
+            bytes(TOLD, 2, 6, &[9]),
+            bytes(NLMSG_DONE, 2, 6, &[0; 4]),
+            bytes(TOLD, 2, 7, &[1]),
+            bytes(NLMSG_DONE, 2, 7, &[0; 4]),
+        ];
+        assert_eq!(answer(&parts), (vec![1], Some(Ok(true))));
+        assert_eq!(answer(&[parts.concat()]), (vec![1], Some(Ok(true))));
     }
 }

@@ -1,0 +1,145 @@
+//! A list of namespaces, some of which may not have been heard. Pure.
+//!
+//! INVARIANT: who could not be heard once stays what he was known to be: his addresses and his links do not become nobody's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::NamespaceInfo;
+
+/// What one listing told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Those that were asked, the host's first.
+    pub heard: Vec<NamespaceInfo>,
+    /// The numbers of those that are there and could not be asked, or not whole, with the cgroups that have tasks in them. They are
+    /// in `heard` only if next to nothing is believed of them anyhow.
+    pub unheard: BTreeMap<u64, BTreeSet<u64>>,
+    /// The host did not change while it was asked.
+    pub is_complete: bool,
+}
+
+impl Listed {
+    /// Whether it has to be repeated.
+    #[must_use]
+    pub fn lacks_something(&self) -> bool {
+        !self.is_complete || !self.unheard.is_empty()
+    }
+
+    /// The numbers of all that are there.
+    #[must_use]
+    pub fn living(&self) -> BTreeSet<u64> {
+        let heard = self.heard.iter().map(|info| info.cookie);
+        heard.chain(self.unheard.keys().copied()).collect()
+    }
+
+    /// The list, with what a list before says of those that could not be asked now. Who is in them is known all the same.
+    #[must_use]
+    pub fn completed(self, before: &[NamespaceInfo]) -> Vec<NamespaceInfo> {
+        let mut list = self.heard;
+        if self.unheard.is_empty() {
+            return list;
+        }
+        let numbers: BTreeSet<i32> = list.iter().filter_map(|info| info.number).collect();
+        let mut known: BTreeMap<u64, NamespaceInfo> = before
+            .iter()
+            .filter_map(|info| {
+                let info = NamespaceInfo {
+                    cgroups: self.unheard.get(&info.cookie)?.clone(),
+                    // It may have ended, and its number be another's by now.
+                    number: info.number.filter(|number| !numbers.contains(number)),
+                    ..info.clone()
+                };
+                Some((info.cookie, info))
+            })
+            .collect();
+        for info in &mut list {
+            if let Some(known) = known.remove(&info.cookie) {
+                *info = known;
+            }
+        }
+        list.extend(known.into_values());
+        list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segd_common::address::mapped;
+
+    use super::*;
+
+    fn info(cookie: u64, last: Option<u8>, cgroups: &[u64]) -> NamespaceInfo {
+        NamespaceInfo {
+            cookie,
+            inode: cookie,
+            is_host: cookie == 1,
+            number: last.map(i32::from),
+            addresses: last.map(|last| mapped([10, 0, 0, last])).into_iter().collect(),
+            elsewhere: 0,
+            more_addresses: false,
+            ends: last.map(i32::from).into_iter().collect(),
+            devices: Vec::new(),
+            held: Vec::new(),
+            cgroups: cgroups.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn who_could_not_be_heard_stays_what_was_known_and_where_he_is_now() {
+        let before = [
+            info(1, Some(1), &[]),
+            info(2, Some(2), &[20]),
+            info(3, Some(3), &[30]),
+            info(4, Some(4), &[40]),
+            info(5, Some(5), &[50]),
+            info(8, Some(9), &[80]),
+        ];
+        let listed = Listed {
+            heard: vec![
+                info(1, Some(1), &[]),
+                info(3, Some(9), &[30]),
+                info(5, None, &[51]),
+                info(6, None, &[60]),
+            ],
+            unheard: [(2, 21), (5, 51), (6, 60), (7, 70), (8, 80)]
+                .map(|(cookie, cgroup)| (cookie, [cgroup].into()))
+                .into(),
+            is_complete: true,
+        };
+        assert!(listed.lacks_something());
+        assert_eq!(listed.living(), [1, 2, 3, 5, 6, 7, 8].into());
+        let expected = [
+            info(1, Some(1), &[]),
+            info(3, Some(9), &[30]),
+            info(5, Some(5), &[51]),
+            // Of one that was never heard, what little is told.
+            info(6, None, &[60]),
+            info(2, Some(2), &[21]),
+            NamespaceInfo {
+                number: None,
+                ..info(8, Some(9), &[80])
+            },
+        ];
+        assert_eq!(listed.completed(&before), expected);
+    }
+
+    #[test]
+    fn a_list_that_lacks_nothing_is_taken_as_it_is() {
+        let listed = Listed {
+            heard: vec![info(1, Some(1), &[]), info(2, None, &[20])],
+            unheard: BTreeMap::new(),
+            is_complete: true,
+        };
+        let expected = listed.heard.clone();
+        assert!(!listed.lacks_something());
+        assert_eq!(
+            listed.completed(&[info(2, Some(2), &[20]), info(3, Some(3), &[])]),
+            expected
+        );
+        let torn = Listed {
+            is_complete: false,
+            ..Listed::default()
+        };
+        assert!(torn.lacks_something());
+    }
+}
