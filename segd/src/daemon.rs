@@ -25,6 +25,8 @@ mod usage;
 mod provenance;
 mod reading;
 mod decide;
+mod users;
+mod asking;
 mod dry_run;
 mod cover;
 mod cut;
@@ -120,6 +122,8 @@ enum Event {
     PolicyTimer,
     /// `segd` or SIGHUP asked for a reload.
     Reload(Option<reading::Asker>),
+    /// Users were asked about.
+    UsersSaid(asking::Said),
     /// The policy was read, and who signed it verified.
     PolicyRead(reading::Reading),
     /// A client wants to hear of every flow until now.
@@ -259,20 +263,9 @@ async fn live(mut running: Running) -> ExitCode {
                 // The client may have gone away.
                 let _ = asker.send(());
             }
-            Event::PolicyRead(reading) => {
-                let changed = shared.take_reading(reading);
-                shared.ask_git(changed);
-            }
-            Event::Decide(decision, answer) => {
-                let result = match decision {
-                    Decision::Apply(brought) => shared.apply(brought),
-                    Decision::Confirm => shared.confirm(),
-                    Decision::Rollback => shared.rollback(),
-                };
-                shared.ask_git(true);
-                // Whoever asked may have gone; an unconfirmed trial ends by itself.
-                let _ = answer.send(result);
-            }
+            Event::PolicyRead(reading) => shared.take_reading(reading),
+            Event::UsersSaid(said) => shared.users_said(said),
+            Event::Decide(decision, answer) => shared.decide(decision, answer),
             Event::GitSaid(revision, said) => shared.git_said(revision, said),
             Event::NamespacesMoved => listing.begin(&shared, &running.send),
             Event::NamespacesListed(list) => {
@@ -288,6 +281,7 @@ async fn live(mut running: Running) -> ExitCode {
             Event::Clock => shared.keep_time(),
             Event::Tick => {
                 shared.tick();
+                shared.look_at_users();
                 notify::alive();
             }
             Event::Stop => break,

@@ -479,6 +479,31 @@ fn a_verifier_that_hangs_keeps_nobody_waiting_but_who_asked() {
 }
 
 /// A repository with a policy below `directory`.
+/// That its numbers have to be asked for does not ask for another signature.
+#[test]
+fn a_signed_policy_may_name_users() {
+    let Some(lab) = Lab::open() else { return };
+    let stage = Stage::new(&lab);
+    let segd = stage.builder().start();
+    for (door, asked) in [(1, true), (0, false)] {
+        let named = "    admin: {match: [{user: root}]}\n  allow:";
+        let text = stage.text(door).replacen("  allow:", named, 1);
+        write_atomically(&stage.at("policy/a.yaml"), &text);
+        stage.sign("policy", "alice", &[]);
+        if asked {
+            let output = segd.client(&["reload"]);
+            assert!(output.status.success(), "{output:?}");
+        }
+        let next = if asked { 2 } else { 3 };
+        wait::wait_until("the next serial", PATIENCE, || serial(&segd) == next);
+        stage.opens(door, &format!("serial {next}"));
+    }
+    let revision = segd.revision();
+    let output = segd.client(&["reload"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(segd.revision(), revision, "nothing has changed");
+}
+
 fn commit(directory: &Path, message: &str) -> String {
     let git = |words: &[&str]| {
         let who = [

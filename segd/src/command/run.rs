@@ -8,7 +8,7 @@ use crate::{
     daemon::{Options, gate::Gate},
     policy::model::Mode,
     source::Trust,
-    workload::users,
+    workload::users::{self, Asker, PATIENCE},
 };
 
 /// `--mode`.
@@ -146,11 +146,17 @@ impl RunArgs {
     }
 }
 
+/// A start waits for no directory service: who has to be asked about there is given as a number.
 fn user(text: &str) -> Result<u32, String> {
-    text.parse()
-        .ok()
-        .or_else(|| users::uid(text))
-        .ok_or_else(|| "no user has this name".to_owned())
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let answers = Asker::new(users::ask).ask(&[text.to_owned()].into(), PATIENCE);
+    match answers.get(text) {
+        Some(Some(number)) => Ok(*number),
+        Some(None) => Err("no user has this name".to_owned()),
+        None => Err("the host's name service does not answer: give the user's number".to_owned()),
+    }
 }
 
 /// An empty name is no reason to believe everybody.

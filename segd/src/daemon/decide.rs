@@ -1,12 +1,15 @@
 //! `segd apply`, `confirm` and `rollback`, as the loop handles them.
 
 use std::{
-    sync::MutexGuard,
+    sync::{Arc, MutexGuard},
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::oneshot;
+
 use super::{
-    Event,
+    Decision, Event,
+    asking::{NotYet, Waiting},
     engine::{Engine, Origin},
     error::ApplyError,
     gate::Gate,
@@ -31,7 +34,7 @@ use crate::{
 };
 
 /// A policy that a client sent, looked at as far as that takes no engine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Brought {
     sources: Sources,
     allow_empty: bool,
@@ -76,8 +79,29 @@ impl Shared {
         })
     }
 
+    /// Does what a client decides, and tells him.
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        decision: Decision,
+        answer: oneshot::Sender<Result<Applied, Refusal>>,
+    ) {
+        let result = match &decision {
+            Decision::Apply(brought) => self.apply(brought.clone()),
+            Decision::Confirm => self.confirm().map_err(NotYet::Refused),
+            Decision::Rollback => self.rollback(),
+        };
+        let result = match result {
+            Err(NotYet::Ask(names)) => return self.ask_users(names, Waiting::Decision(decision, answer)),
+            Err(NotYet::Refused(refusal)) => Err(refusal),
+            Ok(applied) => Ok(applied),
+        };
+        self.ask_git(true);
+        // Whoever asked may have gone; an unconfirmed trial ends by itself.
+        let _ = answer.send(result);
+    }
+
     /// Puts a policy in force that a client sent.
-    pub fn apply(&self, brought: Brought) -> Result<Applied, Refusal> {
+    fn apply(&self, brought: Brought) -> Result<Applied, NotYet> {
         let Brought {
             sources,
             allow_empty,
@@ -86,11 +110,14 @@ impl Shared {
         let mut engine = self.engine();
         let before = revision(&engine);
         if engine.trial.is_some() {
-            return Err(conflict(format!("revision {before} is on trial already")).help(DECIDE));
+            return Err(conflict(format!("revision {before} is on trial already"))
+                .help(DECIDE)
+                .into());
         }
         let loaded = resolve_read(sources, allow_empty)
             .and_then(Loaded::tested)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
+        engine.users.ask_first(&loaded.policy).map_err(NotYet::Ask)?;
         let origin = Origin::of(&loaded, &self.files());
         let admitted = engine.admit(&loaded, origin, confirm);
         let now = admitted.map_err(|error| self.not_admitted(&error))?;
@@ -110,7 +137,7 @@ impl Shared {
     }
 
     /// Keeps what is on trial.
-    pub fn confirm(&self) -> Result<Applied, Refusal> {
+    fn confirm(&self) -> Result<Applied, Refusal> {
         let mut engine = self.engine();
         let now = revision(&engine);
         match engine.confirm().map_err(|error| self.not_admitted(&error))? {
@@ -136,13 +163,16 @@ impl Shared {
     }
 
     /// Puts back the policy before.
-    pub fn rollback(&self) -> Result<Applied, Refusal> {
+    fn rollback(&self) -> Result<Applied, NotYet> {
         let mut engine = self.engine();
         let ended_trial = engine.trial.is_some();
-        let given_up = engine.roll_back(&self.files()).map_err(|error| match &error {
-            NoWayBack::Nothing | NoWayBack::Same => conflict(error.to_string()),
-            NoWayBack::NotUnderstood(_) => Refusal::new(RefusalKind::Invalid, error.to_string()),
-            NoWayBack::Apply(error) => self.not_admitted(error),
+        let given_up = engine.roll_back(&self.files()).map_err(|error| {
+            NotYet::Refused(match error {
+                NoWayBack::Ask(names) => return NotYet::Ask(names),
+                NoWayBack::Nothing | NoWayBack::Same => conflict(error.to_string()),
+                NoWayBack::NotUnderstood(_) => Refusal::new(RefusalKind::Invalid, error.to_string()),
+                NoWayBack::Apply(error) => self.not_admitted(&error),
+            })
         })?;
         tracing::warn!(
             "revision {given_up} is rolled back: enforcing revision {}",

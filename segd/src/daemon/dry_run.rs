@@ -26,7 +26,8 @@ use super::{
     engine::Engine,
     error::ApplyError,
     noted::Names,
-    shared::{DECIDE, Shared, conflict},
+    shared::{DECIDE, Shared, conflict, lock},
+    users::names_of,
 };
 use crate::{
     control::{
@@ -45,7 +46,10 @@ use crate::{
         clock::{self, rfc3339},
         flows,
     },
-    workload::{selector::SelectorTables, users},
+    workload::{
+        selector::SelectorTables,
+        users::{Answers, PATIENCE},
+    },
 };
 
 /// How far back the flow log is asked for what lives without a session, or where sessions are not listed.
@@ -53,7 +57,19 @@ const RECENT: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Says what a policy that a client sent would end.
-    pub fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {
+    pub async fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {
+        let texts = candidate.texts.into_iter();
+        let sources = Sources::of(texts.map(Source::from).collect());
+        let loaded = resolve_read(sources, candidate.allow_empty)
+            .and_then(Loaded::tested)
+            .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
+        let (names, asker) = (names_of(&loaded.policy), lock(&self.engine).users.asker());
+        let asked = tokio::task::spawn_blocking(move || asker.ask(&names, PATIENCE)).await;
+        let answers = asked.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
+        self.foretell(loaded, &answers)
+    }
+
+    fn foretell(&self, loaded: Loaded, answers: &Answers) -> Result<DryRun, Refusal> {
         let engine = self.engine();
         let Some(in_force) = &engine.in_force else {
             return Err(Refusal::new(RefusalKind::Internal, "no policy is in force"));
@@ -62,18 +78,13 @@ impl Shared {
         if engine.trial.is_some() {
             return Err(conflict(format!("revision {revision} is on trial")).help(DECIDE));
         }
-        let texts = candidate.texts.into_iter();
-        let sources = Sources::of(texts.map(Source::from).collect());
-        let loaded = resolve_read(sources, candidate.allow_empty)
-            .and_then(Loaded::tested)
-            .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
         let (_, now) = engine.text_of(in_force.active.slot()).ok_or_else(|| {
             let message = "the text of the policy in force is not known";
             Refusal::new(RefusalKind::Internal, message).help("`segd reload` brings it back")
         })?;
         // Rules that open nothing now are not asked.
-        let judge =
-            Judge::of(&engine, &loaded.at(clock::moment().calendar)).map_err(|error| refused(&error))?;
+        let judge = Judge::of(&engine, &loaded.at(clock::moment().calendar), answers)
+            .map_err(|error| refused(&error))?;
         let mut answer = DryRun {
             revision,
             mode: engine.options.mode.map(|mode| match mode {
@@ -138,12 +149,13 @@ struct Asked {
 }
 
 impl<'e> Judge<'e> {
-    fn of(engine: &'e Engine, loaded: &Loaded) -> Result<Judge<'e>, ApplyError> {
+    fn of(engine: &'e Engine, loaded: &Loaded, answers: &Answers) -> Result<Judge<'e>, ApplyError> {
         let keep = engine.borne(engine.tables.active()?)?;
         let mut indexes = engine.indexes.clone();
         indexes.allocate(&loaded.policy, &keep)?;
         let tables = compile(&loaded.policy, &indexes, engine.options.mode)?;
-        let selectors = SelectorTables::compile(&tables, 1, &users::uid)?;
+        let uid = |name: &str| (answers.get(name).copied()).unwrap_or_else(|| engine.users.number(name));
+        let selectors = SelectorTables::compile(&tables, 1, &uid)?;
         let cgroups = engine.foresee(&tables, &selectors)?;
         Ok(Judge {
             engine,

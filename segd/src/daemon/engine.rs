@@ -24,6 +24,7 @@ use super::{
     probe::Probe,
     sequence::{self, Step},
     trial::{self, OnTrial},
+    users::Users,
 };
 use crate::{
     datapath::{
@@ -53,7 +54,6 @@ use crate::{
         cgroupfs::CgroupRoot,
         namespaces::{Listed, NamespaceInfo},
         selector::SelectorTables,
-        users,
     },
 };
 
@@ -110,6 +110,7 @@ pub struct Engine {
     pub(super) root: Arc<CgroupRoot>,
     pub(super) indexes: SegmentIndexes,
     pub(super) compiler: Compiler,
+    pub(super) users: Users,
     pub(super) namespaces: Vec<NamespaceInfo>,
     pub(super) former: Former,
     /// Why the last list of them was not written whole.
@@ -161,6 +162,7 @@ impl Engine {
         if active.is_on_trial() {
             return Err(ApplyError::OnTrial(active.revision()));
         }
+        self.users.settle(&loaded.policy, Instant::now());
         let slot = if active.revision() == 0 {
             0
         } else {
@@ -185,7 +187,7 @@ impl Engine {
             .prepare(loaded, active, next, &before)
             .and_then(|(tables, selectors, ties)| {
                 // Last, so that what comes to nothing leaves the text of the policy before, which is the way back.
-                self.keep_text(next, &Sources::from(loaded), origin)?;
+                self.keep_text(next, &Sources::from(loaded), &selectors.users, origin)?;
                 tracing::debug!("revision {}: its text is kept", next.revision());
                 let new = InForce {
                     active: next,
@@ -224,7 +226,8 @@ impl Engine {
             .compile(&loaded.policy, &self.indexes, self.options.mode)?;
         tracing::debug!("revision {revision}: compiled after {:?}", began.elapsed());
         let known = self.in_force.as_ref().map(|policy| &policy.selectors);
-        let selectors = SelectorTables::compile_again(known, &tables, revision, &users::uid)?;
+        let selectors =
+            SelectorTables::compile_again(known, &tables, revision, &|name| self.users.number(name))?;
         // What is in force is counted on until it is left, and read out then.
         self.follow_rules(SystemTime::now())?;
         let (names, mut ties) = (Names::of(before), Vec::new());
@@ -270,9 +273,7 @@ impl Engine {
                 self.cut();
             }
         }
-        for user in &new.selectors.unresolved_users {
-            tracing::warn!("user `{user}` is not known on this host: its matcher matches nothing");
-        }
+        self.users.tell(&new.selectors);
         self.in_force = Some(new);
         self.watch_births();
         Ok(())
@@ -285,11 +286,10 @@ impl Engine {
 
     /// The segments that living workloads, and namespaces that are theirs, bear: their indexes are not for others.
     pub(super) fn borne(&self, active: Active) -> Result<BTreeSet<String>, ApplyError> {
-        let mut borne = BTreeSet::new();
+        let (mut borne, mut indexes) = (BTreeSet::new(), BTreeSet::new());
         if active.revision() == 0 {
             return Ok(borne);
         }
-        let mut indexes = BTreeSet::new();
         for id in self.cgroups.ids()? {
             if let Some(entry) = self.cgroups.read(id)?
                 && let Some(slot) = entry.slots.get(active.slot() as usize)

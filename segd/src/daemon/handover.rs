@@ -9,7 +9,7 @@
 //! INVARIANT: nothing of this build is pinned on a hook before it enforces: whenever the daemon dies, what enforced before
 //! it goes on, and the next start begins anew.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use segd_common::config::Active;
 
@@ -116,6 +116,14 @@ impl Handover {
         let stays =
             kept.applied && kept.revision == active.revision() && kept.files == files.hash().to_string();
         stays.then(|| not_gone_on_with(active.revision(), "its text is not taken over with its workloads"))
+    }
+
+    /// The numbers that users had under the policy that is taken over.
+    #[must_use]
+    pub fn numbers(&self, active: Active) -> BTreeMap<String, u32> {
+        let text = self.from.as_ref().and_then(|from| text_of(from, active.slot()));
+        let kept = text.and_then(|text| trial::kept(&text));
+        kept.map(|(kept, _)| kept.users).unwrap_or_default()
     }
 
     /// Lets the programs learn, puts those that enforce in their place, and ends what enforced before.

@@ -7,6 +7,7 @@
 //! Deliberately absent: policies on trial.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -16,8 +17,9 @@ use std::{
 
 use super::{engine::Engine, shared, state_file, trial};
 use crate::{
+    control,
     report::chain,
-    source::{LoadError, Loaded, resolve_read},
+    source::{LoadError, Loaded, Sources, resolve_read},
 };
 
 /// Far more than any policy that segd reads.
@@ -54,6 +56,21 @@ pub(super) enum NoneKept {
 
 /// Reads what was kept. `allow_empty`: a policy without a document is one, too.
 pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
+    let (_, sources) = kept(path)?;
+    // Beside others an empty file was taken when it was kept.
+    let takes_blank = allow_empty || sources.sources.iter().any(|source| says_something(&source.text));
+    resolve_read(sources, takes_blank).map_err(|error| NoneKept::NotUnderstood {
+        path: path.to_owned(),
+        error: Box::new(error),
+    })
+}
+
+/// The numbers that users had under it: what is known of them at a boot, before a directory service answers.
+pub(super) fn numbers(path: &Path) -> BTreeMap<String, u32> {
+    kept(path).map(|(kept, _)| kept.users).unwrap_or_default()
+}
+
+fn kept(path: &Path) -> Result<(control::types::Kept, Sources), NoneKept> {
     let failed = |source| NoneKept::Read {
         path: path.to_owned(),
         source,
@@ -68,13 +85,7 @@ pub(super) fn read(path: &Path, allow_empty: bool) -> Result<Loaded, NoneKept> {
     }
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(failed)?;
-    let (_, sources) = trial::kept(&bytes).ok_or_else(|| NoneKept::Damaged(path.to_owned()))?;
-    // Beside others an empty file was taken when it was kept.
-    let takes_blank = allow_empty || sources.sources.iter().any(|source| says_something(&source.text));
-    resolve_read(sources, takes_blank).map_err(|error| NoneKept::NotUnderstood {
-        path: path.to_owned(),
-        error: Box::new(error),
-    })
+    trial::kept(&bytes).ok_or_else(|| NoneKept::Damaged(path.to_owned()))
 }
 
 /// Whether a file has more than comments.
@@ -182,6 +193,7 @@ mod tests {
             }],
             commit: None,
             signature: None,
+            users: [("alice".to_owned(), 1001)].into(),
         };
         serde_json::to_vec(&kept).unwrap()
     }
@@ -217,9 +229,11 @@ mod tests {
         }
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(read(&path, false).unwrap().policy.segments.contains_key("web"));
+        assert_eq!(numbers(&path), [("alice".to_owned(), 1001)].into());
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
         assert!(matches!(read(&path, false), Err(NoneKept::Others(_))));
+        assert!(numbers(&path).is_empty());
         write(&path, &bytes("nonsense")).unwrap();
         assert!(matches!(read(&path, false), Err(NoneKept::NotUnderstood { .. })));
         write(&path, b"{}").unwrap();

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Event,
+    asking::{NotYet, Waiting},
     gate::Gate,
     shared::{Shared, lock},
 };
@@ -96,7 +97,7 @@ impl Wanted {
 
 impl Shared {
     /// Reads the policy and puts it in force if it changed; if `asked`, also over one that was applied.
-    fn reload(&self, look: Look, asked: bool) -> Result<Reloaded, Refusal> {
+    fn reload(&self, look: Look, asked: bool) -> Result<Reloaded, NotYet> {
         let began = Instant::now();
         let texts = {
             let looked = &mut lock(&self.looked);
@@ -108,13 +109,17 @@ impl Shared {
             );
             texts
         };
-        self.take(texts, asked)
+        self.take(texts.map_err(|error| self.unread(error))?, asked)
     }
 
     /// Reads the policy and puts it in force if it changed: at once, or, where it has to be signed, as soon as it is verified.
     pub(super) fn look_at_policy(self: &Arc<Self>, wanted: Wanted) {
         let Some(gate) = self.options.gate.clone() else {
-            let result = self.reload(wanted.look, wanted.asked);
+            let result = match self.reload(wanted.look, wanted.asked) {
+                Err(NotYet::Ask(names)) => return self.ask_users(names, Waiting::Look(wanted)),
+                Err(NotYet::Refused(refusal)) => Err(refusal),
+                Ok(reloaded) => Ok(reloaded),
+            };
             return wanted.answer(&result);
         };
         let in_force = self.engine().in_force.as_ref().and_then(|now| now.signed.clone());
@@ -159,14 +164,29 @@ impl Shared {
         Ok((sealed.signed_by(verified.signed.clone()), verified))
     }
 
-    /// Takes what was read, and reads again if that was wanted meanwhile. Whether another policy is in force now.
-    pub(super) fn take_reading(self: &Arc<Self>, reading: Reading) -> bool {
+    /// Takes what was read, and reads again if that was wanted meanwhile.
+    pub(super) fn take_reading(self: &Arc<Self>, reading: Reading) {
         let Reading {
             wanted,
             read,
             verified,
         } = reading;
-        let result = self.take(read, wanted.asked);
+        let result = match read {
+            Ok(sources) => match self.take(sources.clone(), wanted.asked) {
+                // One reading at a time: it goes on with what was verified.
+                Err(NotYet::Ask(names)) => {
+                    let reading = Reading {
+                        wanted,
+                        read: Ok(sources),
+                        verified,
+                    };
+                    return self.ask_users(names, Waiting::Reading(reading));
+                }
+                Err(NotYet::Refused(refusal)) => Err(refusal),
+                Ok(reloaded) => Ok(reloaded),
+            },
+            Err(error) => Err(self.unread(error)),
+        };
         let changed = result.as_ref().is_ok_and(|reloaded| reloaded.changed);
         wanted.answer(&result);
         let next = {
@@ -178,7 +198,7 @@ impl Shared {
         if let Some(next) = next {
             self.look_at_policy(next);
         }
-        changed
+        self.ask_git(changed);
     }
 }
 

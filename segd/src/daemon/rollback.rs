@@ -1,6 +1,6 @@
 //! The way back, and what must not cost it: files that come to say what a client has brought.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     engine::{Engine, Origin},
@@ -23,6 +23,9 @@ pub enum NoWayBack {
     /// It could be read when it was in force, and cannot be now.
     #[error("the policy before is not understood any more: {0}")]
     NotUnderstood(LoadError),
+    /// Its users have to be asked about first.
+    #[error("its users have to be asked about first")]
+    Ask(BTreeSet<String>),
     /// It does not fit.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -50,6 +53,7 @@ impl Engine {
             return Err(NoWayBack::Same);
         }
         let loaded = resolve_read(sources, true).map_err(NoWayBack::NotUnderstood)?;
+        self.users.ask_first(&loaded.policy).map_err(NoWayBack::Ask)?;
         self.readmit(&loaded, Origin::of(&loaded, files))?;
         Ok(given_up)
     }

@@ -113,9 +113,7 @@ impl Engine {
             warnings.push("there is no live probe: that segd enforces is not proved".to_owned());
         }
         if let Some(in_force) = &self.in_force {
-            for user in &in_force.selectors.unresolved_users {
-                warnings.push(format!("user `{user}` is not known on this host"));
-            }
+            warnings.extend(self.users.warnings(&in_force.selectors));
             warnings.extend(in_force.ties.iter().cloned());
         }
         warnings.extend(self.repairs.line());

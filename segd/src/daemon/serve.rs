@@ -289,7 +289,7 @@ impl Handler for Front {
 
     async fn dry_run(&self, candidate: Candidate) -> Result<DryRun, Refusal> {
         self.catch_up().await;
-        self.0.dry_run(candidate)
+        self.0.dry_run(candidate).await
     }
 
     async fn confirm(&self) -> Result<Applied, Refusal> {

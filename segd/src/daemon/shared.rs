@@ -14,6 +14,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use super::{
     Event, Options,
     alarm::Alarm,
+    asking::NotYet,
     engine::{Engine, Origin},
     health::Health,
     lock::Lock,
@@ -35,7 +36,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{Known, Looked, SourceError, Sources, Texts, resolve_read_doubting},
+    source::{Known, Looked, Sources, Texts, resolve_read_doubting},
     telemetry::{clock, flows::FlowLog, http},
     workload::namespaces::Listed,
 };
@@ -211,7 +212,7 @@ impl Shared {
     }
 
     /// Puts what was read of the policy's files in force if it is new.
-    pub(super) fn take(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
+    pub(super) fn take(&self, texts: Sources, asked: bool) -> Result<Reloaded, NotYet> {
         let answer = self.put_in_force(texts, asked);
         match &answer {
             // Now, or the next policy would wait for it.
@@ -221,15 +222,18 @@ impl Shared {
         answer
     }
 
-    fn put_in_force(&self, texts: Result<Sources, SourceError>, asked: bool) -> Result<Reloaded, Refusal> {
+    fn put_in_force(&self, texts: Sources, asked: bool) -> Result<Reloaded, NotYet> {
         let began = Instant::now();
-        let texts = texts.map_err(|error| self.unread(error))?;
         if let Some(answer) = self.unchanged(&texts, asked) {
-            return answer;
+            return if asked {
+                self.reload_users(answer?)
+            } else {
+                Ok(answer?)
+            };
         }
         let files = Texts::of(&texts.sources);
         if !asked && let Some(refusal) = self.refused(&files) {
-            return Err(refusal);
+            return Err(refusal.into());
         }
         let loaded = resolve_read_doubting(texts, self.options.allow_empty, &mut lock(&self.read_files))
             .and_then(|(loaded, _)| loaded.tested())
@@ -239,6 +243,11 @@ impl Shared {
         let mut engine = self.engine();
         if let Some(revision) = engine.take_names(&loaded) {
             return Ok(self.caught_up(revision));
+        }
+        if let Err(names) = engine.users.ask_first(&loaded.policy) {
+            // They are to come into force, and have not.
+            lock(&self.state).files_failed = true;
+            return Err(NotYet::Ask(names));
         }
         let before = engine
             .in_force
@@ -260,7 +269,7 @@ impl Shared {
             }
             Err(error) => {
                 drop(engine);
-                Err(self.not_in_force(&error, &files, began))
+                Err(self.not_in_force(&error, &files, began).into())
             }
         }
     }

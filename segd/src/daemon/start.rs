@@ -22,6 +22,7 @@ use super::{
     ready::{Broken, Readied, ready, take_over},
     shared::{Followed, Shared},
     trial::Found,
+    users::{Users, names_of},
     watch::PolicyWatch,
 };
 use crate::{
@@ -232,6 +233,7 @@ async fn attach(
         trial: None,
         hits: super::usage::Hits::default(),
         compiler: Compiler::default(),
+        users: Users::new(),
         expiry: Expiry::default(),
         kept_last: Arc::default(),
         flows,
@@ -248,6 +250,10 @@ async fn attach(
     let list = namespaces::namespaces(&engine.census)?;
     listing::follow_first(&list, &send);
     engine.set_namespaces(list)?;
+    if !names_of(&found.policy().policy).is_empty() {
+        let carried = handover.numbers(engine.tables.active()?);
+        engine.recall_users(carried, there.enforces);
+    }
     let (found, broken) = take_over(&mut engine, found, there.enforces)?;
     let files = match &engine.in_force {
         Some(InForce {

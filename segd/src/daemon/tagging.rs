@@ -31,7 +31,6 @@ use crate::{
         cgroupfs::Cgroup,
         orphan::keep_orphaned,
         selector::{Position, SelectorTables, rivals},
-        users,
     },
 };
 
@@ -144,7 +143,8 @@ impl Engine {
         };
         // Who may choose names freely must not be able to keep a policy from being loaded: he is denied, and nobody asks him.
         if position.slot.identity.flags & AMBIGUOUS != 0 && flags & CGROUP_UNTRUSTED == 0 {
-            walk.ambiguous.push(ambiguity(cgroup, walk.tables, flags));
+            walk.ambiguous
+                .push(ambiguity(cgroup, walk.tables, walk.selectors, flags));
         }
         let old = identity_in(known.as_ref(), walk.active);
         let old_name = walk.names.get(old.segment).unwrap_or("");
@@ -263,14 +263,15 @@ impl Engine {
 }
 
 /// Names both sides of a tie.
-fn ambiguity(cgroup: &Cgroup, tables: &CompiledTables, flags: u16) -> String {
+fn ambiguity(cgroup: &Cgroup, tables: &CompiledTables, selectors: &SelectorTables, flags: u16) -> String {
     let names: Vec<(&[u8], u16)> = cgroup
         .path
         .split('/')
         .filter(|name| !name.is_empty())
         .map(|name| (name.as_bytes(), flags))
         .collect();
-    let sides: Vec<String> = rivals(tables, &users::uid, &names)
+    let uid = |name: &str| *selectors.users.get(name)?;
+    let sides: Vec<String> = rivals(tables, &uid, &names)
         .into_iter()
         .filter_map(|number| tables.selectors.get(number.checked_sub(1)? as usize))
         .map(|side| {

@@ -4,7 +4,7 @@
 //! done here only takes note of it: whoever reads the engine ends a trial that is over first.
 //! INVARIANT: while a trial runs both slots are in use, and nothing but workloads and places is written to either.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use segd_common::config::{Active, Trial};
 
@@ -21,7 +21,7 @@ use crate::{
     report::chain,
     source::{ContentHash, Known, Loaded, Sources, Texts, git::Provenance, resolve_read, signature::Signed},
     telemetry::clock::EventClock,
-    workload::{births::Birth, selector::SelectorTables, users},
+    workload::{births::Birth, selector::SelectorTables},
 };
 
 /// The other half of a policy on trial.
@@ -74,6 +74,7 @@ impl Engine {
         &mut self,
         next: Active,
         policy: &Sources,
+        users: &BTreeMap<String, Option<u32>>,
         origin: Origin,
     ) -> Result<(), ApplyError> {
         let kept = KeptOf {
@@ -86,6 +87,9 @@ impl Engine {
             },
             commit: policy.claimed.clone().map(Commit::from),
             signature: policy.signed.clone().map(Signature::from),
+            users: (users.iter())
+                .filter_map(|(name, number)| Some((name.clone(), (*number)?)))
+                .collect(),
             texts: Vec::new(),
         };
         let head = serde_json::to_vec(&kept).unwrap_or_default();
@@ -112,10 +116,11 @@ impl Engine {
     /// The files have caught up with what was applied. A later daemon must not take it for applied still: the files may have gone on by
     /// then, and come back to what they were.
     pub(super) fn files_caught_up(&mut self, files: &Sources) {
-        let Some(active) = self.in_force.as_ref().map(|now| now.active) else {
+        let now = self.in_force.as_ref();
+        let Some((active, users)) = now.map(|now| (now.active, now.selectors.users.clone())) else {
             return;
         };
-        if let Err(error) = self.keep_text(active, files, Origin::Files) {
+        if let Err(error) = self.keep_text(active, files, &users, Origin::Files) {
             tracing::error!(
                 "noting that the policy in force is that of the files: {}",
                 chain(&error)
@@ -264,6 +269,7 @@ impl Engine {
         if !kept.applied || kept.revision != active.revision() || kept.files != files.hash().to_string() {
             return None;
         }
+        self.users.remember(kept.users);
         let lost = if self.believes(sources.signed.as_ref()) {
             match resolve_read(sources, true) {
                 Ok(loaded) => return Some(loaded),
@@ -305,7 +311,7 @@ impl Engine {
     }
 
     /// What another daemon put in force, if it is to the last byte what this one would make of the same text.
-    fn understand(&self, active: Active) -> Result<InForce, String> {
+    fn understand(&mut self, active: Active) -> Result<InForce, String> {
         let unknown = || format!("the text of revision {} is not there", active.revision());
         let (kept, sources) = self.text_of(active.slot()).ok_or_else(unknown)?;
         if kept.revision != active.revision() {
@@ -318,8 +324,11 @@ impl Engine {
         let failed = |error: &dyn std::error::Error| chain(error);
         let tables =
             compile(&loaded.policy, &self.indexes, self.options.mode).map_err(|error| failed(&error))?;
-        let selectors = SelectorTables::compile(&tables, active.revision(), &users::uid)
+        // With the numbers of then: who has another one now is looked up when the trial is over.
+        let users = kept.users;
+        let selectors = SelectorTables::compile(&tables, active.revision(), &|name| users.get(name).copied())
             .map_err(|error| failed(&error))?;
+        self.users.remember(users);
         let held = self
             .tables
             .holds(active.slot(), active.revision(), &tables, &selectors);

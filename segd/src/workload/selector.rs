@@ -4,10 +4,7 @@
 //! INVARIANT: pure. The kernel, given the tables, and the daemon, given the tables and the globs, agree on every
 //! cgroup, or the kernel says `PENDING`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use segd_common::{
     matching::{Claim, Edges, Name, Selectors, child_path_len, claim, classify},
@@ -45,8 +42,8 @@ pub struct SelectorTables {
     pub patterns: Vec<UnitPattern>,
     /// The slot of the cgroup root.
     pub root: CgroupSlot,
-    /// Users by name that this host does not know; their selectors match nothing.
-    pub unresolved_users: BTreeSet<String>,
+    /// The users that it names, and the numbers that it was made with; the selectors of one without match nothing.
+    pub users: BTreeMap<String, Option<u32>>,
     paths: Vec<PathSelector>,
     units: Vec<UnitSelector>,
     /// What it was made of.
@@ -104,7 +101,7 @@ impl SelectorTables {
             edges: Arc::default(),
             patterns: Vec::new(),
             root,
-            unresolved_users: BTreeSet::new(),
+            users: BTreeMap::new(),
             paths: Vec::new(),
             units: Vec::new(),
             made_of: Arc::clone(&tables.selectors),
@@ -118,12 +115,12 @@ impl SelectorTables {
                 }
                 SelectorKind::Systemd(unit) => compiled.add_service(&mut edges, unit, info.segment, number),
                 SelectorKind::UserId(id) => compiled.add_user(&mut edges, *id, info.segment, number),
-                SelectorKind::UserName(name) => match uid(name) {
-                    Some(id) => compiled.add_user(&mut edges, id, info.segment, number),
-                    None => {
-                        compiled.unresolved_users.insert(name.clone());
+                SelectorKind::UserName(name) => {
+                    let id = *compiled.users.entry(name.clone()).or_insert_with(|| uid(name));
+                    if let Some(id) = id {
+                        compiled.add_user(&mut edges, id, info.segment, number);
                     }
-                },
+                }
                 SelectorKind::Cidr { .. } => {}
             }
         }
@@ -159,6 +156,13 @@ impl SelectorTables {
             }
             _ => SelectorTables::compile(tables, revision, uid),
         }
+    }
+
+    /// The users that have no number.
+    pub fn unresolved(&self) -> impl Iterator<Item = &String> {
+        self.users
+            .iter()
+            .filter_map(|(name, number)| number.is_none().then_some(name))
     }
 
     /// Whether newborns can be `PENDING`, so that somebody must watch for them.

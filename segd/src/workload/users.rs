@@ -1,12 +1,21 @@
 //! User names and numbers, as the host knows them.
 
-use std::{ffi::CString, ptr};
+use std::{ffi::CString, io, ptr};
 
-/// The number of a user; `None` if nobody has this name. May ask the network (NSS): not for an async thread.
-#[must_use]
-pub fn uid(name: &str) -> Option<u32> {
+mod asker;
+
+pub use self::asker::{Answers, Asker, PATIENCE};
+
+/// The number of a user; `None` if nobody has this name. Asks NSS, and so maybe the network: who must not wait asks an [`Asker`].
+///
+/// # Errors
+///
+/// NSS does not know: what it would ask does not answer.
+pub fn ask(name: &str) -> io::Result<Option<u32>> {
     const LARGEST: usize = 1 << 20;
-    let name = CString::new(name).ok()?;
+    let Ok(name) = CString::new(name) else {
+        return Ok(None);
+    };
     let mut buffer = vec![0; 4096];
     loop {
         let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
@@ -21,16 +30,21 @@ pub fn uid(name: &str) -> Option<u32> {
                 &mut found,
             )
         };
-        if status == libc::ERANGE && buffer.len() < LARGEST {
-            buffer.resize(buffer.len() * 2, 0);
-            continue;
+        match status {
+            libc::ERANGE if buffer.len() < LARGEST => buffer.resize(buffer.len() * 2, 0),
+            libc::EINTR => {}
+            0 if found.is_null() => return Ok(None),
+            // SAFETY: zeroed is a valid `passwd`, and the call said that it filled it.
+            0 => return Ok(Some(unsafe { entry.assume_init() }.pw_uid)),
+            error => return Err(io::Error::from_raw_os_error(error)),
         }
-        if status != 0 || found.is_null() {
-            return None;
-        }
-        // SAFETY: zeroed is a valid `passwd`, and the call said that it filled it.
-        return Some(unsafe { entry.assume_init() }.pw_uid);
     }
+}
+
+/// As [`ask`], for commands: who cannot be asked about is nobody.
+#[must_use]
+pub fn uid(name: &str) -> Option<u32> {
+    ask(name).ok().flatten()
 }
 
 #[cfg(test)]

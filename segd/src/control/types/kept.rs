@@ -1,5 +1,7 @@
 //! What a policy was made from, as one daemon leaves it for the next.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Commit, Signature, Text};
@@ -21,6 +23,8 @@ pub struct Kept {
     pub commit: Option<Commit>,
     /// Who signed it, if it had to be signed.
     pub signature: Option<Signature>,
+    /// The users that it names and that had a number on this host.
+    pub users: BTreeMap<String, u32>,
 }
 
 /// A [`Kept`] as it is written: a large policy is not copied for it.
@@ -36,6 +40,8 @@ pub struct KeptOf<'k> {
     pub commit: Option<Commit>,
     /// As there.
     pub signature: Option<Signature>,
+    /// As there.
+    pub users: BTreeMap<String, u32>,
     /// As there. Last, so that they can be written one by one.
     pub texts: Vec<TextOf<'k>>,
 }

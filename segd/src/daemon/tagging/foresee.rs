@@ -43,7 +43,7 @@ impl Engine {
                 None => selectors.root_position(),
             };
             if position.slot.identity.flags & AMBIGUOUS != 0 && flags & CGROUP_UNTRUSTED == 0 {
-                ambiguous.push(ambiguity(cgroup, tables, flags));
+                ambiguous.push(ambiguity(cgroup, tables, selectors, flags));
             }
             let old = identity_in(entry, active);
             position.slot = keep_orphaned(old, name(old), position.slot, &tables.release);

@@ -1,0 +1,336 @@
+//! Which number each user of a policy has on this host: asked beside the loop, with each load and each minute.
+//!
+//! INVARIANT: the loop never waits for a directory service. What needs its answer goes on when it is there, or was waited for long enough.
+//! INVARIANT: who has a number keeps it until NSS says that he has another, or none. That it says nothing is no answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    policy::model::{Policy, SelectorKind},
+    workload::{
+        selector::SelectorTables,
+        users::{Answers, Asker, PATIENCE, ask},
+    },
+};
+
+/// Between two looks at who has which number.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Between two looks where NSS does not answer, or says for the first time that somebody is gone.
+const SOON: Duration = Duration::from_secs(10);
+
+/// What is known of users.
+#[derive(Debug)]
+pub struct Users {
+    asker: Arc<Asker>,
+    /// The last known numbers.
+    known: BTreeMap<String, u32>,
+    /// Whose question was not answered last.
+    silent: BTreeSet<String>,
+    /// Who was there, and was not at the last look.
+    missed: BTreeSet<String>,
+    /// Who was asked about for what goes on now.
+    asked: BTreeSet<String>,
+    busy: bool,
+    due: Instant,
+    /// Why numbers that are others now are not in force.
+    pub(super) stuck: Option<String>,
+}
+
+/// The users that a policy names.
+pub fn names_of(policy: &Policy) -> BTreeSet<String> {
+    let selectors = policy.segments.values().flat_map(|segment| &segment.selectors);
+    let names = selectors.filter_map(|selector| match &selector.kind {
+        SelectorKind::UserName(name) => Some(name.clone()),
+        _ => None,
+    });
+    names.collect()
+}
+
+impl Users {
+    /// Nothing is known.
+    pub fn new() -> Users {
+        Users::asking(Asker::new(ask))
+    }
+
+    fn asking(asker: Arc<Asker>) -> Users {
+        Users {
+            asker,
+            known: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            missed: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            busy: false,
+            due: Instant::now(),
+            stuck: None,
+        }
+    }
+
+    /// Who asks.
+    pub fn asker(&self) -> Arc<Asker> {
+        Arc::clone(&self.asker)
+    }
+
+    /// The number of a user, as it was last known.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.known.get(name).copied()
+    }
+
+    /// Takes over what an earlier daemon knew.
+    pub fn remember(&mut self, numbers: BTreeMap<String, u32>) {
+        for (name, number) in numbers {
+            self.known.entry(name).or_insert(number);
+        }
+    }
+
+    /// Whether a policy can be put in force now.
+    ///
+    /// # Errors
+    ///
+    /// These have to be asked about first.
+    pub fn ask_first(&self, policy: &Policy) -> Result<(), BTreeSet<String>> {
+        let names = names_of(policy);
+        if names.is_subset(&self.asked) {
+            Ok(())
+        } else {
+            Err(names)
+        }
+    }
+
+    /// A policy is about to be put in force. A start asks for its users now, and waits a moment; the loop has asked before.
+    pub fn settle(&mut self, policy: &Policy, now: Instant) {
+        let names = names_of(policy);
+        if !names.is_subset(&self.asked) {
+            let answers = self.asker.ask(&names, PATIENCE);
+            self.learn(&names, &answers);
+        }
+        self.silent.retain(|name| names.contains(name));
+        self.put_off(now);
+    }
+
+    /// What was asked for is answered, as far as it is.
+    pub(super) fn learn(&mut self, names: &BTreeSet<String>, answers: &Answers) {
+        for name in names {
+            match answers.get(name) {
+                Some(said) => {
+                    if self.silent.remove(name) {
+                        tracing::info!("user `{name}`: the host's name service answers again");
+                    }
+                    self.missed.remove(name);
+                    match said {
+                        Some(number) => drop(self.known.insert(name.clone(), *number)),
+                        None => drop(self.known.remove(name)),
+                    }
+                }
+                None => {
+                    if self.silent.insert(name.clone()) {
+                        tracing::warn!("{}", self.silence(name));
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Users::learn`], of a look that nobody asked for: who is gone is asked about once more before he is given up. A directory
+    /// service that starts anew may not know him for a moment.
+    pub(super) fn look(&mut self, names: &BTreeSet<String>, mut answers: Answers) {
+        let gone = |name: &&String| answers.get(*name) == Some(&None) && self.known.contains_key(*name);
+        let gone: BTreeSet<String> = names.iter().filter(gone).cloned().collect();
+        let first: BTreeSet<String> = gone.difference(&self.missed).cloned().collect();
+        for name in &first {
+            if let Some(number) = self.number(name) {
+                answers.insert(name.clone(), Some(number));
+            }
+        }
+        self.learn(names, &answers);
+        self.missed = first;
+    }
+
+    /// Whether it is time for a look at some users; it is under way from then on.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = !self.busy && now >= self.due;
+        self.busy |= is_due;
+        is_due
+    }
+
+    /// A look has ended.
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.busy = false;
+        self.put_off(now);
+    }
+
+    fn put_off(&mut self, now: Instant) {
+        let settled = self.silent.is_empty() && self.missed.is_empty();
+        self.due = now + if settled { MINUTE } else { SOON };
+    }
+
+    /// These were asked about for what goes on now; or for nothing any more.
+    pub(super) fn asked_for(&mut self, names: BTreeSet<String>) {
+        self.asked = names;
+    }
+
+    fn silence(&self, name: &str) -> String {
+        match self.number(name) {
+            Some(number) => {
+                format!(
+                    "user `{name}`: the host's name service does not answer, the last known number {number} stays"
+                )
+            }
+            None => {
+                format!("user `{name}`: the host's name service does not answer, its matcher matches nothing")
+            }
+        }
+    }
+
+    /// A policy is in force with these numbers. Logs the users that match nothing.
+    pub fn tell(&mut self, selectors: &SelectorTables) {
+        self.stuck = None;
+        for name in selectors.unresolved().filter(|name| !self.silent.contains(*name)) {
+            tracing::warn!("user `{name}` is not known on this host: its matcher matches nothing");
+        }
+    }
+
+    /// What status says of the users of a policy.
+    pub fn warnings(&self, selectors: &SelectorTables) -> Vec<String> {
+        let unknown = selectors.unresolved().filter(|name| !self.silent.contains(*name));
+        let unknown = unknown.map(|name| format!("user `{name}` is not known on this host"));
+        let silent = self
+            .silent
+            .iter()
+            .filter(|name| selectors.users.contains_key(*name));
+        let silent = silent.map(|name| self.silence(name));
+        silent.chain(unknown).chain(self.stuck.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::source::{Sources, resolve_read};
+
+    /// What NSS says: nothing of whom is not in it.
+    type Said = Arc<Mutex<Answers>>;
+
+    fn host(said: &[(&str, Option<u32>)]) -> (Said, Users) {
+        let said: Said = Arc::new(Mutex::new(answers(said)));
+        let asked = Arc::clone(&said);
+        let users = Users::asking(Asker::new(move |name| {
+            let said = asked.lock().unwrap().get(name).copied();
+            said.ok_or_else(|| std::io::ErrorKind::TimedOut.into())
+        }));
+        (said, users)
+    }
+
+    fn answers(said: &[(&str, Option<u32>)]) -> Answers {
+        said.iter().map(|(name, id)| ((*name).to_owned(), *id)).collect()
+    }
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn policy(users: &[&str]) -> Arc<Policy> {
+        let matchers: Vec<String> = users.iter().map(|user| format!("{{user: {user}}}")).collect();
+        let text = format!(
+            "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {{name: a}}\nspec:\n  segments: {{s: {{match: [{}]}}}}\n",
+            matchers.join(", ")
+        );
+        let source = crate::policy::model::Source {
+            name: "a.yaml".into(),
+            text: text.into(),
+        };
+        resolve_read(Sources::of(vec![source]), false).unwrap().policy
+    }
+
+    #[test]
+    fn who_has_a_number_keeps_it_while_nobody_answers() {
+        let (said, mut users) = host(&[("alice", Some(1001)), ("gone", None)]);
+        let policy = policy(&["alice", "far", "gone", "1007"]);
+        assert_eq!(names_of(&policy), names(&["alice", "far", "gone"]));
+        users.settle(&policy, Instant::now());
+        let numbers = |users: &Users| ["alice", "far", "gone"].map(|name| users.number(name));
+        assert_eq!(numbers(&users), [Some(1001), None, None]);
+        said.lock().unwrap().clear();
+        users.settle(&policy, Instant::now());
+        assert_eq!(numbers(&users), [Some(1001), None, None]);
+        assert_eq!(users.silent, names(&["alice", "far", "gone"]));
+        *said.lock().unwrap() = answers(&[("alice", None), ("far", Some(7)), ("gone", Some(8))]);
+        users.settle(&policy, Instant::now());
+        assert_eq!(numbers(&users), [None, Some(7), Some(8)]);
+        assert!(users.silent.is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_knew_stays_until_something_else_is_said() {
+        let (said, mut users) = host(&[]);
+        users.remember([("alice".to_owned(), 1001), ("bob".to_owned(), 1002)].into());
+        let policy = policy(&["alice", "bob"]);
+        users.settle(&policy, Instant::now());
+        assert_eq!(users.number("alice"), Some(1001));
+        *said.lock().unwrap() = answers(&[("alice", Some(5)), ("bob", None)]);
+        users.settle(&policy, Instant::now());
+        assert_eq!((users.number("alice"), users.number("bob")), (Some(5), None));
+    }
+
+    #[test]
+    fn a_load_waits_for_answers_of_its_own() {
+        let (_, mut users) = host(&[]);
+        let both = policy(&["alice", "bob"]);
+        assert_eq!(users.ask_first(&policy(&["1001"])), Ok(()));
+        users.asked_for(names(&["alice"]));
+        // All of them again: what was asked for another load is of then.
+        assert_eq!(users.ask_first(&both), Err(names(&["alice", "bob"])));
+        users.asked_for(names(&["alice", "bob"]));
+        assert_eq!(users.ask_first(&both), Ok(()));
+        users.asked_for(BTreeSet::new());
+        assert!(users.ask_first(&both).is_err());
+    }
+
+    #[test]
+    fn who_is_gone_at_one_look_is_given_up_at_the_next() {
+        let (_, mut users) = host(&[("alice", Some(1001)), ("bob", None)]);
+        let now = Instant::now();
+        users.settle(&policy(&["alice", "bob"]), now);
+        let all = names(&["alice", "bob"]);
+        let look = |users: &mut Users, at: Instant, said: &[(&str, Option<u32>)]| {
+            assert!(users.is_due(at) && !users.is_due(at), "one at a time");
+            users.look(&all, answers(said));
+            users.looked(at);
+            users.number("alice")
+        };
+        assert!(!users.is_due(now + SOON));
+        let mut at = now + MINUTE;
+        assert_eq!(
+            look(&mut users, at, &[("alice", None), ("bob", None)]),
+            Some(1001)
+        );
+        at += SOON;
+        // Somebody again: that he was missed is forgotten.
+        assert_eq!(
+            look(&mut users, at, &[("alice", Some(1002)), ("bob", None)]),
+            Some(1002)
+        );
+        assert!(!users.is_due(at + SOON));
+        at += MINUTE;
+        assert_eq!(
+            look(&mut users, at, &[("alice", None), ("bob", None)]),
+            Some(1002)
+        );
+        at += SOON;
+        // No answer is no second word.
+        assert_eq!(look(&mut users, at, &[("bob", None)]), Some(1002));
+        at += SOON;
+        assert_eq!(
+            look(&mut users, at, &[("alice", None), ("bob", None)]),
+            Some(1002)
+        );
+        at += SOON;
+        assert_eq!(look(&mut users, at, &[("alice", None), ("bob", None)]), None);
+        assert!(!users.is_due(at + SOON) && users.is_due(at + MINUTE));
+    }
+}

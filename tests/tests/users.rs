@@ -1,0 +1,297 @@
+//! Users by name: a directory service that hangs keeps segd from nothing, and who has another number is another.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use segd_tests::{
+    Cgroup, Kind, Lab, Segd, Worker,
+    wait::{self, PATIENCE},
+    worker::Handle,
+};
+
+/// Numbers that nobody has.
+const FIRST: u32 = 64_990;
+const OTHER: u32 = 64_991;
+/// Until users that were not answered for are asked about again, and a moment.
+const AGAIN: Duration = Duration::from_secs(20);
+
+/// A host on which the daemon alone sees another `/etc/passwd`: a file, or a pipe that nobody writes to. Who opens that hangs.
+struct Scene {
+    directory: tempfile::TempDir,
+    users: Cgroup,
+    web: Cgroup,
+    db: Cgroup,
+    server: Worker,
+    tcp: Handle,
+}
+
+impl Scene {
+    fn new(lab: &Lab) -> Scene {
+        let directory = tempfile::Builder::new().prefix("segd-t-").tempdir().unwrap();
+        fs::write(directory.path().join("nsswitch"), "passwd: files\n").unwrap();
+        let made = Command::new("mkfifo")
+            .arg(directory.path().join("hangs"))
+            .status();
+        assert!(made.unwrap().success());
+        let (users, web, db) = (lab.cgroup("users"), lab.cgroup("web"), lab.cgroup("db"));
+        let server = lab.worker(&db);
+        let tcp = server.listen_tcp((Ipv4Addr::LOCALHOST, 0));
+        let scene = Scene {
+            directory,
+            users,
+            web,
+            db,
+            server,
+            tcp,
+        };
+        scene.knows(None);
+        scene
+    }
+
+    /// Says who has which number.
+    fn knows(&self, number: Option<u32>) {
+        let line = number.map(|number| format!("segd-t-alice:x:{number}:{number}::/:/bin/false\n"));
+        let text = format!("root:x:0:0:root:/root:/bin/sh\n{}", line.unwrap_or_default());
+        fs::write(self.directory.path().join("knows"), text).unwrap();
+    }
+
+    fn policy(&self, from: &str) -> String {
+        format!(
+            "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: users}}
+spec:
+  segments:
+    alice: {{match: [{{user: segd-t-alice}}]}}
+    web: {{match: [{{cgroup: {}}}]}}
+    db: {{match: [{{cgroup: {}}}]}}
+  allow:
+    - {{from: {from}, to: db, ports: [any]}}
+",
+            self.web.path(),
+            self.db.path()
+        )
+    }
+
+    fn mounts(&self, what: &str) -> String {
+        let at = self.directory.path().display();
+        format!("mount --bind {at}/nsswitch /etc/nsswitch.conf; mount --bind {at}/{what} /etc/passwd")
+    }
+
+    fn start(&self, lab: &Lab, what: &str) -> Segd {
+        let policy = self.policy("[alice, web]");
+        lab.segd(&policy).after(&self.mounts(what)).start()
+    }
+
+    /// From now on the daemon sees this.
+    fn shows(&self, segd: &Segd, what: &str) {
+        let script = self.mounts(what);
+        let pid = segd.pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--mount", "sh", "-ec", &script]);
+        assert!(command.status().unwrap().success());
+    }
+
+    fn slice(&self, number: u32) -> Cgroup {
+        self.users.child(&format!("user-{number}.slice"))
+    }
+
+    /// Whether what somebody says arrives.
+    fn arrives(&self, from: &Worker, token: &str) -> bool {
+        let result = from.probe(Kind::Tcp, self.tcp.local, token).result;
+        let arrived = self.server.inbox(self.tcp).has(token);
+        assert_eq!(result == "ok", arrived, "{token}: the client says {result}");
+        arrived
+    }
+}
+
+fn warnings(segd: &Segd) -> String {
+    segd.json(&["status"])["warnings"].to_string()
+}
+
+#[track_caller]
+fn done(output: Output) {
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn applied(segd: &Segd, path: &Path) -> Output {
+    segd.client(&["apply", path.to_str().unwrap()])
+}
+
+#[test]
+fn a_directory_service_that_hangs_keeps_nobody_ungoverned() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    scene.knows(Some(FIRST));
+    let slice = scene.slice(FIRST);
+    let (alice, web) = (lab.worker(&slice), lab.worker(&scene.web));
+    let mut segd = scene.start(&lab, "hangs");
+    assert!(scene.arrives(&web, "web;"));
+    assert!(!scene.arrives(&alice, "nobody knows alice;"));
+    assert!(warnings(&segd).contains("does not answer"), "{}", warnings(&segd));
+
+    // A reload waits for a moment, and nobody waits for the reload.
+    let mut reload = Command::new(segd_tests::segd::binary());
+    reload.arg("reload").arg("--control").arg(segd.control());
+    let began = Instant::now();
+    let reload = reload.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert_eq!(segd.json(&["status"])["enforcing"], true);
+        assert!(
+            asked.elapsed() < wait::patient(Duration::from_secs(1)),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
+    assert!(reload.unwrap().wait().unwrap().success());
+    assert!(began.elapsed() < wait::patient(PATIENCE), "{:?}", began.elapsed());
+
+    // Other policies come into force meanwhile, from files and from clients, and go.
+    segd.set_policy(&scene.policy("alice"));
+    assert!(!scene.arrives(&web, "web may not now;"));
+    let both = scene.directory.path().join("both.yaml");
+    fs::write(&both, scene.policy("[alice, web]")).unwrap();
+    let foretold = segd.client(&["apply", "--dry-run", both.to_str().unwrap()]);
+    assert!(matches!(foretold.status.code(), Some(0 | 1)), "{foretold:?}");
+    done(applied(&segd, &both));
+    assert!(scene.arrives(&web, "web may again;"));
+    done(segd.client(&["rollback"]));
+    assert!(!scene.arrives(&web, "web is rolled back;"));
+    segd.set_policy(&scene.policy("[web, alice]"));
+    assert!(scene.arrives(&web, "web may in the end;"));
+    assert!(!scene.arrives(&alice, "nobody knows alice yet;"));
+
+    // It is asked again without being told to. What hung before has ended, with nothing.
+    scene.shows(&segd, "knows");
+    let pipe = scene.directory.path().join("hangs");
+    drop(fs::OpenOptions::new().write(true).open(pipe).unwrap());
+    wait::wait_until("the service answers", AGAIN, || {
+        !warnings(&segd).contains("alice")
+    });
+    assert!(scene.arrives(&alice, "alice is known;"));
+
+    // Who has a number keeps it, also under a daemon that has never heard an answer.
+    scene.shows(&segd, "hangs");
+    done(segd.client(&["reload"]));
+    let kept = format!("the last known number {FIRST} stays");
+    assert!(warnings(&segd).contains(&kept), "{}", warnings(&segd));
+    assert!(scene.arrives(&alice, "alice is still known;"));
+    segd.kill();
+    segd.restart();
+    assert!(warnings(&segd).contains(&kept), "{}", warnings(&segd));
+    assert!(scene.arrives(&alice, "alice is known to the next daemon;"));
+
+    // A trial goes on by the numbers of then.
+    done(segd.client(&["apply", both.to_str().unwrap(), "--confirm", "200s"]));
+    segd.kill();
+    segd.restart();
+    assert!(segd.json(&["status"])["trial"].is_object(), "{}", segd.log());
+    assert!(scene.arrives(&alice, "alice is known on trial;"));
+    done(segd.client(&["confirm"]));
+}
+
+#[test]
+fn a_boot_without_a_directory_service_goes_by_the_last_numbers() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    scene.knows(Some(FIRST));
+    let slice = scene.slice(FIRST);
+    let alice = lab.worker(&slice);
+    let kept = scene.directory.path().join("last-good");
+    let started = |what: &str| {
+        let policy = scene.policy("[alice, web]");
+        let segd = lab.segd(&policy).after(&scene.mounts(what));
+        segd.args(&["--last-good", kept.to_str().unwrap()]).start()
+    };
+    let mut segd = started("knows");
+    assert!(scene.arrives(&alice, "alice;"));
+    wait::wait_until("the policy is kept", PATIENCE, || kept.exists());
+    done(segd.unload());
+    drop(segd);
+    let segd = started("hangs");
+    assert!(warnings(&segd).contains("stays"), "{}", warnings(&segd));
+    assert!(scene.arrives(&alice, "alice after the boot;"));
+}
+
+#[test]
+fn a_reload_looks_up_who_has_which_number() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let (first, other) = (scene.slice(FIRST), scene.slice(OTHER));
+    let (first, other) = (lab.worker(&first), lab.worker(&other));
+    let segd = scene.start(&lab, "knows");
+    let who = |token: &str| {
+        [(&first, "first"), (&other, "other")]
+            .map(|(from, name)| scene.arrives(from, &format!("{name} {token};")))
+    };
+    assert_eq!(who("not made yet"), [false, false]);
+    assert!(warnings(&segd).contains("is not known"), "{}", warnings(&segd));
+
+    let mut revision = segd.revision();
+    for (number, arrives) in [
+        (Some(FIRST), [true, false]),
+        (Some(OTHER), [false, true]),
+        (None, [false, false]),
+        (Some(FIRST), [true, false]),
+    ] {
+        scene.knows(number);
+        done(segd.client(&["reload"]));
+        assert_eq!(
+            who(&format!("{number:?} after {revision}")),
+            arrives,
+            "{number:?}"
+        );
+        assert!(segd.revision() > revision, "{number:?}");
+        revision = segd.revision();
+        done(segd.client(&["reload"]));
+        assert_eq!(segd.revision(), revision, "nothing has changed");
+    }
+
+    // SIGHUP asks for the same.
+    scene.knows(Some(OTHER));
+    segd_tests::sys::kill(segd.pid(), libc::SIGHUP);
+    wait::wait_until("a revision after SIGHUP", PATIENCE, || segd.revision() > revision);
+    assert_eq!(who("SIGHUP"), [false, true]);
+
+    // What a client brought stays his.
+    let own = scene.directory.path().join("own.yaml");
+    fs::write(&own, scene.policy("alice")).unwrap();
+    done(applied(&segd, &own));
+    assert_eq!(segd.json(&["status"])["policy_source"], "applied");
+    assert_eq!(who("applied"), [false, true]);
+}
+
+#[test]
+fn a_number_that_another_segment_has_changes_nothing_and_is_told() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    scene.knows(Some(FIRST));
+    let (first, other) = (scene.slice(FIRST), scene.slice(OTHER));
+    let (first, other) = (lab.worker(&first), lab.worker(&other));
+    let bob = format!("  segments:\n    bob: {{match: [{{user: {OTHER}}}]}}\n");
+    let policy = scene.policy("alice").replacen("  segments:\n", &bob, 1);
+    let segd = lab.segd(&policy).after(&scene.mounts("knows")).start();
+    let (revision, claimed) = (segd.revision(), "claimed with equal right");
+    scene.knows(Some(OTHER));
+    let output = segd.client(&["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(2) && said.contains(claimed),
+        "{output:?}"
+    );
+    assert!(warnings(&segd).contains(claimed), "{}", warnings(&segd));
+    assert_eq!(segd.revision(), revision);
+    assert!(scene.arrives(&first, "what is in force stays;"));
+    assert!(!scene.arrives(&other, "bob is not alice;"));
+    scene.knows(Some(FIRST));
+    done(segd.client(&["reload"]));
+    assert!(!warnings(&segd).contains(claimed), "{}", warnings(&segd));
+    assert_eq!(segd.revision(), revision);
+}
