@@ -10,7 +10,10 @@ use crate::control::{
 };
 use segd_common::verdict::Outcome;
 
-/// Who a cgroup is to the daemon: itself, or the nearest one above.
+/// What keeps everything from somebody, in the order in which the kernel decides.
+const DENIED: [&str; 3] = ["orphaned", "ambiguous", "pending"];
+
+/// Who somebody is to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Party {
     /// Its segment.
@@ -29,57 +32,75 @@ impl Party {
         }
     }
 
-    fn of(rows: &[WorkloadRow], cgroup: &str) -> Party {
+    /// A cgroup: itself, or, of one that is there and that the daemon does not see (its owner hides it), the nearest one above.
+    fn of(rows: &[WorkloadRow], cgroup: &str, is_there: &dyn Fn(&str) -> bool) -> Option<Party> {
+        let cgroup = match cgroup.trim_end_matches('/') {
+            "" => "/",
+            cgroup => cgroup,
+        };
         let above = |row: &&WorkloadRow| {
             let rest = cgroup.strip_prefix(row.cgroup.trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        let nearest = rows.iter().filter(above).max_by_key(|row| row.cgroup.len());
-        nearest.map_or_else(
-            || Party::named("host".to_owned()),
-            |row| Party {
-                segment: row.segment.clone(),
-                denied: (!matches!(row.state.as_ref(), "tagged" | "host")).then(|| row.state.to_string()),
-            },
-        )
+        let nearest = rows.iter().filter(above).max_by_key(|row| row.cgroup.len())?;
+        (nearest.cgroup == cgroup || is_there(cgroup)).then(|| Party {
+            segment: nearest.segment.clone(),
+            denied: (!matches!(nearest.state.as_ref(), "tagged" | "host")).then(|| nearest.state.to_string()),
+        })
+    }
+
+    /// Whose segment is asked about: who is denied everything may be of one that the policy has no more.
+    fn asked(&self) -> String {
+        match self.denied {
+            Some(_) => "host".to_owned(),
+            None => self.segment.clone(),
+        }
     }
 }
 
-/// Who a cgroup is, as the daemon has it.
+/// Who a cgroup is, as the daemon has it; `None`: there is no such cgroup.
 ///
 /// # Errors
 ///
 /// If the daemon does not answer.
-pub fn party(control: &Path, cgroup: &str) -> Result<Party, ClientError> {
+pub fn party(
+    control: &Path,
+    cgroup: &str,
+    is_there: &dyn Fn(&str) -> bool,
+) -> Result<Option<Party>, ClientError> {
     let rows = Client::ask(control, &Request::Workloads).and_then(|mut client| match client.answer()? {
         Response::Workloads(rows) => Ok(rows),
         _ => Err(client.surprise()),
     })?;
-    Ok(Party::of(&rows, cgroup))
+    Ok(Party::of(&rows, cgroup, is_there))
 }
 
-/// The answer about somebody who is denied everything, whatever the rules say of his segment.
-#[must_use]
-pub fn denied(from: &Party, to: &Party, port: &str, format: crate::output::Format) -> Option<ExitCode> {
-    let reason = from.denied.as_ref().or(to.denied.as_ref())?;
-    let explanation = Explanation {
-        from: from.segment.clone(),
-        to: to.segment.clone(),
-        port: port.to_owned(),
-        verdict: Outcome::Denied.label().into(),
-        reason: reason.clone().into(),
-        ..Explanation::default()
+/// What keeps everything from one of two, whatever the rules say of their segments.
+fn denied(from: &Party, to: &Party) -> Option<String> {
+    let states = [&from.denied, &to.denied].into_iter().flatten();
+    let rank = |state: &&String| {
+        DENIED
+            .iter()
+            .position(|known| known == state)
+            .unwrap_or(DENIED.len())
     };
-    Some(answer(format, &explanation, NO))
+    states.min_by_key(rank).cloned()
 }
 
 /// `segd policy explain` without a path: asks the daemon behind `control`. Exit code 1 if it is denied; what
 /// audit mode would let pass is denied too, for that is what the policy says.
 #[must_use]
-pub fn explain(control: &Path, from: &str, to: &str, port: &str, format: crate::output::Format) -> ExitCode {
+pub fn explain(
+    control: &Path,
+    from: &Party,
+    to: &Party,
+    port: &str,
+    format: crate::output::Format,
+) -> ExitCode {
+    // Asked in any case: a name that the policy does not know is a mistake, whoever the other one is.
     let question = Question {
-        from: from.to_string(),
-        to: to.to_string(),
+        from: from.asked(),
+        to: to.asked(),
         port: port.to_string(),
     };
     let asked =
@@ -89,8 +110,20 @@ pub fn explain(control: &Path, from: &str, to: &str, port: &str, format: crate::
         });
     match asked {
         Ok(explanation) => {
+            let explanation = match denied(from, to) {
+                Some(reason) => Explanation {
+                    from: from.segment.clone(),
+                    to: to.segment.clone(),
+                    port: port.to_owned(),
+                    verdict: Outcome::Denied.label().into(),
+                    reason: reason.into(),
+                    revision: explanation.revision,
+                    ..Explanation::default()
+                },
+                None => *explanation,
+            };
             let code = if explanation.verdict == "allowed" { YES } else { NO };
-            answer(format, explanation.as_ref(), code)
+            answer(format, &explanation, code)
         }
         Err(error) => no_answer(&error),
     }
@@ -115,26 +148,61 @@ mod tests {
             row("/shop/ci", "host", "pending"),
             row("/shop/torn", "web", "ambiguous"),
         ];
+        let is_there = |cgroup: &str| cgroup.ends_with("-hidden");
         for (cgroup, segment, denied) in [
             ("/", "host", None),
-            ("/elsewhere", "host", None),
+            ("/elsewhere-hidden", "host", None),
             ("/shop/web", "web", None),
-            ("/shop/webs", "host", None),
-            ("/shop/web/old/x", "web", Some("orphaned")),
-            ("/shop/ci/1", "host", Some("pending")),
+            ("/shop/web/", "web", None),
+            ("/shop/webs-hidden", "host", None),
+            ("/shop/web/old", "web", Some("orphaned")),
+            ("/shop/web/old/x-hidden", "web", Some("orphaned")),
+            ("/shop/ci/1-hidden", "host", Some("pending")),
             ("/shop/torn", "web", Some("ambiguous")),
         ] {
-            let party = Party::of(&rows, cgroup);
+            let party = Party::of(&rows, cgroup, &is_there).expect(cgroup);
             assert_eq!(
                 (party.segment.as_str(), party.denied.as_deref()),
                 (segment, denied),
                 "{cgroup}"
             );
         }
-        let torn = Party::of(&rows, "/shop/torn");
-        let web = Party::named("web".into());
-        let said = |from: &Party, to: &Party| denied(from, to, "tcp/1", crate::output::Format::Json);
-        assert!(said(&web, &web).is_none());
-        assert!(said(&web, &torn).is_some() && said(&torn, &web).is_some());
+        for nowhere in [
+            "/elsewhere",
+            "/shop/webs",
+            "/shop/web/old/x",
+            "/shop/ci/1",
+            "shop/web",
+            "",
+        ] {
+            let party = Party::of(&rows, nowhere, &|_| false);
+            assert_eq!(
+                party,
+                (nowhere.is_empty()).then(|| Party::named("host".into())),
+                "{nowhere}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_two_who_are_denied_the_kernels_order_tells_why() {
+        let party = |denied: Option<&str>| Party {
+            segment: "web".into(),
+            denied: denied.map(str::to_owned),
+        };
+        let order = [
+            Some("orphaned"),
+            Some("ambiguous"),
+            Some("pending"),
+            Some("new"),
+            None,
+        ];
+        for (at, one) in order.iter().enumerate() {
+            for other in &order[at..] {
+                let (one, other) = (party(*one), party(*other));
+                assert_eq!(denied(&one, &other), one.denied, "{one:?} {other:?}");
+                assert_eq!(denied(&other, &one), one.denied, "{one:?} {other:?}");
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use segd_common::{reason::Reason, service::Service, verdict::Outcome};
 
 use super::{
     INVALID, NO, Reply, YES,
-    who::{Identified, Unidentified, Who, of_flow},
+    who::{self, Identified, Unidentified, Who, of_flow},
 };
 use crate::{
     command::live::{self, Party},
@@ -103,19 +103,22 @@ impl Explain {
         for (party, who) in parties.iter_mut().zip([question.from, question.to]) {
             *party = match who.settled() {
                 Ok(Who::Named(text)) if text.parse::<std::net::IpAddr>().is_err() => Party::named(text),
-                Ok(Who::Cgroup(path)) => match live::party(&self.control, &path) {
-                    Ok(party) => party,
-                    Err(error) => return crate::command::no_answer(&error),
-                },
+                Ok(Who::Cgroup(path)) => {
+                    if let Err(error) = who::check_path(&path) {
+                        return Reply::refusal(&error).send();
+                    }
+                    match live::party(&self.control, &path, &who::is_on_this_host) {
+                        Ok(Some(party)) => party,
+                        Ok(None) => return Reply::refusal(&format!("there is no cgroup `{path}`")).send(),
+                        Err(error) => return crate::command::no_answer(&error),
+                    }
+                }
                 Ok(_) => return Reply::refusal("give the policy's PATH to ask about an address").send(),
                 Err(error) => return Reply::refusal(&error).send(),
             };
         }
         let [from, to] = &parties;
-        live::denied(from, to, &question.port, self.output).unwrap_or_else(|| {
-            let (from, to) = (&from.segment, &to.segment);
-            live::explain(&self.control, from, to, &question.port, self.output)
-        })
+        live::explain(&self.control, from, to, &question.port, self.output)
     }
 
     /// The answer from the policy that was given.

@@ -136,8 +136,7 @@ fn of_cgroup(tables: &CompiledTables, path: &str) -> Result<Identified, Unidenti
         )));
     }
     let segment = named(tables, slot.identity.segment);
-    let depth = path.split('/').filter(|name| !name.is_empty()).count();
-    let there = if here.len() == depth {
+    let there = if here.len() == depth(path) {
         ""
     } else {
         "; this host has no such cgroup now"
@@ -210,7 +209,11 @@ fn tied(tables: &CompiledTables, path: &str, here: &[u16]) -> Result<Vec<String>
 }
 
 /// Whether a text is a cgroup's path from the root, as the kernel tells it: it begins there, and makes no detours.
-fn check_path(path: &str) -> Result<(), String> {
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
         return Err(format!(
             "`{path}` is no cgroup path; write `/{path}`, from the cgroup root"
@@ -232,6 +235,15 @@ pub fn on_this_host(path: &str) -> Vec<u16> {
         .skip(1)
         .map(|cgroup| cgroup.flags)
         .collect()
+}
+
+/// Whether this host has a cgroup.
+pub fn is_on_this_host(path: &str) -> bool {
+    on_this_host(path).len() == depth(path)
+}
+
+fn depth(path: &str) -> usize {
+    path.split('/').filter(|name| !name.is_empty()).count()
 }
 
 /// The question that a recorded flow asks: both sides, and the port as a policy writes it.
