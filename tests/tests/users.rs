@@ -221,6 +221,25 @@ fn a_boot_without_a_directory_service_goes_by_the_last_numbers() {
 }
 
 #[test]
+fn an_upgrade_without_a_directory_service_goes_by_the_last_numbers() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    scene.knows(Some(FIRST));
+    let slice = scene.slice(FIRST);
+    let alice = lab.worker(&slice);
+    let now = scene.directory.path().join("now");
+    std::os::unix::fs::symlink("knows", &now).unwrap();
+    let mut segd = scene.start(&lab, "now");
+    assert!(scene.arrives(&alice, "alice;"));
+    segd.kill();
+    fs::remove_file(&now).unwrap();
+    std::os::unix::fs::symlink("hangs", &now).unwrap();
+    segd.restart_as(&segd_tests::segd::other_layout(), &[]);
+    assert!(warnings(&segd).contains("stays"), "{}", warnings(&segd));
+    assert!(scene.arrives(&alice, "alice after the upgrade;"));
+}
+
+#[test]
 fn a_reload_looks_up_who_has_which_number() {
     let Some(lab) = Lab::open() else { return };
     let scene = Scene::new(&lab);
