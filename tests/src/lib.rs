@@ -17,6 +17,7 @@ pub mod chance;
 pub mod craft;
 pub mod exotic;
 pub mod foreign;
+pub mod hostile;
 pub mod lab;
 pub mod machine;
 pub mod netns;

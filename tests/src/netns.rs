@@ -140,6 +140,14 @@ impl Sysctl {
         std::fs::write(&path, value).expect("a sysctl");
         Sysctl { path, before }
     }
+
+    /// The same, if the kernel has it.
+    #[track_caller]
+    #[must_use]
+    pub fn set_if_any(path: &str, value: &str) -> Option<Sysctl> {
+        let there = std::path::Path::new("/proc/sys").join(path).exists();
+        there.then(|| Sysctl::set(path, value))
+    }
 }
 
 impl Drop for Sysctl {
@@ -219,7 +227,7 @@ pub struct Bridge {
 
 /// The IPv4 address number `host` of the bridge's network.
 #[must_use]
-pub fn v4(host: u8) -> Ipv4Addr {
+pub const fn v4(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 213, 7, host)
 }
 

@@ -208,6 +208,12 @@ pub fn mac_in(netns: &Netns) -> [u8; 6] {
     parse_mac(text.split_whitespace().nth(2).expect("an address"))
 }
 
+/// A hardware address as `ip` and `nft` write it.
+#[must_use]
+pub fn written(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 #[track_caller]
 fn parse_mac(text: &str) -> [u8; 6] {
     let bytes: Vec<u8> = text

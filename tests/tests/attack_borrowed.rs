@@ -2,157 +2,65 @@
 //! another's connection, a socket of the host's, the rest of a packet. BYPASSES.md, section 3, class 13.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use std::{fmt::Write as _, net::IpAddr, time::Duration};
-
-use segd_tests::{
-    Bridge, Cgroup, Lab, Netns, Remote, Segd, Worker,
-    netns::{NftTable, Sysctl, v4},
-    wait::{self, PATIENCE},
-    wire,
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
-const PORT: u16 = 5400;
-/// How long segd may take to cover a new link, and to believe a new address.
-const COVERED: Duration = Duration::from_secs(2);
+use segd_tests::{
+    Lab,
+    hostile::{COVERED, PORT, Scene, heard, segments_sent},
+    netns::{NftTable, Sysctl, ip, v4},
+    wait::{self, PATIENCE},
+    wire::{self, written},
+};
 
-/// `rogue` in a namespace whose rules it may write, a machine that it may ask and one that it may not, and `db` in a container of its
-/// own.
-struct Scene {
-    enemy: Worker,
-    near: Netns,
-    server: Worker,
-    beside: Netns,
-    right: Remote,
-    wrong: Remote,
-    segd: Segd,
-    bridge: Bridge,
-    _cgroups: [Cgroup; 2],
-    lab: Lab,
+/// Leads the host's port 8080 on to `db`.
+#[track_caller]
+fn published(protocol: &str) -> (Sysctl, NftTable) {
+    let body = format!(
+        "chain in {{
+type nat hook prerouting priority -100;
+ip daddr {} {protocol} dport 8080 dnat ip to {}:5432
+}}",
+        v4(1),
+        v4(11)
+    );
+    let forward = Sysctl::set("net/ipv4/ip_forward", "1");
+    (
+        forward,
+        NftTable::create(&format!("sgt{}", std::process::id()), &body),
+    )
 }
 
-impl Scene {
-    /// `rules`: who may do what. `client` is whoever is given its cgroup.
-    fn open(client: Option<&Cgroup>, lab: Lab, rules: &str) -> Scene {
-        let bridge = lab.bridge();
-        let (near, beside) = (lab.netns("near"), lab.netns("beside"));
-        bridge.plug(&near, 10);
-        bridge.plug(&beside, 11);
-        let (right, wrong) = (Remote::plug(&bridge, 50), Remote::plug(&bridge, 51));
-        for machine in [&right, &wrong] {
-            machine.listen(PORT);
-        }
-        let (rogue, db) = (lab.cgroup("rogue"), lab.cgroup("db"));
-        let enemy = lab.worker_in(&rogue, &near);
-        let server = lab.worker_in(&db, &beside);
-        let mut segments = format!(
-            "    rogue: {{match: [{{cgroup: {}}}]}}\n    db: {{match: [{{cgroup: {}}}]}}\n",
-            rogue.path(),
-            db.path()
-        );
-        if let Some(client) = client {
-            let _ = writeln!(segments, "    client: {{match: [{{cgroup: {}}}]}}", client.path());
-        }
-        let segd = lab.enforce(&format!(
-            "apiVersion: segd.dev/v1
-kind: SegmentPolicy
-metadata: {{name: borrowed}}
-spec:
-  segments:
-{segments}    right: {{match: [{{cidr: {}/32}}]}}
-    wrong: {{match: [{{cidr: {}/32}}]}}
-  allow:
-{rules}",
-            v4(50),
-            v4(51)
-        ));
-        wait::quiet(COVERED);
-        Scene {
-            enemy,
-            near,
-            server,
-            beside,
-            right,
-            wrong,
-            segd,
-            bridge,
-            _cgroups: [rogue, db],
-            lab,
-        }
-    }
-
-    /// Rewrites what leaves `near`.
-    fn rewrite(&self, rules: &str) {
-        self.rules("egress", rules);
-    }
-
-    /// Rewrites what comes in to `near`.
-    fn receive(&self, rules: &str) {
-        self.rules("ingress", rules);
-    }
-
-    fn rules(&self, way: &str, rules: &str) {
-        let text = format!(
-            "table netdev {way} {{
-chain turned {{ type filter hook {way} device \"eth0\" priority 0;
-{rules}
-}}
-}}
-"
-        );
-        self.near.run(&["nft", "-f", "-"], &text);
-    }
-
-    fn denied(&self) -> u64 {
-        self.segd.denied().values().sum()
-    }
-
-    /// How many segments a namespace's kernel has sent.
-    fn segments_sent(&self, by: &Worker) -> u64 {
-        let text = by.read_file("/proc/thread-self/net/snmp");
-        let mut lines = text.lines().filter(|line| line.starts_with("Tcp: "));
-        let (names, numbers) = (lines.next().expect("names"), lines.next().expect("numbers"));
-        let at = names
-            .split(' ')
-            .position(|name| name == "OutSegs")
-            .expect("OutSegs");
-        numbers
-            .split(' ')
-            .nth(at)
-            .expect("a number")
-            .parse()
-            .expect("a number")
-    }
-
-    /// What the enemy begins, rewritten, has the server answer nobody; without segd it would.
-    #[track_caller]
-    fn stays_unanswered(&mut self) {
-        let (sent, denied) = (self.segments_sent(&self.server), self.denied());
-        self.enemy.open_tcp((self.right.v4, PORT)).ok();
-        wait::within(Duration::from_secs(1), || self.denied() > denied);
-        wait::quiet(wait::SILENCE);
-        assert_eq!(self.segments_sent(&self.server), sent, "the server has answered");
-        assert!(self.denied() > denied, "{}", self.segd.log());
-        // It is no fault of the way.
-        assert!(self.segd.unload().status.success());
-        self.enemy.open_tcp((self.right.v4, PORT)).ok();
-        wait::wait_until("without segd it is answered", PATIENCE, || {
-            self.segments_sent(&self.server) > sent
-        });
-    }
-
-    /// How many TCP frames of `near`'s address reached the machine that it may not ask.
-    fn strayed(&self) -> usize {
-        let from = IpAddr::from(v4(10));
-        let frames = self.wrong.frames();
-        frames
-            .iter()
-            .filter(|frame| frame.protocol == 6 && frame.source == from)
-            .count()
-    }
+/// The session that the rules make another of.
+fn asks_right(scene: &Scene) {
+    scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
 }
 
-fn written(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+/// An address that nobody has, and the port that the enemy sends by in its name.
+const NOBODYS: (Ipv4Addr, u16) = (v4(99), 4000);
+
+/// Says one thing from [`NOBODYS`] by sockets of the enemy's own, whose hook knows who it is, and gives the address up.
+#[track_caller]
+fn says_once(scene: &Scene, say: impl FnOnce(&Scene)) {
+    let (address, _) = NOBODYS;
+    scene.near.ip(&format!("addr add {address}/32 dev lo"));
+    say(scene);
+    scene.near.ip(&format!("addr del {address}/32 dev lo"));
+    wait::quiet(COVERED);
+}
+
+/// Makes what the enemy sends to its machine [`NOBODYS`] to a port of the host's.
+#[track_caller]
+fn calls_itself_nobody(scene: &Scene, protocol: &str, port: u16) {
+    scene.rewrite(&format!(
+        "ip daddr {} {protocol} dport {PORT} {protocol} dport set {port} ip saddr set {} ip daddr set {} ether daddr set {}",
+        scene.right.v4,
+        NOBODYS.0,
+        v4(1),
+        written(wire::mac(scene.bridge.name()))
+    ));
 }
 
 /// Whoever is not a process of this host is `world` to a receiver here: no container is.
@@ -185,17 +93,7 @@ fn an_address_that_nobody_has_makes_no_container_a_machine_of_the_network() {
             scene.enemy.send(session, token).ok();
         }
     };
-    let before = scene.denied();
-    attempt(&scene, "turned;");
-    wait::quiet(wait::SILENCE);
-    assert!(!scene.server.inbox(ear).has("turned;"), "{}", scene.segd.log());
-    assert!(scene.denied() > before, "{}", scene.segd.log());
-    // It is no fault of the way.
-    assert!(scene.segd.unload().status.success());
-    wait::wait_until("without segd it gets there", PATIENCE, || {
-        attempt(&scene, "unloaded;");
-        scene.server.inbox(ear).has("unloaded;")
-    });
+    scene.stays_unheard(attempt, |scene, token| scene.server.inbox(ear).has(token));
 }
 
 /// Nor does a port that the host leads on to another container: at the link it is the host's.
@@ -207,36 +105,105 @@ fn an_address_that_nobody_has_does_not_get_in_by_a_published_port() {
     let mut scene = Scene::open(None, lab, rules);
     scene.server.listen_tcp((v4(11), 5432));
     let _forward = Sysctl::set("net/ipv4/ip_forward", "1");
-    let _published = NftTable::create(
-        &format!("sgt{}", std::process::id()),
-        &format!(
-            "chain in {{
-type nat hook prerouting priority -100;
-ip daddr {} tcp dport 8080 dnat ip to {}:5432
-}}",
-            v4(1),
-            v4(11)
-        ),
-    );
+    let _published = published("tcp");
     let outside = |scene: &Scene| {
         scene
             .right
             .tcp((v4(1), 8080).into(), "straight;", Duration::from_millis(500))
     };
-    let sent = scene.segments_sent(&scene.server);
+    let sent = segments_sent(&scene.server);
     outside(&scene);
     wait::wait_until("who may reaches it by the port", PATIENCE, || {
-        scene.segments_sent(&scene.server) > sent
+        segments_sent(&scene.server) > sent
     });
-    scene.rewrite(&format!(
-        "ip daddr {} tcp dport {PORT} tcp dport set 8080 ip saddr set {} ip daddr set {} ether daddr set {}",
-        scene.right.v4,
-        v4(99),
-        v4(1),
-        written(wire::mac(scene.bridge.name()))
-    ));
+    calls_itself_nobody(&scene, "tcp", 8080);
     wait::quiet(wait::SILENCE);
-    scene.stays_unanswered();
+    scene.stays_unanswered(asks_right);
+}
+
+/// Nor does it once its bearer has dialled there by it: what he dials then is another connection.
+#[test]
+fn an_address_that_a_container_has_dialled_by_is_the_networks_at_no_published_port() {
+    let Some(lab) = Lab::open() else { return };
+    let rules =
+        "    - {from: rogue, to: right, ports: [tcp/5400]}\n    - {from: world, to: db, ports: [tcp/5432]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    scene.server.listen_tcp((v4(11), 5432));
+    let _published = published("tcp");
+    says_once(&scene, |scene| {
+        let dialled = scene.enemy.open_tcp_from(NOBODYS, (v4(1), 8080));
+        assert!(dialled.is_err(), "{}", scene.segd.log());
+    });
+    calls_itself_nobody(&scene, "tcp", 8080);
+    scene.stays_unanswered(|scene| {
+        let own = (v4(10), NOBODYS.1);
+        scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)).ok();
+    });
+}
+
+/// Nor at the host's own ports, which the network may ask.
+#[test]
+fn an_address_that_a_container_has_dialled_by_is_the_networks_at_no_port_of_the_hosts() {
+    let Some(lab) = Lab::open() else { return };
+    let rules = "    - {from: rogue, to: right, ports: [tcp/5400]}\n    - {from: [world, wrong], to: host, ports: [tcp/8080]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    let outside = scene.lab.cgroup("outside");
+    let host = scene.lab.worker(&outside);
+    let ear = host.listen_tcp((v4(1), 8080));
+    let straight = scene
+        .wrong
+        .tcp(ear.local, "straight;", Duration::from_millis(500));
+    assert_eq!(straight, "ok", "the network may ask it");
+    says_once(&scene, |scene| {
+        let dialled = scene.enemy.open_tcp_from(NOBODYS, ear.local);
+        assert!(dialled.is_err(), "{}", scene.segd.log());
+    });
+    // As if the enemy's kernel had answered for the address.
+    ip(&format!(
+        "neigh replace {} lladdr {} dev {}",
+        NOBODYS.0,
+        written(wire::mac_in(&scene.near)),
+        scene.bridge.name()
+    ));
+    calls_itself_nobody(&scene, "tcp", 8080);
+    scene.receive(&format!(
+        "ip saddr {} ip daddr {} tcp sport set {PORT} ip saddr set {} ip daddr set {}",
+        v4(1),
+        NOBODYS.0,
+        scene.right.v4,
+        v4(10)
+    ));
+    let attempt = |scene: &Scene, token: &str| {
+        let own = (v4(10), NOBODYS.1);
+        if let Ok(session) = scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)) {
+            scene.enemy.send(session, token).ok();
+        }
+    };
+    scene.stays_unheard(attempt, |_, token| host.inbox(ear).has(token));
+}
+
+/// Nor with other words than those that a datagram's own hook has seen.
+#[test]
+fn an_address_that_a_container_has_sent_by_gets_no_other_datagram_in_by_a_published_port() {
+    let Some(lab) = Lab::open() else { return };
+    let rules =
+        "    - {from: rogue, to: right, ports: [udp/5400]}\n    - {from: world, to: db, ports: [udp/5432]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    let ear = scene.server.listen_udp((v4(11), 5432));
+    let _published = published("udp");
+    let say = |scene: &Scene, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), token: &str| {
+        let socket = scene.enemy.open_udp(from, None).unwrap();
+        scene.enemy.send_to(socket, to, token).ok();
+        scene.enemy.close(socket);
+    };
+    says_once(&scene, |scene| say(scene, NOBODYS, (v4(1), 8080), "its own;"));
+    assert!(!scene.server.inbox(ear).has("its own;"), "{}", scene.segd.log());
+    calls_itself_nobody(&scene, "udp", 8080);
+    let own = (v4(10), NOBODYS.1);
+    scene.stays_unheard(
+        |scene, token| say(scene, own, (scene.right.v4, PORT), token),
+        |scene, token| scene.server.inbox(ear).has(token),
+    );
 }
 
 /// Whom a client has dialled knows how its connection began: that makes nobody the client.
@@ -271,7 +238,7 @@ fn the_first_word_of_anothers_connection_gives_nobody_its_right() {
         v4(11),
         written(wire::mac_in(&scene.beside))
     ));
-    scene.stays_unanswered();
+    scene.stays_unanswered(asks_right);
 }
 
 /// What the host sends into a container bears the host's socket still where the container's rules send it out again.
@@ -295,14 +262,8 @@ fn a_segment_of_the_hosts_that_a_container_sends_back_is_not_the_hosts() {
         v4(10),
         scene.wrong.v4
     ));
-    let before = scene.strayed();
-    host.open_tcp((v4(10), PORT)).ok();
-    wait::quiet(wait::SILENCE);
-    assert_eq!(scene.strayed(), before, "{}", scene.segd.log());
-    assert!(scene.segd.unload().status.success());
-    host.open_tcp((v4(10), PORT)).ok();
-    wait::wait_until("without segd it gets there", PATIENCE, || {
-        scene.strayed() > before
+    scene.strays_nowhere(|_| {
+        host.open_tcp((v4(10), PORT)).ok();
     });
 }
 
@@ -341,7 +302,7 @@ fn data_does_not_follow_a_segment_without_any() {
     provoke(&scene, "turned;");
     assert!(!heard(&scene.wrong, "turned;"), "{}", scene.segd.log());
     assert!(scene.denied() > denied, "{}", scene.segd.log());
-    assert!(scene.segd.unload().status.success());
+    scene.unload();
     wait::wait_until("without segd it gets there", PATIENCE, || {
         provoke(&scene, "unloaded;");
         heard(&scene.wrong, "turned;") || heard(&scene.wrong, "unloaded;")
@@ -350,14 +311,6 @@ fn data_does_not_follow_a_segment_without_any() {
 
 /// Both headers, with any options.
 const BARE: u16 = 80;
-
-/// Whether something like this has reached a machine, in any frame.
-fn heard(machine: &Remote, token: &str) -> bool {
-    let frames = machine.frames();
-    frames
-        .iter()
-        .any(|frame| String::from_utf8_lossy(&frame.payload).contains(token))
-}
 
 /// A source route that is written into a stream's options behind its hook leads it nowhere.
 #[test]
@@ -399,7 +352,7 @@ fn a_stream_with_options_is_read_at_the_link() {
     wait::within(Duration::from_secs(1), || scene.denied() > denied);
     assert!(!heard(&scene.right, "turned;"), "{}", scene.segd.log());
     assert!(scene.denied() > denied, "{}", scene.segd.log());
-    assert!(scene.segd.unload().status.success());
+    scene.unload();
     wait::wait_until("without segd it is sent again and gets there", PATIENCE, || {
         heard(&scene.right, "turned;")
     });
