@@ -7,31 +7,26 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 
 use crate::maps::CLOCK;
 
-/// A moment, and the tick that it was read in.
-#[repr(C)]
-pub struct Tick {
-    number: u64,
-    time_ns: u64,
-}
+/// How many of a word's bits are the tick's: a CPU that asks again after a million ticks to the tick would find its old time new.
+const TICK_BITS: u32 = 20;
 
-/// Nanoseconds of the monotonic clock, at most a tick old. Never less than before on the same CPU; another's may be ahead by a
-/// tick.
+/// Nanoseconds of the monotonic clock in steps of 2^20, as they were when this CPU first asked in the kernel's tick that is now: a tick
+/// ago at most, but for a kernel whose ticks are late (a virtual machine that was not run).
 #[inline(always)]
 pub fn now() -> u64 {
     // SAFETY: no arguments.
-    let number = unsafe { bpf_jiffies64() };
-    let Some(tick) = CLOCK.get_ptr_mut(0) else {
+    let tick = unsafe { bpf_jiffies64() } & ((1 << TICK_BITS) - 1);
+    let Some(kept) = CLOCK.get_ptr_mut(0) else {
         return exact();
     };
-    // SAFETY: this CPU's element; volatile, because an interrupt's program may write between two words. Whatever it interrupts,
-    // the time is written before its tick, so with the tick that is now stands a time that is no older than it.
+    // SAFETY: this CPU's element; volatile and one word, because another program may come between, whose time is as good.
     unsafe {
-        if (&raw const (*tick).number).read_volatile() == number {
-            return (&raw const (*tick).time_ns).read_volatile();
+        let word = kept.read_volatile();
+        if word & ((1 << TICK_BITS) - 1) == tick {
+            return word ^ tick;
         }
-        let time_ns = exact();
-        (&raw mut (*tick).time_ns).write_volatile(time_ns);
-        (&raw mut (*tick).number).write_volatile(number);
+        let time_ns = exact() >> TICK_BITS << TICK_BITS;
+        kept.write_volatile(time_ns | tick);
         time_ns
     }
 }

@@ -4,7 +4,7 @@
 
 use segd_common::{
     bytes::Bytes,
-    fragment::{FragmentEntry, FragmentKey},
+    fragment::{FRAGMENT_TTL_NS, FragmentEntry, FragmentKey},
     packet::{PACKET_V6, Packet},
     reason::Reason,
 };
@@ -59,6 +59,32 @@ pub fn first<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
         // A full table forgets the oldest: its later fragments are orphans.
         let _ = FRAGMENTS.insert(&place.key, entry, 0);
     }
+}
+
+/// Beyond the last byte of any datagram: nothing follows.
+const NOTHING: u32 = u32::MAX;
+
+/// Remembers a first fragment that was not let out.
+#[inline(always)]
+pub fn refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
+    if let Some(place) = place(bytes, packet, device) {
+        let entry = FragmentEntry {
+            time_ns: clock::exact(),
+            end: NOTHING,
+            reserved: 0,
+        };
+        let _ = FRAGMENTS.insert(&place.key, entry, 0);
+    }
+}
+
+/// Whether the first fragment of a later one's datagram was not let out.
+#[inline(always)]
+pub fn was_refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) -> bool {
+    let entry = place(bytes, packet, device).and_then(|place| FRAGMENTS.get_ptr(&place.key));
+    // SAFETY: copied out; see `refuses`.
+    entry.is_some_and(|entry| unsafe {
+        (*entry).end == NOTHING && clock::exact().wrapping_sub((*entry).time_ns) < FRAGMENT_TTL_NS
+    })
 }
 
 /// Why a later fragment may not follow, if it may not. `ttl`: for how long, in nanoseconds, a first one speaks for it.

@@ -323,7 +323,24 @@ extern "C" fn segd_link_read(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
     }
 }
 
-/// tcx ingress on a NIC or at a tunnel's end: whether a frame may enter.
+/// tcx ingress on a NIC: as [`may_enter`], and nobody is taken for a workload that has borrowed his address.
+#[inline(always)]
+pub fn may_arrive(skb: Skb) -> bool {
+    may_enter(skb) && (!enters_borrowed(skb) || refuse_outsider(skb))
+}
+
+/// Denies what comes from elsewhere as somebody of this host. Whether it passes all the same.
+#[inline(always)]
+fn refuse_outsider(skb: Skb) -> bool {
+    let Some(policy) = Policy::active() else {
+        return true;
+    };
+    let mut way = Way::new(policy, skb, Sender::Nobody);
+    way.from = Identity::of(segment::WORLD);
+    refuse(&way, Reason::Spoofed as u32)
+}
+
+/// tcx ingress at a tunnel's end: whether a frame may enter.
 #[inline(always)]
 pub fn may_enter(skb: Skb) -> bool {
     if sender(skb) == Sender::Device && !may_write_frames(skb) {
@@ -341,13 +358,5 @@ pub fn may_enter(skb: Skb) -> bool {
     };
     // A namespace that hangs on the host by a link sends by that link and by no other.
     let here = identity::local(&address).is_some_and(|local| local.flags & (LOCAL_HOST | LOCAL_BY_LINK) != 0);
-    if address::is_link_local(&address) || !here && !enters_borrowed(skb) {
-        return true;
-    }
-    let Some(policy) = Policy::active() else {
-        return true;
-    };
-    let mut way = Way::new(policy, skb, Sender::Nobody);
-    way.from = Identity::of(segment::WORLD);
-    refuse(&way, Reason::Spoofed as u32)
+    address::is_link_local(&address) || !here || refuse_outsider(skb)
 }

@@ -1,52 +1,65 @@
 //! What a frame's receiver will find of who sends it, asked at the links, where it can still be stopped.
 //!
-//! INVARIANT: who bears an address that is nobody's is never taken for the network, nor the network for him.
+//! INVARIANT: who comes by a link and bears an address that is nobody's is not taken for the network, nor what comes by a NIC for him.
 
 use segd_common::{
     bytes::Bytes as _,
     flow::{BELIEVED_NS, CONTESTED_NS, HandoverKey, SEEN, was_seen},
-    packet::{Packet, tcp},
+    packet::{PACKET_FRAGMENT, PACKET_LATER_FRAGMENT, Packet, tcp},
     reason::Reason,
     service::{TCP, has_ports},
 };
 
 use crate::{
     clock::now,
-    handover::{Entry, Side, fill_key, of_handshake, print_behind, shorten, within},
+    fragments, globals,
+    handover::{Entry, Side, fill_key, from_there, of_handshake, print_behind, print_of, shorten, within},
     identity, kernel,
-    link::{Bears, ETH_P_IP, Frame, Sender, Way, read, refuse, sender},
-    link_out::segd_bears_own_tuple,
+    link::{Bears, ETH_P_IP, Frame, Way, is_plain_host, read, refuse, sender},
+    link_out::{UNKNOWN_NAMESPACE, UNSPECIFIED_V4, UNSPECIFIED_V6, segd_bears_own_tuple},
     policy::Policy,
     skb::Skb,
     toward::place,
 };
 
 /// Whether the socket on a frame is one of the namespace that the frame comes from. What another sent in, and is sent back before anybody
-/// received it, bears that one's socket still.
+/// received it, bears that one's socket still. Of a link that leads nobody knows where, what is not the host's own comes from there.
 #[inline(always)]
 pub fn is_at_home(skb: Skb, namespace: u64) -> bool {
     let socket = skb
         .inet_socket()
         .and_then(|socket| kernel::address_of(socket.sk.as_ptr()));
-    socket.and_then(kernel::namespace_of) == Some(namespace)
+    let at = socket.and_then(kernel::namespace_of);
+    if namespace == UNKNOWN_NAMESPACE {
+        at.is_some_and(|at| at != globals::host_namespace())
+    } else {
+        at == Some(namespace)
+    }
 }
 
-/// Whether a receiver on this host would not find who sends a packet from an address that is nobody's.
+/// Whether a frame comes from a socket of its namespace, and goes where that is connected to.
+#[inline(always)]
+pub fn is_its_sockets(skb: Skb, namespace: u64) -> bool {
+    is_at_home(skb, namespace) && segd_bears_own_tuple(skb.skb) != 0
+}
+
+/// Whether a receiver on this host would not find who sends a packet from an address that is nobody's. Any destination may be led to
+/// one: by the host's translation, or because it is several's.
 #[inline(always)]
 pub fn is_hidden(way: &Way, packet: &Packet) -> bool {
-    if way.bears == Bears::Known || !identity::is_local(&packet.destination) {
+    if way.bears == Bears::Known {
         return false;
     }
     if packet.protocol == TCP && packet.tcp_flags & tcp::SYN == 0 {
         // Of a connection the receiver knows who has begun it.
-        return !is_at_home(way.skb, way.namespace) || segd_bears_own_tuple(way.skb.skb) == 0;
+        return identity::is_local(&packet.destination) && !is_its_sockets(way.skb, way.namespace);
     }
     !is_found(way, packet)
 }
 
-/// Whether the receiver on this host will find the cgroup that sends this very packet; as `handover.rs` looks for it, and after a
-/// translation of the destination, too. What namespaces make of their packets behind the hook is on no tuple that was published, begins
-/// otherwise or has another number.
+/// Whether a receiver on this host will find the cgroup that sends this very packet; as `handover.rs` looks for it, and, but for datagrams
+/// that were just seen to arrive as they left, after a translation of the destination, too. What namespaces make of their packets behind
+/// the hook is on no tuple that was published, begins otherwise or has another number.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn is_found(way: &Way, packet: &Packet) -> bool {
@@ -56,8 +69,8 @@ fn is_found(way: &Way, packet: &Packet) -> bool {
     fill_key(&mut key, packet, 0, Side::Source);
     if packet.protocol == TCP {
         let number = (Frame { skb }).read::<4>(u32::from(packet.upper) + 4);
-        let first = number.map_or(0, u32::from_be_bytes);
-        return of_handshake(&mut key, first).is_some_and(|entry| entry.cgroup() == cgroup);
+        shorten(&mut key, print_of(number.map_or(0, u32::from_be_bytes)));
+        return Entry::at(&key).is_some_and(|entry| entry.cgroup() == cgroup);
     }
     let now = now();
     let Some(full) = Entry::at(&key) else {
@@ -83,74 +96,84 @@ fn is_found(way: &Way, packet: &Packet) -> bool {
 /// The length of the link header of the devices that lead to namespaces.
 const ETHERNET: u32 = 14;
 
-/// tcx egress on what leads out of this host: whether a frame may leave. An answer to a workload of this host that has asked by
-/// an address of the network does not: whoever has the address would be that workload from then on.
+/// tcx egress on a NIC: whether a frame may leave. An answer to a workload of this host that has asked by an address of the network does
+/// not: whoever has the address would be that workload from then on.
 #[inline(always)]
 pub fn may_depart(skb: Skb) -> bool {
-    let by = sender(skb);
-    let stream = by == Sender::Inet && skb.socket().is_some_and(|socket| socket.is_tcp());
-    if stream || !may_answer(skb) {
+    if !may_answer(skb) {
         return true;
     }
     let mut packet = Packet::default();
     // What cannot be read answers nobody.
-    if read(skb, &mut packet) != 0 || !is_answer_to_borrowed(&packet, skb) {
+    if read(skb, &mut packet) != 0 {
+        return true;
+    }
+    let frame = Frame { skb };
+    if packet.flags & PACKET_LATER_FRAGMENT != 0 {
+        return !fragments::was_refused(&frame, &packet, skb.device());
+    }
+    if !is_answer_to_borrowed(&packet, skb) {
         return true;
     }
     let Some(policy) = Policy::active() else {
         return true;
     };
-    let mut way = Way::new(policy, skb, by);
+    let mut way = Way::new(policy, skb, sender(skb));
     way.from = place(&way.policy, &packet.source, 0, false).1;
-    refuse(&way, Reason::Spoofed as u32)
+    let passes = refuse(&way, Reason::Spoofed as u32);
+    if !passes && packet.flags & PACKET_FRAGMENT != 0 {
+        fragments::refused(&frame, &packet, skb.device());
+    }
+    passes
 }
 
-/// Whether a frame that enters is a datagram on a tuple that a workload of this host holds: its receiver would take it for that one.
+/// tcx ingress on a NIC: whether a frame is a datagram from where a workload of this host sends: its receiver would take it for that one.
 #[inline(always)]
 pub fn enters_borrowed(skb: Skb) -> bool {
     if !may_be_datagram(skb) {
         return false;
     }
     let mut packet = Packet::default();
-    read(skb, &mut packet) == 0 && is_borrowed(&packet, Side::Source)
+    read(skb, &mut packet) == 0 && !identity::is_local(&packet.source) && is_borrowed(&packet, Side::Source)
 }
 
-/// Whether a datagram, or what it answers, has the tuple that a cgroup of this host sends by lately, from an address that is none of
-/// this host.
+/// Whether a datagram comes from, or goes to, an address and port from which somebody whom a segment claims sends lately, wherever to: by
+/// its source nobody is told from him. The address is none of this host's.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 pub fn is_borrowed(packet: &Packet, side: Side) -> bool {
-    let peer = if side == Side::Source {
-        &packet.source
-    } else {
-        &packet.destination
-    };
-    if packet.protocol == TCP || !has_ports(packet.protocol) || identity::is_local(peer) {
+    if packet.protocol == TCP || !has_ports(packet.protocol) {
         return false;
     }
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, 0, side);
-    Entry::at(&key).is_some_and(|entry| entry.is_believed(now()))
+    // Who has no address yet is anybody.
+    if key.source == UNSPECIFIED_V4 || key.source == UNSPECIFIED_V6 {
+        return false;
+    }
+    from_there(&mut key);
+    Entry::at(&key)
+        .is_some_and(|entry| !is_plain_host(entry.identity()) && within(BELIEVED_NS, entry.sent_ns(), now()))
 }
 
-/// Whether a packet accepts, or answers, what a cgroup of this host sent from an address that is none of this host.
+/// Whether a packet accepts, or answers, what somebody whom a segment claims sent from an address that is none of this host.
 // VERIFIER: on a frame of its own, for the sake of the stack.
 #[inline(never)]
 fn is_answer_to_borrowed(packet: &Packet, skb: Skb) -> bool {
-    if packet.protocol != TCP {
-        return is_borrowed(packet, Side::Destination);
-    }
     if identity::is_local(&packet.destination) {
         return false;
+    }
+    if packet.protocol != TCP {
+        return is_borrowed(packet, Side::Destination);
     }
     let mut key = HandoverKey::default();
     fill_key(&mut key, packet, 0, Side::Destination);
     let number = (Frame { skb }).read::<4>(u32::from(packet.upper) + 8);
     let first = number.map_or(0, u32::from_be_bytes).wrapping_sub(1);
-    of_handshake(&mut key, first).is_some()
+    of_handshake(&mut key, first).is_some_and(|entry| !is_plain_host(entry.identity()))
 }
 
-/// Whether a frame may be an answer that is looked at: all that is not TCP, and of TCP what accepts a connection.
+/// Whether a frame may be an answer that is looked at: of IP, all that is not TCP, and of TCP what accepts a connection.
 #[inline(always)]
 fn may_answer(skb: Skb) -> bool {
     if may_be_datagram(skb) {
@@ -161,8 +184,8 @@ fn may_answer(skb: Skb) -> bool {
         40
     } else {
         match frame.read::<1>(0) {
-            Some([first]) => u32::from(first & 0xf) * 4,
-            None => return false,
+            Some([first]) if u16::from_be(skb.protocol()) == ETH_P_IP => u32::from(first & 0xf) * 4,
+            _ => return false,
         }
     };
     const ACCEPTS: u8 = tcp::SYN | tcp::ACK;

@@ -20,7 +20,7 @@ use crate::{
         Bears, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Frame, Sender, Way, identify, is_plain_host, read, refuse,
         sender,
     },
-    link_found::{is_at_home, is_hidden},
+    link_found::{is_hidden, is_its_sockets},
     link_sent::judge_sent,
     link_tunnel::into_tunnel,
     maps::{LINKS, NAMESPACES, SOURCES},
@@ -29,11 +29,11 @@ use crate::{
     skb::Skb,
 };
 
-const UNSPECIFIED_V4: Address = mapped([0; 4]);
-const UNSPECIFIED_V6: Address = [0; 16];
+pub const UNSPECIFIED_V4: Address = mapped([0; 4]);
+pub const UNSPECIFIED_V6: Address = [0; 16];
 pub const BROADCAST: Address = mapped([255; 4]);
 /// No namespace has this cookie.
-const UNKNOWN_NAMESPACE: u64 = 0;
+pub const UNKNOWN_NAMESPACE: u64 = 0;
 
 /// tcx ingress on the host's end of a workload's link: whether a frame may come out.
 #[inline(always)]
@@ -93,8 +93,7 @@ fn is_known_stream(way: &Way) -> bool {
         && skb
             .socket()
             .is_some_and(|socket| settled::is_settled(&way.policy, socket))
-        && is_at_home(skb, way.namespace)
-        && segd_bears_own_tuple(skb.skb) != 0
+        && is_its_sockets(skb, way.namespace)
 }
 
 /// Whether a TCP frame goes where its socket is connected to, and comes from there. Behind the socket's hooks its namespace can
@@ -193,7 +192,8 @@ fn packet_comes_out(way: &mut Way) -> u32 {
         return unparsed;
     }
     let whose = source(way.skb, &packet.source);
-    if whose == 0 {
+    // To a receiver an address is somebody's by another table.
+    if whose == 0 || !identity::is_local(&packet.source) {
         way.bears = Bears::Nobodys;
     }
     if whose == 0 && !may_have_source(way, &packet) || is_false_neighbour(way, &packet) {
@@ -238,8 +238,9 @@ fn may_have_source(way: &Way, packet: &Packet) -> bool {
         return packet.protocol == IGMP
             || packet.protocol == UDP && is_dhcp(packet.source_port, packet.destination_port);
     }
-    // Its own socket's hook has judged it, whatever it calls itself; but not by another's name.
-    way.by == Sender::Inet && is_nobodys(&way.policy, from)
+    // Its own socket's hook has judged it, whatever it calls itself, or the listener's whom it answers; but not by another's name.
+    let judged = way.by == Sender::Inet || way.by == Sender::Kernel && is_its_sockets(way.skb, way.namespace);
+    judged && is_nobodys(&way.policy, from)
 }
 
 /// A neighbour advertisement for somebody else's address; a router's message, which no workload is here.

@@ -18,8 +18,8 @@ use crate::{
     handover::{Entry, Side, fill_key, within},
     identity::{self, UNKNOWN},
     link::{Bears, Frame, Sender, Way},
-    link_found::is_at_home,
-    link_out::{BROADCAST, PASSES, segd_bears_own_tuple},
+    link_found::{is_at_home, is_its_sockets},
+    link_out::{BROADCAST, PASSES},
     lookup,
     ruling::reason,
     skb::{Skb, state},
@@ -50,8 +50,11 @@ pub fn judge_sent(way: &Way, packet: &Packet) -> u32 {
         return translated(way, packet, NOBODY);
     }
     let mut owner = owner_of_tuple(packet, way.skb.cgroup());
-    // Who bears an address that is nobody's is the network to a receiver here that does not find him.
+    // Who bears an address that is nobody's is the network to a receiver here that does not find him. He begins nothing.
     if way.bears == Bears::Hidden && owner != ANOTHER {
+        if packet.is_syn() || packet.protocol != TCP && has_ports(packet.protocol) {
+            return Reason::Spoofed as u32;
+        }
         owner = NOBODY;
     }
     if is_accounted_for(way, packet, owner) {
@@ -144,8 +147,7 @@ fn accepts(way: &Way) -> bool {
     let skb = way.skb;
     skb.inet_socket()
         .is_some_and(|socket| socket.state() == state::NEW_SYN_RECV)
-        && is_at_home(skb, way.namespace)
-        && segd_bears_own_tuple(skb.skb) != 0
+        && is_its_sockets(skb, way.namespace)
 }
 
 /// Whose the socket on a frame is, but for who claims its address. One of the kernel's own speaks for whoever lives where the frame comes

@@ -159,6 +159,11 @@ fn segd_link_enter(ctx: TcContext) -> i32 {
     tcx(link::may_enter(Skb { skb: ctx.skb.skb }))
 }
 
+#[classifier]
+fn segd_link_arrive(ctx: TcContext) -> i32 {
+    tcx(link::may_arrive(Skb { skb: ctx.skb.skb }))
+}
+
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 fn segd_born(ctx: RawTracePointContext) -> i32 {
     let _ = birth::born(&ctx);

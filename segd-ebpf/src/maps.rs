@@ -146,7 +146,7 @@ pub struct Window {
 
 /// The clock, per CPU.
 #[map]
-pub static CLOCK: PerCpuArray<crate::clock::Tick> = PerCpuArray::with_max_entries(1, 0);
+pub static CLOCK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The event limiter, per CPU. Only events are limited, never counters.
 #[map]

@@ -88,6 +88,10 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
         return ruling.fixed(Reason::Spoofed);
     }
     let Some(local) = identity::local(&packet.destination) else {
+        // It may be led to one of this host, or be several's.
+        if source.is_none() && link_found::is_borrowed(packet, Side::Source) {
+            ruling.fixed(Reason::Spoofed);
+        }
         return;
     };
     let to = receiver(policy, packet, local);

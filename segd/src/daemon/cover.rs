@@ -121,11 +121,16 @@ impl Topology {
                 map.left_out += more.len() - fit;
                 map.sources
                     .extend(more.into_iter().take(fit).map(|source| (source, SOURCE_BEHIND)));
-            } else if device.leads_outside() {
+            } else if wire || device.is_nic() {
                 seat(Hook::Depart);
+                // XDP does what this one would.
                 if !wire {
-                    seat(Hook::Enter);
+                    seat(Hook::Arrive);
                 }
+            } else if device.leads_outside() {
+                // A tunnel's other end may be in a container, whose address nobody believes: its answers are no stranger's.
+                seat(Hook::Leave);
+                seat(Hook::Enter);
             }
         }
         map
@@ -265,8 +270,9 @@ impl Cover {
         let repair = self.repair(all);
         self.wanted = wanted;
         let looked_at = all.iter().map(|info| info.cookie).collect();
-        self.devices.keep(&self.wanted, &looked_at);
+        // A device that changes its programs is not without one.
         self.sit(all);
+        self.devices.keep(&self.wanted, &looked_at);
         repair
     }
 

@@ -16,23 +16,26 @@ use super::{Error, feature, links::Links, pins::Pins, sys};
 pub enum Hook {
     /// Egress: frames of packet sockets; marks what goes out by loopback.
     Leave,
-    /// Egress of what leads out of the host: as [`Hook::Leave`], and answers to whoever has borrowed an address of the network.
+    /// Egress of NICs (and TAP devices): as [`Hook::Leave`], and answers to whoever has borrowed an address of the network.
     Depart,
     /// Ingress by loopback: its mark.
     ComeIn,
     /// Ingress on the host's end of a workload's link.
     ComeOut,
-    /// Ingress on NICs, tunnels and TUN devices of the host.
+    /// Ingress on tunnels of the host.
     Enter,
+    /// Ingress on NICs (and TAP devices): as [`Hook::Enter`], and datagrams that would be taken for whoever has borrowed their address.
+    Arrive,
 }
 
 impl Hook {
-    const ALL: [Hook; 5] = [
+    const ALL: [Hook; 6] = [
         Hook::Leave,
         Hook::Depart,
         Hook::ComeIn,
         Hook::ComeOut,
         Hook::Enter,
+        Hook::Arrive,
     ];
 
     fn word(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Hook {
             Hook::ComeIn => "comein",
             Hook::ComeOut => "comeout",
             Hook::Enter => "enter",
+            Hook::Arrive => "arrive",
         }
     }
 
@@ -52,6 +56,7 @@ impl Hook {
             Hook::ComeIn => "segd_link_come_in",
             Hook::ComeOut => "segd_link_come_out",
             Hook::Enter => "segd_link_enter",
+            Hook::Arrive => "segd_link_arrive",
         }
     }
 

@@ -53,7 +53,6 @@ pub const PINNED: &[&str] = &[
     "TALLIES",
     "STATS",
     "EVENTS",
-    "CLOCK",
     "EVENT_WINDOW",
     "NAMES",
 ];

@@ -94,7 +94,20 @@ fn the_hosts_own_way_out_is_no_containers_link() {
 #[test]
 fn a_wire_that_is_a_link_is_left_to_the_operator() {
     let map = Topology::of(&[host(), namespace(1)], &["d4".to_owned(), "d5".to_owned()]);
-    assert!(map.seats.is_empty() && map.links.is_empty() && map.unseen.is_empty());
+    assert!(map.links.is_empty() && map.unseen.is_empty());
+    for link in [EAST, WEST] {
+        assert_eq!(hooks(&map, link), [Hook::Depart], "{link}");
+    }
+}
+
+#[test]
+fn a_nic_is_asked_for_borrowed_addresses_and_a_tunnel_is_not() {
+    let mut host = host();
+    host.devices.push(device(7, "", None));
+    host.devices.push(device(8, "wireguard", None));
+    let map = Topology::of(&[host, namespace(1)], &[]);
+    assert_eq!(hooks(&map, 7), [Hook::Depart, Hook::Arrive]);
+    assert_eq!(hooks(&map, 8), [Hook::Leave, Hook::Enter]);
 }
 
 fn v6(text: &str) -> Address {

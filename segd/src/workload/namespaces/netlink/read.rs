@@ -13,7 +13,7 @@ pub struct Device {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// What made it (`veth`, `vxlan`, …); empty for hardware and for loopback.
+    /// What made it (`veth`, `vxlan`, …; a TUN device of Ethernet is `tap`); empty for hardware and for loopback.
     pub kind: String,
     /// It is loopback.
     pub is_loopback: bool,
@@ -33,6 +33,12 @@ impl Device {
     pub fn leads_outside(&self) -> bool {
         !self.is_loopback && OUTSIDE.contains(&self.kind.as_str())
     }
+
+    /// Whether machines are at its other end: it is hardware, or leads to virtual ones.
+    #[must_use]
+    pub fn is_nic(&self) -> bool {
+        !self.is_loopback && (self.kind.is_empty() || self.kind == "tap")
+    }
 }
 
 /// Devices by which packets come in from elsewhere; hardware says no kind.
@@ -51,6 +57,7 @@ const OUTSIDE: &[&str] = &[
     "ip6tnl",
     "ipip",
     "sit",
+    "tap",
     "tun",
     "vti",
     "vti6",
@@ -192,6 +199,10 @@ pub(super) fn device(body: &[u8]) -> Option<Device> {
             IFLA_LINK_NETNSID => device.other_end = number().map(u32::cast_signed),
             _ => {}
         }
+    }
+    const ARPHRD_ETHER: [u8; 2] = 1_u16.to_ne_bytes();
+    if device.kind == "tun" && body.get(2..4)? == ARPHRD_ETHER {
+        "tap".clone_into(&mut device.kind);
     }
     Some(device)
 }
