@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use object::build::elf::{Builder, SectionData};
 
 const OUT_DIR: &str = "OUT_DIR";
 
@@ -46,6 +47,27 @@ fn main() -> Result<()> {
         aya_build::Toolchain::Custom("1.95.0"),
     )
     .context("building the kernel programs failed; `cargo xtask setup` installs what they need")?;
-    fs::copy(shared.join("segd"), out.join("segd")).context("cannot copy the kernel programs")?;
-    Ok(())
+    let object = fs::read(shared.join("segd")).context("cannot read the kernel programs")?;
+    let object = without_dwarf(&object).context("the kernel programs' object cannot be read")?;
+    fs::write(out.join("segd"), object).context("cannot write the kernel programs")
+}
+
+/// An object without its DWARF, three quarters of it: the kernel reads BTF, and what is embedded stays in memory.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        section.delete = [&b".debug_"[..], b".rel.debug_"]
+            .iter()
+            .any(|prefix| section.name.starts_with(prefix));
+    }
+    builder.delete_orphans();
+    // LLVM keeps the names of sections with those of symbols.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut left = Vec::new();
+    builder.write(&mut left)?;
+    Ok(left)
 }
