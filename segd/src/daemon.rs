@@ -264,7 +264,7 @@ async fn live(mut running: Running) -> ExitCode {
                 let _ = asker.send(());
             }
             Event::PolicyRead(reading) => shared.take_reading(reading),
-            Event::UsersSaid(said) => shared.users_said(said),
+            Event::UsersSaid(said) => shared.users_said(said, running.watch.awaits_a_writer()),
             Event::Decide(decision, answer) => shared.decide(decision, answer),
             Event::GitSaid(revision, said) => shared.git_said(revision, said),
             Event::NamespacesMoved => listing.begin(&shared, &running.send),

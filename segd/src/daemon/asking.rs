@@ -77,8 +77,9 @@ impl Shared {
         });
     }
 
-    /// Users were asked about: what waited for it goes on.
-    pub(super) fn users_said(self: &Arc<Self>, said: Said) {
+    /// Users were asked about: what waited for it goes on. The files are not read again while somebody is in the middle of writing them,
+    /// unless that was asked for: when he is done the watch says so.
+    pub(super) fn users_said(self: &Arc<Self>, said: Said, half_written: bool) {
         let Said { names, answers, then } = said;
         {
             let users = &mut lock(&self.engine).users;
@@ -90,6 +91,7 @@ impl Shared {
             users.asked_for(names);
         }
         match then {
+            Waiting::Look(wanted) if half_written && !wanted.is_asked() => {}
             Waiting::Look(wanted) => {
                 self.look_at_policy(wanted);
                 self.ask_git(true);

@@ -87,6 +87,11 @@ impl Wanted {
         }
     }
 
+    /// Whether somebody said so.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     fn answer(self, result: &Result<Reloaded, Refusal>) {
         for asker in self.askers {
             // Whoever asked may have gone.
@@ -211,5 +216,7 @@ mod tests {
         assert_eq!(Wanted::by_watch().look, Look::AtChanges);
         assert_eq!(Wanted::by_timer().look, Look::Whole);
         assert_eq!(Wanted::by(None).look, Look::Whole);
+        assert!(!Wanted::by_watch().is_asked() && !Wanted::by_timer().is_asked());
+        assert!(Wanted::by(None).is_asked());
     }
 }

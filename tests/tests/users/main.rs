@@ -5,6 +5,7 @@ mod scene;
 
 use std::{
     fs,
+    io::Write as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -211,4 +212,40 @@ fn a_number_that_another_segment_has_changes_nothing_and_is_told() {
     done(segd.client(&["reload"]));
     assert!(!warnings(&segd).contains(claimed), "{}", warnings(&segd));
     assert_eq!(segd.revision(), revision);
+}
+
+/// The files are read once more when their users were asked about, and somebody else may be at work by then.
+#[test]
+fn half_a_policy_stays_out_of_force_however_long_users_are_asked_about() {
+    const HALF: &str =
+        "apiVersion: segd.dev/v1\nkind: SegmentPolicy\nmetadata: {name: guardrails}\nspec:\n  allow: []\n";
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let web = lab.worker(&scene.web);
+    let guardrails = format!("{HALF}  deny:\n    - {{from: web, to: db}}\n");
+    let segd = (lab
+        .segd(&scene.policy("[alice, web]"))
+        .after(&scene.mounts("hangs")))
+    .file("guardrails.yaml", &guardrails)
+    .start();
+    assert!(!scene.arrives(&web, "start;"));
+    let revision = segd.revision();
+    let path = segd.policy_path().join("policy.yaml");
+    segd_tests::segd::write_atomically(&path, &scene.policy("[web, alice]"));
+    // By then that was seen, and users are asked about.
+    wait::within(Duration::from_millis(500), || false);
+    let mut file = fs::File::create(segd.policy_path().join("guardrails.yaml")).unwrap();
+    file.write_all(HALF.as_bytes()).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < wait::patient(Duration::from_secs(4)) {
+        assert!(!scene.arrives(&web, &format!("half, after {:?};", began.elapsed())));
+        file.write_all(b"# more\n").unwrap();
+    }
+    assert_eq!(segd.revision(), revision, "nobody took half of it");
+    file.write_all(&guardrails.as_bytes()[HALF.len()..]).unwrap();
+    drop(file);
+    wait::wait_until("what was written is in force", PATIENCE, || {
+        segd.revision() > revision
+    });
+    assert!(!scene.arrives(&web, "whole;"));
 }
