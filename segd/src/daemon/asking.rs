@@ -51,8 +51,8 @@ pub(super) enum Waiting {
     Look(Wanted),
     /// A policy that was read and verified.
     Reading(Reading),
-    /// A client's decision, and who is told.
-    Decision(Decision, oneshot::Sender<Result<Applied, Refusal>>),
+    /// A client's decision, who is told, and the revision that it was decided against.
+    Decision(Decision, oneshot::Sender<Result<Applied, Refusal>>, u32),
     /// Nothing: it was time to look.
     Nothing,
 }
@@ -69,6 +69,7 @@ impl Shared {
     /// Asks about users on a thread that may wait; then goes on.
     pub(super) fn ask_users(self: &Arc<Self>, names: BTreeSet<String>, then: Waiting) {
         let (asker, send) = (lock(&self.engine).users.asker(), self.send.clone());
+        tracing::debug!("asking about {} users", names.len());
         tokio::task::spawn_blocking(move || {
             let answers = asker.ask(&names, PATIENCE);
             let said = Said { names, answers, then };
@@ -81,6 +82,7 @@ impl Shared {
     /// unless that was asked for: when he is done the watch says so.
     pub(super) fn users_said(self: &Arc<Self>, said: Said, half_written: bool) {
         let Said { names, answers, then } = said;
+        tracing::debug!("asked about {} users: {} answers", names.len(), answers.len());
         {
             let users = &mut lock(&self.engine).users;
             if matches!(then, Waiting::Nothing) {
@@ -97,7 +99,11 @@ impl Shared {
                 self.ask_git(true);
             }
             Waiting::Reading(reading) => self.take_reading(reading),
-            Waiting::Decision(decision, answer) => self.decide(decision, answer),
+            Waiting::Decision(decision, answer, against) => match self.overtaken(against) {
+                None => self.decide(decision, answer),
+                // Whoever asked may have gone.
+                Some(refusal) => drop(answer.send(Err(refusal))),
+            },
             Waiting::Nothing => {
                 // What fails is told, and tried again at the next look.
                 let _ = self.follow_users();

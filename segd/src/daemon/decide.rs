@@ -91,13 +91,22 @@ impl Shared {
             Decision::Rollback => self.rollback(),
         };
         let result = match result {
-            Err(NotYet::Ask(names)) => return self.ask_users(names, Waiting::Decision(decision, answer)),
+            Err(NotYet::Ask(names)) => {
+                let against = revision(&self.engine());
+                return self.ask_users(names, Waiting::Decision(decision, answer, against));
+            }
             Err(NotYet::Refused(refusal)) => Err(refusal),
             Ok(applied) => Ok(applied),
         };
         self.ask_git(true);
         // Whoever asked may have gone; an unconfirmed trial ends by itself.
         let _ = answer.send(result);
+    }
+
+    /// Why what was decided against a revision a while ago comes to nothing: another is in force by now, and whoever brought that was told so.
+    pub(super) fn overtaken(&self, against: u32) -> Option<Refusal> {
+        let now = revision(&self.engine());
+        (now != against).then(|| came_meanwhile(now))
     }
 
     /// Puts a policy in force that a client sent.
@@ -278,6 +287,11 @@ fn signed(
     };
     let signed = sealed.verify()?;
     Ok(sealed.signed_by(signed))
+}
+
+/// Why a request that had to wait comes to nothing.
+pub(super) fn came_meanwhile(revision: u32) -> Refusal {
+    conflict(format!("revision {revision} came into force meanwhile"))
 }
 
 pub(super) fn refused(error: &ApplyError) -> Refusal {

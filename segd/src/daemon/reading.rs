@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 use super::{
     Event,
     asking::{NotYet, Waiting},
+    decide::came_meanwhile,
+    engine::Origin,
     gate::Gate,
     shared::{Shared, lock},
 };
@@ -50,6 +52,8 @@ pub(super) struct Wanted {
     look: Look,
     asked: bool,
     askers: Vec<Asker>,
+    /// The revision that was in force when it was asked for last.
+    against: Option<u32>,
 }
 
 /// What was read.
@@ -67,6 +71,7 @@ impl Wanted {
             look: Look::AtChanges,
             asked: false,
             askers: Vec::new(),
+            against: None,
         }
     }
 
@@ -84,6 +89,7 @@ impl Wanted {
             look: Look::Whole,
             asked: true,
             askers: asker.into_iter().collect(),
+            against: None,
         }
     }
 
@@ -118,9 +124,10 @@ impl Shared {
     }
 
     /// Reads the policy and puts it in force if it changed: at once, or, where it has to be signed, as soon as it is verified.
-    pub(super) fn look_at_policy(self: &Arc<Self>, wanted: Wanted) {
+    pub(super) fn look_at_policy(self: &Arc<Self>, mut wanted: Wanted) {
+        let overtaken = self.overtaken_reload(&mut wanted);
         let Some(gate) = self.options.gate.clone() else {
-            let result = match self.reload(wanted.look, wanted.asked) {
+            let result = match overtaken.map_or_else(|| self.reload(wanted.look, wanted.asked), Err) {
                 Err(NotYet::Ask(names)) => return self.ask_users(names, Waiting::Look(wanted)),
                 Err(NotYet::Refused(refusal)) => Err(refusal),
                 Ok(reloaded) => Ok(reloaded),
@@ -131,7 +138,9 @@ impl Shared {
         let readings = &mut lock(&self.state).readings;
         if readings.busy {
             let next = readings.next.get_or_insert_with(Wanted::by_watch);
-            next.asked |= wanted.asked;
+            if wanted.asked {
+                (next.asked, next.against) = (true, wanted.against);
+            }
             next.askers.extend(wanted.askers);
             return;
         }
@@ -155,6 +164,19 @@ impl Shared {
         });
     }
 
+    /// Why a reload that had to wait comes to nothing: a client has brought a policy since, and was told that it is in force.
+    fn overtaken_reload(&self, wanted: &mut Wanted) -> Option<NotYet> {
+        let engine = self.engine();
+        let now = engine.in_force.as_ref()?;
+        let revision = now.active.revision();
+        let was = *wanted.against.get_or_insert(revision);
+        if !wanted.asked || revision == was || now.origin == Origin::Files {
+            return None;
+        }
+        tracing::warn!("a reload is given up: revision {revision} came into force meanwhile");
+        Some(came_meanwhile(revision).into())
+    }
+
     fn verified(&self, gate: &Gate, known: Option<Verified>) -> Result<(Sources, Verified), SourceError> {
         let sealed = gate.read(&self.options.policy, &self.options.trust)?;
         let fingerprint = sealed.fingerprint();
@@ -172,12 +194,14 @@ impl Shared {
     /// Takes what was read, and reads again if that was wanted meanwhile.
     pub(super) fn take_reading(self: &Arc<Self>, reading: Reading) {
         let Reading {
-            wanted,
+            mut wanted,
             read,
             verified,
         } = reading;
+        let overtaken = self.overtaken_reload(&mut wanted);
+        let take = |sources| overtaken.map_or_else(|| self.take(sources, wanted.asked), Err);
         let result = match read {
-            Ok(sources) => match self.take(sources.clone(), wanted.asked) {
+            Ok(sources) => match take(sources.clone()) {
                 // One reading at a time: it goes on with what was verified.
                 Err(NotYet::Ask(names)) => {
                     let reading = Reading {

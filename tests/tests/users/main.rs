@@ -15,7 +15,7 @@ use segd_tests::{
     wait::{self, PATIENCE},
 };
 
-use scene::{Scene, applied, done, warnings};
+use scene::{Scene, applied, done, meanwhile, rounds, warnings};
 
 /// Numbers that nobody has.
 const FIRST: u32 = 64_990;
@@ -223,23 +223,21 @@ fn half_a_policy_stays_out_of_force_however_long_users_are_asked_about() {
     let scene = Scene::new(&lab);
     let web = lab.worker(&scene.web);
     let guardrails = format!("{HALF}  deny:\n    - {{from: web, to: db}}\n");
-    let segd = (lab
-        .segd(&scene.policy("[alice, web]"))
-        .after(&scene.mounts("hangs")))
-    .file("guardrails.yaml", &guardrails)
-    .start();
+    let segd = lab.segd(&scene.policy("[alice, web]"));
+    let segd = segd.after(&scene.talks("hangs"));
+    let segd = segd.file("guardrails.yaml", &guardrails).start();
     assert!(!scene.arrives(&web, "start;"));
-    let revision = segd.revision();
+    let (revision, [begun, ended]) = (segd.revision(), rounds(&segd));
     let path = segd.policy_path().join("policy.yaml");
     segd_tests::segd::write_atomically(&path, &scene.policy("[web, alice]"));
-    // By then that was seen, and users are asked about.
-    wait::within(Duration::from_millis(500), || false);
+    wait::wait_until("users are asked about", PATIENCE, || rounds(&segd)[0] > begun);
     let mut file = fs::File::create(segd.policy_path().join("guardrails.yaml")).unwrap();
     file.write_all(HALF.as_bytes()).unwrap();
-    let began = Instant::now();
-    while began.elapsed() < wait::patient(Duration::from_secs(4)) {
-        assert!(!scene.arrives(&web, &format!("half, after {:?};", began.elapsed())));
+    let mut more = 0;
+    while more < 3 {
+        assert!(!scene.arrives(&web, &format!("half, and {more} more;")));
         file.write_all(b"# more\n").unwrap();
+        more += usize::from(rounds(&segd)[1] > ended);
     }
     assert_eq!(segd.revision(), revision, "nobody took half of it");
     file.write_all(&guardrails.as_bytes()[HALF.len()..]).unwrap();
@@ -248,4 +246,42 @@ fn half_a_policy_stays_out_of_force_however_long_users_are_asked_about() {
         segd.revision() > revision
     });
     assert!(!scene.arrives(&web, "whole;"));
+}
+
+#[test]
+fn what_comes_into_force_while_a_request_waits_for_users_stays() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    let segd = lab.segd(&scene.policy("[alice, web]"));
+    let segd = segd.after(&scene.talks("hangs")).start();
+    let write = |name: &str, text: &str| {
+        let path = scene.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let users = write("users.yaml", &scene.policy("alice"));
+    let nobodys = |from: &str| {
+        let policy = scene.policy(from);
+        policy.replace("    alice: {match: [{user: segd-t-alice}]}\n", "")
+    };
+    let one = write("one.yaml", &nobodys("web"));
+    let other = write("other.yaml", &nobodys("world"));
+    for request in [&["reload"] as &[&str], &["rollback"], &["apply", &users]] {
+        // So that there is something with users to go back to.
+        done(segd.client(&["apply", &users]));
+        done(segd.client(&["apply", &one]));
+        let said = meanwhile(&segd, request, || done(segd.client(&["apply", &other])));
+        let why = String::from_utf8_lossy(&said.stderr);
+        assert!(
+            said.status.code() == Some(1) && why.contains("came into force meanwhile"),
+            "{request:?}: {said:?}"
+        );
+        assert_eq!(segd.json(&["status"])["policy_source"], "applied", "{request:?}");
+        let warnings = warnings(&segd);
+        assert!(!warnings.contains("alice"), "{request:?}: {warnings}");
+    }
+    // Without anything in between they are done.
+    done(segd.client(&["rollback"]));
+    done(segd.client(&["reload"]));
+    assert_eq!(segd.json(&["status"])["policy_source"], "files");
 }

@@ -4,10 +4,14 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
-use segd_tests::{Cgroup, Kind, Lab, Segd, Worker, worker::Handle};
+use segd_tests::{
+    Cgroup, Kind, Lab, Segd, Worker,
+    wait::{self, PATIENCE},
+    worker::Handle,
+};
 
 /// A host on which the daemon alone sees another `/etc/passwd`: a file, or a pipe that nobody writes to. Who opens that hangs.
 pub struct Scene {
@@ -72,6 +76,11 @@ spec:
         format!("mount --bind {at}/nsswitch /etc/nsswitch.conf; mount --bind {at}/{what} /etc/passwd")
     }
 
+    /// As [`Scene::mounts`], and the daemon says whom it asks about.
+    pub fn talks(&self, what: &str) -> String {
+        format!("export SEGD_LOG=segd=debug; {}", self.mounts(what))
+    }
+
     pub fn start(&self, lab: &Lab, what: &str) -> Segd {
         let policy = self.policy("[alice, web]");
         lab.segd(&policy).after(&self.mounts(what)).start()
@@ -110,4 +119,22 @@ pub fn done(output: Output) {
 
 pub fn applied(segd: &Segd, path: &Path) -> Output {
     segd.client(&["apply", path.to_str().unwrap()])
+}
+
+/// How often the daemon has begun to ask about users, and ended.
+pub fn rounds(segd: &Segd) -> [usize; 2] {
+    let log = segd.log();
+    ["asking about ", "asked about "].map(|line| log.matches(line).count())
+}
+
+/// Asks for something that waits for users, and does something else while it waits. What was said to who waited.
+#[track_caller]
+pub fn meanwhile(segd: &Segd, words: &[&str], then: impl FnOnce()) -> Output {
+    let [begun, _] = rounds(segd);
+    let mut command = Command::new(segd_tests::segd::binary());
+    command.args(words).arg("--control").arg(segd.control());
+    let waits = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    wait::wait_until("users are asked about", PATIENCE, || rounds(segd)[0] > begun);
+    then();
+    waits.unwrap().wait_with_output().unwrap()
 }
