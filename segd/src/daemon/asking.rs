@@ -85,11 +85,7 @@ impl Shared {
         tracing::debug!("asked about {} users: {} answers", names.len(), answers.len());
         {
             let users = &mut lock(&self.engine).users;
-            if matches!(then, Waiting::Nothing) {
-                users.look(&names, answers);
-            } else {
-                users.learn(&names, &answers);
-            }
+            users.learn(&names, &answers, Instant::now());
             users.asked_for(names);
         }
         match then {

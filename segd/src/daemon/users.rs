@@ -1,7 +1,8 @@
 //! Which number each user of a policy has on this host: asked beside the loop, with each load and each minute.
 //!
 //! INVARIANT: the loop never waits for a directory service. What needs its answer goes on when it is there, or was waited for long enough.
-//! INVARIANT: who has a number keeps it until NSS says that he has another, or none. That it says nothing is no answer.
+//! INVARIANT: who has a number keeps it until NSS says that he has another, or has said for a minute that nobody has his name: a directory
+//! service that is stopped may be no error to NSS, but nobody. That it says nothing is no answer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use crate::{
     },
 };
 
-/// Between two looks at who has which number.
+/// Between two looks at who has which number, and between the first and the last word that somebody is gone.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two looks where NSS does not answer, or says for the first time that somebody is gone.
 const SOON: Duration = Duration::from_secs(10);
@@ -30,8 +31,8 @@ pub struct Users {
     known: BTreeMap<String, u32>,
     /// Whose question was not answered last.
     silent: BTreeSet<String>,
-    /// Who was there, and was not at the last look.
-    missed: BTreeSet<String>,
+    /// Who has a number, and since when NSS says that nobody has his name.
+    missed: BTreeMap<String, Instant>,
     /// Who was asked about for what goes on now.
     asked: BTreeSet<String>,
     busy: bool,
@@ -61,7 +62,7 @@ impl Users {
             asker,
             known: BTreeMap::new(),
             silent: BTreeSet::new(),
-            missed: BTreeSet::new(),
+            missed: BTreeMap::new(),
             asked: BTreeSet::new(),
             busy: false,
             due: Instant::now(),
@@ -105,24 +106,27 @@ impl Users {
         let names = names_of(policy);
         if !names.is_subset(&self.asked) {
             let answers = self.asker.ask(&names, PATIENCE);
-            self.learn(&names, &answers);
+            self.learn(&names, &answers, now);
         }
         self.silent.retain(|name| names.contains(name));
+        self.missed.retain(|name, _| names.contains(name));
         self.put_off(now);
     }
 
     /// What was asked for is answered, as far as it is.
-    pub(super) fn learn(&mut self, names: &BTreeSet<String>, answers: &Answers) {
+    pub(super) fn learn(&mut self, names: &BTreeSet<String>, answers: &Answers, now: Instant) {
         for name in names {
             match answers.get(name) {
                 Some(said) => {
                     if self.silent.remove(name) {
                         tracing::info!("user `{name}`: the host's name service answers again");
                     }
-                    self.missed.remove(name);
                     match said {
-                        Some(number) => drop(self.known.insert(name.clone(), *number)),
-                        None => drop(self.known.remove(name)),
+                        Some(number) => {
+                            self.missed.remove(name);
+                            self.known.insert(name.clone(), *number);
+                        }
+                        None => self.miss(name, now),
                     }
                 }
                 None => {
@@ -134,19 +138,20 @@ impl Users {
         }
     }
 
-    /// As [`Users::learn`], of a look that nobody asked for: who is gone is asked about once more before he is given up. A directory
-    /// service that starts anew may not know him for a moment.
-    pub(super) fn look(&mut self, names: &BTreeSet<String>, mut answers: Answers) {
-        let gone = |name: &&String| answers.get(*name) == Some(&None) && self.known.contains_key(*name);
-        let gone: BTreeSet<String> = names.iter().filter(gone).cloned().collect();
-        let first: BTreeSet<String> = gone.difference(&self.missed).cloned().collect();
-        for name in &first {
-            if let Some(number) = self.number(name) {
-                answers.insert(name.clone(), Some(number));
+    /// NSS says that nobody has a name.
+    fn miss(&mut self, name: &str, now: Instant) {
+        let Some(number) = self.number(name) else { return };
+        match self.missed.get(name) {
+            None => {
+                tracing::warn!("{}", absence(name, number));
+                self.missed.insert(name.to_owned(), now);
             }
+            Some(first) if now.saturating_duration_since(*first) >= MINUTE => {
+                self.missed.remove(name);
+                self.known.remove(name);
+            }
+            Some(_) => {}
         }
-        self.learn(names, &answers);
-        self.missed = first;
     }
 
     /// Whether it is time for a look at some users; it is under way from then on.
@@ -202,8 +207,20 @@ impl Users {
             .iter()
             .filter(|name| selectors.users.contains_key(*name));
         let silent = silent.map(|name| self.silence(name));
-        silent.chain(unknown).chain(self.stuck.clone()).collect()
+        let missed = self.missed.keys().filter(|name| !self.silent.contains(*name));
+        let missed = missed.filter_map(|name| Some(absence(name, (*selectors.users.get(name)?)?)));
+        silent
+            .chain(missed)
+            .chain(unknown)
+            .chain(self.stuck.clone())
+            .collect()
     }
+}
+
+fn absence(name: &str, number: u32) -> String {
+    format!(
+        "user `{name}`: the host's name service says that nobody has this name, the last known number {number} stays until it has said so for a minute"
+    )
 }
 
 #[cfg(test)]
@@ -261,7 +278,7 @@ mod tests {
         assert_eq!(users.silent, names(&["alice", "far", "gone"]));
         *said.lock().unwrap() = answers(&[("alice", None), ("far", Some(7)), ("gone", Some(8))]);
         users.settle(&policy, Instant::now());
-        assert_eq!(numbers(&users), [None, Some(7), Some(8)]);
+        assert_eq!(numbers(&users), [Some(1001), Some(7), Some(8)]);
         assert!(users.silent.is_empty());
     }
 
@@ -272,9 +289,20 @@ mod tests {
         let policy = policy(&["alice", "bob"]);
         users.settle(&policy, Instant::now());
         assert_eq!(users.number("alice"), Some(1001));
+        // A directory service that is not up yet is nobody to NSS, where it is not asked last.
         *said.lock().unwrap() = answers(&[("alice", Some(5)), ("bob", None)]);
-        users.settle(&policy, Instant::now());
-        assert_eq!((users.number("alice"), users.number("bob")), (Some(5), None));
+        let now = Instant::now();
+        let numbers = |users: &Users| (users.number("alice"), users.number("bob"));
+        for after in [Duration::ZERO, SOON, MINUTE - SOON] {
+            users.settle(&policy, now + after);
+            assert_eq!(numbers(&users), (Some(5), Some(1002)), "{after:?}");
+            assert!(users.is_due(now + after + SOON), "{after:?}");
+            users.looked(now + after);
+        }
+        users.settle(&policy, now + MINUTE);
+        assert_eq!(numbers(&users), (Some(5), None));
+        users.looked(now + MINUTE);
+        assert!(!users.is_due(now + MINUTE + SOON), "he is given up");
     }
 
     #[test]
@@ -292,45 +320,38 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_at_one_look_is_given_up_at_the_next() {
+    fn who_is_gone_for_a_minute_is_given_up() {
         let (_, mut users) = host(&[("alice", Some(1001)), ("bob", None)]);
         let now = Instant::now();
         users.settle(&policy(&["alice", "bob"]), now);
         let all = names(&["alice", "bob"]);
         let look = |users: &mut Users, at: Instant, said: &[(&str, Option<u32>)]| {
             assert!(users.is_due(at) && !users.is_due(at), "one at a time");
-            users.look(&all, answers(said));
+            users.learn(&all, &answers(said), at);
             users.looked(at);
             users.number("alice")
         };
+        let gone = [("alice", None), ("bob", None)];
         assert!(!users.is_due(now + SOON));
         let mut at = now + MINUTE;
-        assert_eq!(
-            look(&mut users, at, &[("alice", None), ("bob", None)]),
-            Some(1001)
-        );
+        assert_eq!(look(&mut users, at, &gone), Some(1001));
         at += SOON;
         // Somebody again: that he was missed is forgotten.
-        assert_eq!(
-            look(&mut users, at, &[("alice", Some(1002)), ("bob", None)]),
-            Some(1002)
-        );
+        let another = [("alice", Some(1002)), ("bob", None)];
+        assert_eq!(look(&mut users, at, &another), Some(1002));
         assert!(!users.is_due(at + SOON));
         at += MINUTE;
-        assert_eq!(
-            look(&mut users, at, &[("alice", None), ("bob", None)]),
-            Some(1002)
-        );
+        let first = at;
+        assert_eq!(look(&mut users, at, &gone), Some(1002));
+        while at + SOON < first + MINUTE {
+            at += SOON;
+            assert_eq!(look(&mut users, at, &gone), Some(1002), "{:?}", at - first);
+        }
         at += SOON;
-        // No answer is no second word.
+        // No answer is no last word.
         assert_eq!(look(&mut users, at, &[("bob", None)]), Some(1002));
         at += SOON;
-        assert_eq!(
-            look(&mut users, at, &[("alice", None), ("bob", None)]),
-            Some(1002)
-        );
-        at += SOON;
-        assert_eq!(look(&mut users, at, &[("alice", None), ("bob", None)]), None);
+        assert_eq!(look(&mut users, at, &gone), None);
         assert!(!users.is_due(at + SOON) && users.is_due(at + MINUTE));
     }
 }

@@ -6,6 +6,7 @@ mod scene;
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::MetadataExt as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -112,11 +113,20 @@ fn a_boot_without_a_directory_service_goes_by_the_last_numbers() {
     let mut segd = started("knows");
     assert!(scene.arrives(&alice, "alice;"));
     wait::wait_until("the policy is kept", PATIENCE, || kept.exists());
-    done(segd.unload());
-    drop(segd);
-    let segd = started("hangs");
-    assert!(warnings(&segd).contains("stays"), "{}", warnings(&segd));
-    assert!(scene.arrives(&alice, "alice after the boot;"));
+    // The second time it is stopped: NSS goes on to another service, which knows nobody of this name.
+    for (what, why) in [("hangs", "does not answer"), ("knows", "nobody has this name")] {
+        scene.knows(None);
+        let inode = || fs::metadata(&kept).unwrap().ino();
+        let before = inode();
+        done(segd.unload());
+        segd = started(what);
+        let warnings = warnings(&segd);
+        assert!(warnings.contains("stays") && warnings.contains(why), "{warnings}");
+        assert!(scene.arrives(&alice, &format!("alice after a boot, {why};")));
+        wait::wait_until("the policy is kept anew", PATIENCE, || inode() != before);
+        let text = fs::read_to_string(&kept).unwrap();
+        assert!(text.contains(&format!(":{FIRST}}}")), "her number is kept, too");
+    }
 }
 
 #[test]
@@ -156,7 +166,6 @@ fn a_reload_looks_up_who_has_which_number() {
     for (number, arrives) in [
         (Some(FIRST), [true, false]),
         (Some(OTHER), [false, true]),
-        (None, [false, false]),
         (Some(FIRST), [true, false]),
     ] {
         scene.knows(number);
@@ -171,6 +180,14 @@ fn a_reload_looks_up_who_has_which_number() {
         done(segd.client(&["reload"]));
         assert_eq!(segd.revision(), revision, "nothing has changed");
     }
+
+    // Who is gone may be known only to a directory service that is stopped: he is given up when that lasts.
+    scene.knows(None);
+    done(segd.client(&["reload"]));
+    let stays = format!("the last known number {FIRST} stays until");
+    assert!(warnings(&segd).contains(&stays), "{}", warnings(&segd));
+    assert_eq!(segd.revision(), revision);
+    assert_eq!(who("gone for a moment"), [true, false]);
 
     // SIGHUP asks for the same.
     scene.knows(Some(OTHER));
