@@ -1,7 +1,9 @@
 //! Asking for the numbers of users beside whoever must not wait: a directory service may take its time, or never answer.
 //!
-//! INVARIANT: whoever asks waits no longer than he says; a name that does not answer keeps no other from being asked.
-//! INVARIANT: a question that hangs is asked again beside itself ever more seldom, and so many are under way at most: threads do not heap up.
+//! INVARIANT: whoever asks waits no longer than he says. Names that do not answer keep no other from being asked, until as many hang as are
+//! asked about at a time.
+//! INVARIANT: a question that hangs is asked again beside itself ever more seldom, a few times, and only while there is much room for others:
+//! threads do not heap up.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +17,8 @@ use std::{
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions under way at a time.
 const MOST: usize = 64;
+/// How often one that hangs is under way at a time.
+const TIMES: u32 = 3;
 /// When one that hangs is asked again beside itself; twice as long after the second, and so on.
 const HANGS: Duration = Duration::from_secs(5);
 
@@ -126,7 +130,8 @@ impl Desk {
     fn may_ask(&self, name: &str, now: Instant, hangs: Duration) -> bool {
         self.under_way.get(name).is_none_or(|(times, last)| {
             let after = hangs.saturating_mul(1_u32.checked_shl(times - 1).unwrap_or(u32::MAX));
-            now.saturating_duration_since(*last) >= after
+            let is_long = now.saturating_duration_since(*last) >= after;
+            is_long && *times < TIMES && self.threads < MOST / 2
         })
     }
 
@@ -199,7 +204,7 @@ mod tests {
         let asked = Arc::clone(&times);
         let asker = Asker::patient(Duration::from_millis(20), move |_| {
             // The first questions are of a service that died without a word.
-            if asked.fetch_add(1, Ordering::SeqCst) < 3 {
+            if asked.fetch_add(1, Ordering::SeqCst) < 2 {
                 loop {
                     thread::park();
                 }
@@ -210,13 +215,39 @@ mod tests {
         while asker.ask(&names(&["far"]), Duration::from_millis(10)).is_empty() {
             assert!(began.elapsed() < LONG, "it is not asked again");
         }
-        // After 20, 40 and 80 ms.
+        // After 20 and 40 ms.
         assert!(
-            began.elapsed() >= Duration::from_millis(140),
+            began.elapsed() >= Duration::from_millis(60),
             "{:?}",
             began.elapsed()
         );
-        assert!(times.load(Ordering::SeqCst) >= 4);
+        assert!(times.load(Ordering::SeqCst) >= 3);
+    }
+
+    #[test]
+    fn many_that_hang_for_good_keep_nobody_else_from_being_asked() {
+        let hanging = Arc::new(AtomicUsize::new(0));
+        let hangs = Arc::clone(&hanging);
+        let asker = Asker::patient(Duration::from_millis(1), move |name| match name {
+            "near" => Ok(Some(3)),
+            _ => {
+                hangs.fetch_add(1, Ordering::SeqCst);
+                loop {
+                    thread::park();
+                }
+            }
+        });
+        let dead: BTreeSet<String> = (0..MOST / 2).map(|name| name.to_string()).collect();
+        let few = names(&["0", "1", "2"]);
+        let often = few.len() * TIMES as usize;
+        for (dead, most) in [(&few, often), (&dead, often + MOST / 2)] {
+            for _ in 0..10 {
+                assert!(asker.ask(dead, Duration::from_millis(10)).is_empty());
+            }
+            let hanging = hanging.load(Ordering::SeqCst);
+            assert!(hanging <= most, "{hanging}");
+            assert_eq!(asker.ask(&names(&["near"]), LONG).len(), 1, "{hanging} hang");
+        }
     }
 
     #[test]
