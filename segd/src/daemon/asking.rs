@@ -60,6 +60,7 @@ pub(super) enum Waiting {
 /// Users were asked about.
 #[derive(Debug)]
 pub(super) struct Said {
+    asking: u64,
     names: BTreeSet<String>,
     answers: Answers,
     then: Waiting,
@@ -68,11 +69,20 @@ pub(super) struct Said {
 impl Shared {
     /// Asks about users on a thread that may wait; then goes on.
     pub(super) fn ask_users(self: &Arc<Self>, names: BTreeSet<String>, then: Waiting) {
-        let (asker, send) = (lock(&self.engine).users.asker(), self.send.clone());
+        let (asking, asker) = {
+            let users = &mut lock(&self.engine).users;
+            (users.begin(), users.asker())
+        };
+        let send = self.send.clone();
         tracing::debug!("asking about {} users", names.len());
         tokio::task::spawn_blocking(move || {
             let answers = asker.ask(&names, PATIENCE);
-            let said = Said { names, answers, then };
+            let said = Said {
+                asking,
+                names,
+                answers,
+                then,
+            };
             // The loop may have ended.
             drop(send.blocking_send(Event::UsersSaid(said)));
         });
@@ -81,11 +91,16 @@ impl Shared {
     /// Users were asked about: what waited for it goes on. The files are not read again while somebody is in the middle of writing them,
     /// unless that was asked for: when he is done the watch says so.
     pub(super) fn users_said(self: &Arc<Self>, said: Said, half_written: bool) {
-        let Said { names, answers, then } = said;
+        let Said {
+            asking,
+            names,
+            answers,
+            then,
+        } = said;
         tracing::debug!("asked about {} users: {} answers", names.len(), answers.len());
         {
             let users = &mut lock(&self.engine).users;
-            users.learn(&names, &answers, Instant::now());
+            users.learn(asking, &names, &answers, Instant::now());
             users.asked_for(names);
         }
         match then {
@@ -189,6 +204,10 @@ impl Engine {
         let Some(now) = self.in_force.as_ref().filter(|_| self.trial.is_none()) else {
             return Ok(None);
         };
+        // Others are asked about by the next look: this would wait for them where it is.
+        if self.users.ask_first(&now.policy).is_err() {
+            return Ok(None);
+        }
         let mut used = now.selectors.users.iter();
         if used.all(|(name, number)| self.users.number(name) == *number) {
             return Ok(None);

@@ -33,6 +33,10 @@ pub struct Users {
     silent: BTreeSet<String>,
     /// Who has a number, and since when NSS says that nobody has his name.
     missed: BTreeMap<String, Instant>,
+    /// The last asking, by number, that had a word on somebody. An earlier one that comes later is of then.
+    heard: BTreeMap<String, u64>,
+    /// How many askings there were.
+    askings: u64,
     /// Who was asked about for what goes on now.
     asked: BTreeSet<String>,
     busy: bool,
@@ -63,6 +67,8 @@ impl Users {
             known: BTreeMap::new(),
             silent: BTreeSet::new(),
             missed: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            askings: 0,
             asked: BTreeSet::new(),
             busy: false,
             due: Instant::now(),
@@ -73,6 +79,12 @@ impl Users {
     /// Who asks.
     pub fn asker(&self) -> Arc<Asker> {
         Arc::clone(&self.asker)
+    }
+
+    /// The number of an asking that begins now.
+    pub(super) fn begin(&mut self) -> u64 {
+        self.askings += 1;
+        self.askings
     }
 
     /// The number of a user, as it was last known.
@@ -105,8 +117,9 @@ impl Users {
     pub fn settle(&mut self, policy: &Policy, now: Instant) {
         let names = names_of(policy);
         if !names.is_subset(&self.asked) {
+            let asking = self.begin();
             let answers = self.asker.ask(&names, PATIENCE);
-            self.learn(&names, &answers, now);
+            self.learn(asking, &names, &answers, now);
         }
         self.silent.retain(|name| names.contains(name));
         self.missed.retain(|name, _| names.contains(name));
@@ -114,8 +127,13 @@ impl Users {
     }
 
     /// What was asked for is answered, as far as it is.
-    pub(super) fn learn(&mut self, names: &BTreeSet<String>, answers: &Answers, now: Instant) {
+    pub(super) fn learn(&mut self, asking: u64, names: &BTreeSet<String>, answers: &Answers, now: Instant) {
         for name in names {
+            let heard = self.heard.entry(name.clone()).or_default();
+            if *heard > asking {
+                continue;
+            }
+            *heard = asking;
             match answers.get(name) {
                 Some(said) => {
                     if self.silent.remove(name) {
@@ -320,6 +338,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_later_is_believed_whatever_comes_last() {
+        let (_, mut users) = host(&[]);
+        let both = names(&["alice", "far"]);
+        let (early, late) = (users.begin(), users.begin());
+        let now = Instant::now();
+        users.learn(late, &names(&["alice"]), &answers(&[("alice", Some(1002))]), now);
+        users.learn(
+            early,
+            &both,
+            &answers(&[("alice", Some(1001)), ("far", Some(7))]),
+            now,
+        );
+        assert_eq!(
+            (users.number("alice"), users.number("far")),
+            (Some(1002), Some(7))
+        );
+        // Nor is it a word that she is gone, or silence.
+        for said in [answers(&[("alice", None)]), answers(&[])] {
+            users.learn(early, &both, &said, now + MINUTE);
+        }
+        assert!(users.missed.is_empty() && !users.silent.contains("alice"));
+        let asking = users.begin();
+        users.learn(asking, &both, &answers(&[("alice", Some(1003))]), now);
+        assert_eq!(users.number("alice"), Some(1003));
+    }
+
+    #[test]
     fn who_is_gone_for_a_minute_is_given_up() {
         let (_, mut users) = host(&[("alice", Some(1001)), ("bob", None)]);
         let now = Instant::now();
@@ -327,7 +372,8 @@ mod tests {
         let all = names(&["alice", "bob"]);
         let look = |users: &mut Users, at: Instant, said: &[(&str, Option<u32>)]| {
             assert!(users.is_due(at) && !users.is_due(at), "one at a time");
-            users.learn(&all, &answers(said), at);
+            let asking = users.begin();
+            users.learn(asking, &all, &answers(said), at);
             users.looked(at);
             users.number("alice")
         };
