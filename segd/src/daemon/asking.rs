@@ -128,13 +128,15 @@ impl Shared {
     pub(super) fn look_at_users(self: &Arc<Self>) {
         let names = {
             let mut engine = self.engine();
-            let Some(now) = engine.in_force.as_ref().filter(|_| engine.trial.is_none()) else {
-                return;
-            };
-            let names: BTreeSet<String> = now.selectors.users.keys().cloned().collect();
-            if names.is_empty() || !engine.users.is_due(Instant::now()) {
+            if engine.trial.is_some() || !engine.users.is_due(Instant::now()) {
                 return;
             }
+            let now = engine.in_force.iter();
+            let names: BTreeSet<String> = now.flat_map(|now| now.selectors.users.keys().cloned()).collect();
+            if names.is_empty() {
+                return;
+            }
+            engine.users.begin_look(&names);
             names
         };
         self.ask_users(names, Waiting::Nothing);

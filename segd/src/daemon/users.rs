@@ -121,9 +121,14 @@ impl Users {
             let answers = self.asker.ask(&names, PATIENCE);
             self.learn(asking, &names, &answers, now);
         }
+        self.only(&names);
+        self.put_off(now);
+    }
+
+    /// Nobody but these is waited for: others were asked about for a policy that is not in force.
+    fn only(&mut self, names: &BTreeSet<String>) {
         self.silent.retain(|name| names.contains(name));
         self.missed.retain(|name, _| names.contains(name));
-        self.put_off(now);
     }
 
     /// What was asked for is answered, as far as it is.
@@ -172,11 +177,15 @@ impl Users {
         }
     }
 
-    /// Whether it is time for a look at some users; it is under way from then on.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let is_due = !self.busy && now >= self.due;
-        self.busy |= is_due;
-        is_due
+    /// Whether it is time for a look at the users of the policy in force.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        !self.busy && now >= self.due
+    }
+
+    /// It is under way from here on.
+    pub(super) fn begin_look(&mut self, names: &BTreeSet<String>) {
+        self.busy = true;
+        self.only(names);
     }
 
     /// A look has ended.
@@ -315,11 +324,9 @@ mod tests {
             users.settle(&policy, now + after);
             assert_eq!(numbers(&users), (Some(5), Some(1002)), "{after:?}");
             assert!(users.is_due(now + after + SOON), "{after:?}");
-            users.looked(now + after);
         }
         users.settle(&policy, now + MINUTE);
         assert_eq!(numbers(&users), (Some(5), None));
-        users.looked(now + MINUTE);
         assert!(!users.is_due(now + MINUTE + SOON), "he is given up");
     }
 
@@ -365,13 +372,30 @@ mod tests {
     }
 
     #[test]
+    fn who_only_a_refused_policy_names_is_not_waited_for() {
+        let (_, mut users) = host(&[("alice", Some(1001))]);
+        let now = Instant::now();
+        users.settle(&policy(&["alice"]), now);
+        let asking = users.begin();
+        users.learn(asking, &names(&["far"]), &Answers::new(), now);
+        let at = now + MINUTE;
+        users.begin_look(&names(&["alice"]));
+        let asking = users.begin();
+        users.learn(asking, &names(&["alice"]), &answers(&[("alice", Some(1001))]), at);
+        users.looked(at);
+        assert!(!users.is_due(at + SOON) && users.is_due(at + MINUTE));
+    }
+
+    #[test]
     fn who_is_gone_for_a_minute_is_given_up() {
         let (_, mut users) = host(&[("alice", Some(1001)), ("bob", None)]);
         let now = Instant::now();
         users.settle(&policy(&["alice", "bob"]), now);
         let all = names(&["alice", "bob"]);
         let look = |users: &mut Users, at: Instant, said: &[(&str, Option<u32>)]| {
-            assert!(users.is_due(at) && !users.is_due(at), "one at a time");
+            assert!(users.is_due(at));
+            users.begin_look(&all);
+            assert!(!users.is_due(at), "one at a time");
             let asking = users.begin();
             users.learn(asking, &all, &answers(said), at);
             users.looked(at);
