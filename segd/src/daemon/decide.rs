@@ -25,7 +25,7 @@ use crate::{
     policy::model::Source,
     report::chain,
     source::{
-        Known, Loaded, SourceError, Sources, Trust,
+        Known, LoadError, SourceError, Sources, Trust,
         git::Provenance,
         resolve_read,
         signature::{Seal, Sealed, SignatureError, Signers},
@@ -123,10 +123,11 @@ impl Shared {
                 .help(DECIDE)
                 .into());
         }
-        let loaded = resolve_read(sources, allow_empty)
-            .and_then(Loaded::tested)
-            .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
+        let invalid = |error: LoadError| Refusal::new(RefusalKind::Invalid, error.to_string());
+        let loaded = resolve_read(sources, allow_empty).map_err(invalid)?;
+        // Its tests may take a while: they are for when it goes on.
         engine.users.ask_first(&loaded.policy).map_err(NotYet::Ask)?;
+        let loaded = loaded.tested().map_err(invalid)?;
         let origin = Origin::of(&loaded, &self.files());
         let admitted = engine.admit(&loaded, origin, confirm);
         let now = admitted.map_err(|error| self.not_admitted(&error))?;

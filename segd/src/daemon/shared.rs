@@ -36,7 +36,7 @@ use crate::{
     datapath::census::Census,
     policy::resolve::ReadFiles,
     report::chain,
-    source::{Known, Looked, Sources, Texts, resolve_read_doubting},
+    source::{Known, LoadError, Looked, Sources, Texts, resolve_read_doubting},
     telemetry::{clock, flows::FlowLog, http},
     workload::namespaces::Listed,
 };
@@ -235,19 +235,22 @@ impl Shared {
         if !asked && let Some(refusal) = self.refused(&files) {
             return Err(refusal.into());
         }
-        let loaded = resolve_read_doubting(texts, self.options.allow_empty, &mut lock(&self.read_files))
-            .and_then(|(loaded, _)| loaded.tested())
-            .map_err(|error| self.failed(error.to_string(), &error.render(super::start::style())))
-            .map_err(|refusal| self.refuse(&files, began, refusal))?;
+        let refused = |error: LoadError| {
+            let refusal = self.failed(error.to_string(), &error.render(super::start::style()));
+            self.refuse(&files, began, refusal)
+        };
+        let (loaded, _) = resolve_read_doubting(texts, self.options.allow_empty, &mut lock(&self.read_files))
+            .map_err(refused)?;
+        if let Err(names) = lock(&self.engine).users.ask_first(&loaded.policy) {
+            // It is to come into force, and has not. Its tests may take a while: they are for when it goes on.
+            lock(&self.state).files_failed = true;
+            return Err(NotYet::Ask(names));
+        }
+        let loaded = loaded.tested().map_err(refused)?;
         tracing::debug!("the policy was read in {:?}", began.elapsed());
         let mut engine = self.engine();
         if let Some(revision) = engine.take_names(&loaded) {
             return Ok(self.caught_up(revision));
-        }
-        if let Err(names) = engine.users.ask_first(&loaded.policy) {
-            // They are to come into force, and have not.
-            lock(&self.state).files_failed = true;
-            return Err(NotYet::Ask(names));
         }
         let before = engine
             .in_force
