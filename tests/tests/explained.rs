@@ -110,3 +110,28 @@ spec:
         }
     }
 }
+
+/// The path of a process begins at the mount, the daemon's at its root.
+#[test]
+fn a_process_is_found_below_the_daemons_root_and_nobody_else_is_taken_for_its_host() {
+    let Some(lab) = Lab::open() else { return };
+    let (tenant, other) = (lab.cgroup("tenant"), lab.cgroup("other"));
+    let (web, same) = (tenant.child("web"), other.child("web"));
+    let (inside, outside) = (lab.worker(&web), lab.worker(&same));
+    let root = lab.cgroup_root().join(tenant.path().trim_start_matches('/'));
+    let policy = "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {name: explained}
+spec:
+  segments:
+    web: {match: [{cgroup: /web}]}
+  allow:
+    - {from: web, to: web, ports: [any]}
+";
+    let segd = lab.segd(policy);
+    let segd = segd.args(&["--cgroup-root", root.to_str().unwrap()]).start();
+    let asked = |pid: u32| explained(&segd, ["--from-pid", &pid.to_string()], to_path("/web"));
+    assert_eq!(asked(inside.pid()), (Some(0), "rule".into()));
+    let (code, said) = asked(outside.pid());
+    assert!(code == Some(2) && said.contains(&same.path()), "{code:?}: {said}");
+}

@@ -32,20 +32,19 @@ impl Party {
         }
     }
 
-    /// A cgroup: itself, or, of one that is there and that the daemon does not see (its owner hides it), the nearest one above.
-    fn of(rows: &[WorkloadRow], cgroup: &str, is_there: &dyn Fn(&str) -> bool) -> Option<Party> {
-        let cgroup = match cgroup.trim_end_matches('/') {
+    /// A cgroup by its path from the daemon's root; or by its id on this host, and of one that is there and that the daemon does not see
+    /// (its owner hides it), the nearest one above.
+    fn of(rows: &[WorkloadRow], path: Option<&str>, ids: &[u64]) -> Option<Party> {
+        let path = path.map(|path| match path.trim_end_matches('/') {
             "" => "/",
-            cgroup => cgroup,
-        };
-        let above = |row: &&WorkloadRow| {
-            let rest = cgroup.strip_prefix(row.cgroup.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let nearest = rows.iter().filter(above).max_by_key(|row| row.cgroup.len())?;
-        (nearest.cgroup == cgroup || is_there(cgroup)).then(|| Party {
-            segment: nearest.segment.clone(),
-            denied: (!matches!(nearest.state.as_ref(), "tagged" | "host")).then(|| nearest.state.to_string()),
+            path => path,
+        });
+        let named = rows.iter().find(|row| Some(&*row.cgroup) == path);
+        let nearest = || ids.iter().find_map(|id| rows.iter().find(|row| row.id == *id));
+        let row = named.or_else(nearest)?;
+        Some(Party {
+            segment: row.segment.clone(),
+            denied: (!matches!(row.state.as_ref(), "tagged" | "host")).then(|| row.state.to_string()),
         })
     }
 
@@ -58,21 +57,18 @@ impl Party {
     }
 }
 
-/// Who a cgroup is, as the daemon has it; `None`: there is no such cgroup.
+/// Who a cgroup is, as the daemon has it: by its path from the daemon's root, if that is known, or by its ids and those above it. `None`:
+/// there is no such cgroup.
 ///
 /// # Errors
 ///
 /// If the daemon does not answer.
-pub fn party(
-    control: &Path,
-    cgroup: &str,
-    is_there: &dyn Fn(&str) -> bool,
-) -> Result<Option<Party>, ClientError> {
+pub fn party(control: &Path, path: Option<&str>, ids: &[u64]) -> Result<Option<Party>, ClientError> {
     let rows = Client::ask(control, &Request::Workloads).and_then(|mut client| match client.answer()? {
         Response::Workloads(rows) => Ok(rows),
         _ => Err(client.surprise()),
     })?;
-    Ok(Party::of(&rows, cgroup, is_there))
+    Ok(Party::of(&rows, path, ids))
 }
 
 /// What keeps everything from one of two, whatever the rules say of their segments.
@@ -135,53 +131,46 @@ mod tests {
 
     #[test]
     fn who_is_denied_whatever_the_rules_say_is_not_taken_for_his_segment() {
-        let row = |cgroup: &str, segment: &str, state: &'static str| WorkloadRow {
+        let row = |id: u64, cgroup: &str, segment: &str, state: &'static str| WorkloadRow {
+            id,
             cgroup: cgroup.into(),
             segment: segment.into(),
             state: state.into(),
             ..WorkloadRow::default()
         };
         let rows = [
-            row("/", "host", "host"),
-            row("/shop/web", "web", "tagged"),
-            row("/shop/web/old", "web", "orphaned"),
-            row("/shop/ci", "host", "pending"),
-            row("/shop/torn", "web", "ambiguous"),
+            row(1, "/", "host", "host"),
+            row(2, "/shop/web", "web", "tagged"),
+            row(3, "/shop/web/old", "web", "orphaned"),
+            row(4, "/shop/ci", "host", "pending"),
+            row(5, "/shop/torn", "web", "ambiguous"),
         ];
-        let is_there = |cgroup: &str| cgroup.ends_with("-hidden");
-        for (cgroup, segment, denied) in [
-            ("/", "host", None),
-            ("/elsewhere-hidden", "host", None),
-            ("/shop/web", "web", None),
-            ("/shop/web/", "web", None),
-            ("/shop/webs-hidden", "host", None),
-            ("/shop/web/old", "web", Some("orphaned")),
-            ("/shop/web/old/x-hidden", "web", Some("orphaned")),
-            ("/shop/ci/1-hidden", "host", Some("pending")),
-            ("/shop/torn", "web", Some("ambiguous")),
+        for (path, ids, segment, denied) in [
+            (Some("/"), &[][..], "host", None),
+            (Some("/elsewhere"), &[9, 1], "host", None),
+            (Some("/shop/web"), &[], "web", None),
+            (Some("/shop/web/"), &[], "web", None),
+            (Some("/shop/webs"), &[9, 8, 1], "host", None),
+            (Some("/shop/web/old"), &[], "web", Some("orphaned")),
+            (Some("/shop/web/old/x"), &[9, 3, 2, 8, 1], "web", Some("orphaned")),
+            (Some("/shop/ci/1"), &[9, 4, 8, 1], "host", Some("pending")),
+            (Some("/shop/torn"), &[], "web", Some("ambiguous")),
+            // A process: its path begins elsewhere.
+            (None, &[2, 8, 1, 7], "web", None),
         ] {
-            let party = Party::of(&rows, cgroup, &is_there).expect(cgroup);
+            let party = Party::of(&rows, path, ids).expect("somebody");
             assert_eq!(
                 (party.segment.as_str(), party.denied.as_deref()),
                 (segment, denied),
-                "{cgroup}"
+                "{path:?} {ids:?}"
             );
         }
-        for nowhere in [
-            "/elsewhere",
-            "/shop/webs",
-            "/shop/web/old/x",
-            "/shop/ci/1",
-            "shop/web",
-            "",
-        ] {
-            let party = Party::of(&rows, nowhere, &|_| false);
-            assert_eq!(
-                party,
-                (nowhere.is_empty()).then(|| Party::named("host".into())),
-                "{nowhere}"
-            );
+        for nowhere in ["/elsewhere", "/shop/web/old/x", "shop/web"] {
+            assert_eq!(Party::of(&rows, Some(nowhere), &[]), None, "{nowhere}");
         }
+        // What is on this host, and not below the daemon's root.
+        assert_eq!(Party::of(&rows, Some("/elsewhere"), &[9, 7]), None);
+        assert_eq!(Party::of(&rows, None, &[9, 7]), None);
     }
 
     #[test]

@@ -101,15 +101,21 @@ impl Explain {
         };
         let mut parties = [const { String::new() }; 2].map(Party::named);
         for (party, who) in parties.iter_mut().zip([question.from, question.to]) {
+            // The path of a process begins at the mount, segd's at `--cgroup-root`.
+            let is_segds = matches!(who, Who::Cgroup(_));
             *party = match who.settled() {
                 Ok(Who::Named(text)) if text.parse::<std::net::IpAddr>().is_err() => Party::named(text),
                 Ok(Who::Cgroup(path)) => {
                     if let Err(error) = who::check_path(&path) {
                         return Reply::refusal(&error).send();
                     }
-                    match live::party(&self.control, &path, &who::is_on_this_host) {
+                    let known = is_segds.then_some(path.as_str());
+                    match live::party(&self.control, known, &who::ids_on_this_host(&path)) {
                         Ok(Some(party)) => party,
-                        Ok(None) => return Reply::refusal(&format!("there is no cgroup `{path}`")).send(),
+                        Ok(None) => {
+                            let message = format!("there is no cgroup `{path}` below segd's cgroup root");
+                            return Reply::refusal(&message).send();
+                        }
                         Err(error) => return crate::command::no_answer(&error),
                     }
                 }

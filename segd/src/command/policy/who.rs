@@ -15,7 +15,7 @@ use crate::{
         prefixes,
     },
     workload::{
-        cgroupfs::CgroupRoot,
+        cgroupfs::{Cgroup, CgroupRoot},
         selector::{Position, SelectorTables},
         users,
     },
@@ -229,17 +229,21 @@ pub fn check_path(path: &str) -> Result<(), String> {
 
 /// The flags of each cgroup on the way, as far as this host has them.
 pub fn on_this_host(path: &str) -> Vec<u16> {
-    let way = CgroupRoot::find().and_then(|root| root.way_to(path));
-    way.unwrap_or_default()
-        .iter()
-        .skip(1)
-        .map(|cgroup| cgroup.flags)
-        .collect()
+    way_to(path).iter().skip(1).map(|cgroup| cgroup.flags).collect()
 }
 
-/// Whether this host has a cgroup.
-pub fn is_on_this_host(path: &str) -> bool {
-    on_this_host(path).len() == depth(path)
+/// The kernel's ids of a cgroup of this host and of those above it, up to the root; none if there is no such cgroup.
+pub fn ids_on_this_host(path: &str) -> Vec<u64> {
+    let way = way_to(path);
+    if way.len() <= depth(path) {
+        return Vec::new();
+    }
+    way.iter().rev().map(|cgroup| cgroup.id).collect()
+}
+
+fn way_to(path: &str) -> Vec<Cgroup> {
+    let way = CgroupRoot::find().and_then(|root| root.way_to(path));
+    way.unwrap_or_default()
 }
 
 fn depth(path: &str) -> usize {
