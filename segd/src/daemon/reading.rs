@@ -170,7 +170,16 @@ impl Shared {
         let now = engine.in_force.as_ref()?;
         let revision = now.active.revision();
         let was = *wanted.against.get_or_insert(revision);
-        if !wanted.asked || revision == was || now.origin == Origin::Files {
+        if revision == was || now.origin == Origin::Files {
+            return None;
+        }
+        if !wanted.asked {
+            // Where it has to be signed, this may be the first look at all.
+            if self.options.gate.is_none() {
+                tracing::info!(
+                    "the policy files are older than revision {revision}: it stays until they change"
+                );
+            }
             return None;
         }
         tracing::warn!("a reload is given up: revision {revision} came into force meanwhile");

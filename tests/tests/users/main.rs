@@ -297,6 +297,16 @@ fn what_comes_into_force_while_a_request_waits_for_users_stays() {
         let warnings = warnings(&segd);
         assert!(!warnings.contains("alice"), "{request:?}: {warnings}");
     }
+    // What the files were before stays out of force, too, and the log says why.
+    let [begun, _] = rounds(&segd);
+    let path = segd.policy_path().join("policy.yaml");
+    segd_tests::segd::write_atomically(&path, &scene.policy("[web, alice]"));
+    wait::wait_until("users are asked about", PATIENCE, || rounds(&segd)[0] > begun);
+    done(segd.client(&["apply", &one]));
+    wait::wait_until("it is told", PATIENCE, || {
+        segd.log().contains("are older than revision")
+    });
+    assert_eq!(segd.json(&["status"])["policy_source"], "applied");
     // Without anything in between they are done.
     done(segd.client(&["rollback"]));
     done(segd.client(&["reload"]));
