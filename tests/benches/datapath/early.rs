@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How many frames a slice has.
-const FRAMES: u32 = 16_384;
+const FRAMES: u32 = 131_072;
 /// A port of the server's that is open to nobody out there.
 const PORT: u16 = policy::SHUT;
 /// An address of another machine that no segment claims: whether it may ask is known once there is a socket (RFC 5737).
