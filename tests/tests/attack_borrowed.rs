@@ -18,12 +18,17 @@ use segd_tests::{
 /// Leads the host's port 8080 on to `db`.
 #[track_caller]
 fn published(protocol: &str) -> (Sysctl, NftTable) {
+    led_on(v4(1), protocol)
+}
+
+/// Leads an address's port 8080 on to `db`.
+#[track_caller]
+fn led_on(address: Ipv4Addr, protocol: &str) -> (Sysctl, NftTable) {
     let body = format!(
         "chain in {{
 type nat hook prerouting priority -100;
-ip daddr {} {protocol} dport 8080 dnat ip to {}:5432
+ip daddr {address} {protocol} dport 8080 dnat ip to {}:5432
 }}",
-        v4(1),
         v4(11)
     );
     let forward = Sysctl::set("net/ipv4/ip_forward", "1");
@@ -36,6 +41,12 @@ ip daddr {} {protocol} dport 8080 dnat ip to {}:5432
 /// The session that the rules make another of.
 fn asks_right(scene: &Scene) {
     scene.enemy.open_tcp((scene.right.v4, PORT)).ok();
+}
+
+fn asks_right_by_datagram(scene: &Scene, token: &str) {
+    let socket = scene.enemy.open_udp((v4(10), NOBODYS.1), None).unwrap();
+    scene.enemy.send_to(socket, (scene.right.v4, PORT), token).ok();
+    scene.enemy.close(socket);
 }
 
 /// An address that nobody has, and the port that the enemy sends by in its name.
@@ -51,14 +62,13 @@ fn says_once(scene: &Scene, say: impl FnOnce(&Scene)) {
     wait::quiet(COVERED);
 }
 
-/// Makes what the enemy sends to its machine [`NOBODYS`] to a port of the host's.
+/// Makes what the enemy sends to its machine [`NOBODYS`] to port 8080 of an address that the host leads on, or has.
 #[track_caller]
-fn calls_itself_nobody(scene: &Scene, protocol: &str, port: u16) {
+fn calls_itself_nobody(scene: &Scene, protocol: &str, to: Ipv4Addr) {
     scene.rewrite(&format!(
-        "ip daddr {} {protocol} dport {PORT} {protocol} dport set {port} ip saddr set {} ip daddr set {} ether daddr set {}",
+        "ip daddr {} {protocol} dport {PORT} {protocol} dport set 8080 ip saddr set {} ip daddr set {to} ether daddr set {}",
         scene.right.v4,
         NOBODYS.0,
-        v4(1),
         written(wire::mac(scene.bridge.name()))
     ));
 }
@@ -116,9 +126,38 @@ fn an_address_that_nobody_has_does_not_get_in_by_a_published_port() {
     wait::wait_until("who may reaches it by the port", PATIENCE, || {
         segments_sent(&scene.server) > sent
     });
-    calls_itself_nobody(&scene, "tcp", 8080);
+    calls_itself_nobody(&scene, "tcp", v4(1));
     wait::quiet(wait::SILENCE);
     scene.stays_unanswered(asks_right);
+}
+
+/// Nor does an address that is not the host's and is led on all the same, as those of services are.
+#[test]
+fn an_address_that_nobody_has_does_not_get_in_by_an_address_that_the_host_leads_on() {
+    let Some(lab) = Lab::open() else { return };
+    let rules = "    - {from: rogue, to: right, ports: [tcp/5400]}\n    - {from: rogue, to: world, ports: [tcp/8080]}\n    - {from: world, to: db, ports: \
+                 [tcp/5432]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    scene.server.listen_tcp((v4(11), 5432));
+    let service = Ipv4Addr::new(192, 0, 2, 10);
+    let _led = led_on(service, "tcp");
+    calls_itself_nobody(&scene, "tcp", service);
+    scene.stays_unanswered(asks_right);
+}
+
+/// Nor a datagram by a port of the host's that its sender may ask the host at.
+#[test]
+fn an_address_that_nobody_has_gets_no_datagram_in_by_a_published_port() {
+    let Some(lab) = Lab::open() else { return };
+    let rules = "    - {from: rogue, to: right, ports: [udp/5400]}\n    - {from: rogue, to: host, ports: [udp/8080]}\n    - {from: world, to: db, ports: \
+                 [udp/5432]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    let ear = scene.server.listen_udp((v4(11), 5432));
+    let _published = published("udp");
+    calls_itself_nobody(&scene, "udp", v4(1));
+    scene.stays_unheard(asks_right_by_datagram, |scene, token| {
+        scene.server.inbox(ear).has(token)
+    });
 }
 
 /// Nor does it once its bearer has dialled there by it: what he dials then is another connection.
@@ -134,7 +173,7 @@ fn an_address_that_a_container_has_dialled_by_is_the_networks_at_no_published_po
         let dialled = scene.enemy.open_tcp_from(NOBODYS, (v4(1), 8080));
         assert!(dialled.is_err(), "{}", scene.segd.log());
     });
-    calls_itself_nobody(&scene, "tcp", 8080);
+    calls_itself_nobody(&scene, "tcp", v4(1));
     scene.stays_unanswered(|scene| {
         let own = (v4(10), NOBODYS.1);
         scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)).ok();
@@ -165,7 +204,7 @@ fn an_address_that_a_container_has_dialled_by_is_the_networks_at_no_port_of_the_
         written(wire::mac_in(&scene.near)),
         scene.bridge.name()
     ));
-    calls_itself_nobody(&scene, "tcp", 8080);
+    calls_itself_nobody(&scene, "tcp", v4(1));
     scene.receive(&format!(
         "ip saddr {} ip daddr {} tcp sport set {PORT} ip saddr set {} ip daddr set {}",
         v4(1),
@@ -198,7 +237,7 @@ fn an_address_that_a_container_has_sent_by_gets_no_other_datagram_in_by_a_publis
     };
     says_once(&scene, |scene| say(scene, NOBODYS, (v4(1), 8080), "its own;"));
     assert!(!scene.server.inbox(ear).has("its own;"), "{}", scene.segd.log());
-    calls_itself_nobody(&scene, "udp", 8080);
+    calls_itself_nobody(&scene, "udp", v4(1));
     let own = (v4(10), NOBODYS.1);
     scene.stays_unheard(
         |scene, token| say(scene, own, (scene.right.v4, PORT), token),

@@ -14,6 +14,7 @@ use segd_tests::{
     netns::{Sysctl, ip, v4, v6},
     wait::{self, PATIENCE},
     wire::{self, written},
+    worker::Handle,
 };
 
 const TCP: u8 = 6;
@@ -144,8 +145,7 @@ fn the_answer_that_accepts_anothers_connection_leaves_by_no_other_container() {
 /// The port that the enemy sends by in a machine's name.
 const BY: u16 = 4000;
 /// From the container to the server, by either protocol; the network asks something else.
-const TO_DB: &str =
-    "    - {from: rogue, to: db, ports: [tcp/5432, udp/5432]}\n    - {from: world, to: db, ports: [tcp/9]}\n";
+const TO_DB: &str = "    - {from: rogue, to: [db, right], ports: [tcp/5432, udp/5432, udp/5400]}\n    - {from: world, to: db, ports: [tcp/9]}\n";
 
 /// Lets the enemy send in a machine's name.
 #[track_caller]
@@ -204,9 +204,51 @@ fn no_answer_to_a_container_by_a_machines_address_reaches_that_machine() {
     );
 }
 
+/// Nor does the rest of an answer that is cut in pieces.
+#[test]
+fn no_piece_of_an_answer_to_a_container_by_a_machines_address_reaches_that_machine() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Beyond::plug();
+    let mut scene = Scene::open(None, lab, TO_DB);
+    let ear = scene.server.listen_udp_echo((v4(11), 5432));
+    borrow(&scene, &machine);
+    scene.stays_unheard(
+        |scene, token| {
+            say(scene, &machine, &token.repeat(500));
+            scene.server.wait_for_message(ear, token);
+        },
+        |_, token| machine.has(|packet| bears(packet, token)),
+    );
+}
+
 /// A datagram of the machine's own is not the container's that has borrowed its address.
 #[track_caller]
 fn does_not_enter(arguments: impl Fn(&Beyond) -> Vec<String>) {
+    does_not_enter_after(arguments, |scene, machine, ear| {
+        say(scene, machine, "its own;");
+        scene.server.wait_for_message(ear, "its own;");
+    });
+}
+
+/// Longer than what a datagram is known by where it is translated.
+const ALIKE: &str = "what both of them begin with, to the letter: ";
+
+/// The same, once the container has sent something to another.
+#[track_caller]
+fn does_not_enter_alike(arguments: impl Fn(&Beyond) -> Vec<String>) {
+    does_not_enter_after(arguments, |scene, machine, _| {
+        let socket = scene.enemy.open_udp((machine.v4, BY), None).unwrap();
+        let own = format!("{ALIKE}its own;");
+        scene.enemy.send_to(socket, (scene.right.v4, PORT), &own).ok();
+        scene.enemy.close(socket);
+    });
+}
+
+#[track_caller]
+fn does_not_enter_after(
+    arguments: impl Fn(&Beyond) -> Vec<String>,
+    before: impl Fn(&Scene, &Beyond, Handle),
+) {
     let Some(lab) = Lab::open() else { return };
     let machine = Beyond::plug();
     let arguments = arguments(&machine);
@@ -217,9 +259,8 @@ fn does_not_enter(arguments: impl Fn(&Beyond) -> Vec<String>) {
     let (from, to) = (SocketAddr::from((machine.v4, BY)), ear.local);
     scene.stays_unheard(
         |scene, token| {
-            say(scene, &machine, "its own;");
-            scene.server.wait_for_message(ear, "its own;");
-            let upper = wire::udp_between(from, to, token.as_bytes());
+            before(scene, &machine, ear);
+            let upper = wire::udp_between(from, to, format!("{ALIKE}{token}").as_bytes());
             machine.send(&wire::packet(from.ip(), to.ip(), 17, &upper));
         },
         |scene, token| scene.server.inbox(ear).has(token),
@@ -235,6 +276,41 @@ fn a_machines_datagram_is_not_the_containers_that_has_borrowed_its_address() {
 #[test]
 fn a_machines_datagram_on_a_borrowed_tuple_ends_at_the_nic() {
     does_not_enter(|machine| vec!["--interface".to_owned(), machine.interface.clone()]);
+}
+
+/// Wherever the container has sent by it.
+#[test]
+fn a_machines_datagram_is_not_the_containers_that_began_one_alike_to_another() {
+    does_not_enter_alike(|_| Vec::new());
+}
+
+#[test]
+fn a_machines_datagram_that_begins_as_a_containers_ends_at_the_nic() {
+    does_not_enter_alike(|machine| vec!["--interface".to_owned(), machine.interface.clone()]);
+}
+
+/// Nor is a container the network to all of a network by an address that nobody has.
+#[test]
+fn an_address_that_nobody_has_is_no_machine_of_the_network_to_a_broadcast() {
+    let Some(lab) = Lab::open() else { return };
+    let rules = "    - {from: rogue, to: right, ports: [udp/5400]}\n    - {from: rogue, to: world, ports: [udp/5432]}\n    - {from: world, to: db, ports: \
+                 [udp/5432]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    let ear = scene.server.listen_udp((Ipv4Addr::UNSPECIFIED, 5432));
+    scene.rewrite(&format!(
+        "ip daddr {} udp dport {PORT} udp dport set 5432 ip saddr set {} ip daddr set {} ether daddr set ff:ff:ff:ff:ff:ff",
+        scene.right.v4,
+        v4(99),
+        v4(255)
+    ));
+    scene.stays_unheard(
+        |scene, token| {
+            let socket = scene.enemy.open_udp((v4(10), BY), None).unwrap();
+            scene.enemy.send_to(socket, (scene.right.v4, PORT), token).ok();
+            scene.enemy.close(socket);
+        },
+        |scene, token| scene.server.inbox(ear).has(token),
+    );
 }
 
 /// Who says by whom a neighbour is reached says so of himself, however many headers he puts before it.
