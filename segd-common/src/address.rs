@@ -159,7 +159,7 @@ pub const SOURCE_BEHIND: u32 = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Namespace {
-    /// The one segment whose workloads live in it, by policy slot; `HOST` if none or several do.
+    /// The one segment whose workloads live in it, by policy slot; `HOST` if none or several do; see `NAMESPACE_DENIED`.
     pub owner: [SegmentIndex; 2],
     /// `NAMESPACE_` flags by policy slot.
     pub flags: [u16; 2],
@@ -177,6 +177,8 @@ pub const NAMESPACE_MANAGED: u16 = 1 << 2;
 /// The kernel programs do not ask for it: somebody whom a segment claims lives in the namespace, or was the last to; `owner` and
 /// the other flags are his until somebody else comes.
 pub const NAMESPACE_LIVED: u16 = 1 << 3;
+/// What is said of the owner is for the daemon alone: to the kernel programs the namespace is nobody's, and denied.
+pub const NAMESPACE_DENIED: u16 = 1 << 4;
 
 const _: () = assert!(size_of::<Link>() == 8);
 const _: () = assert!(size_of::<Source>() == 20);

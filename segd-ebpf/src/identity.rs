@@ -2,7 +2,10 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use segd_common::{
-    address::{self, Address, LOCAL_HOST, Local, NAMESPACE_MANAGED, NAMESPACE_PLAIN, NAMESPACE_SINGLE},
+    address::{
+        self, Address, LOCAL_HOST, Local, NAMESPACE_DENIED, NAMESPACE_MANAGED, NAMESPACE_PLAIN,
+        NAMESPACE_SINGLE,
+    },
     flow::HandoverKey,
     packet::Packet,
     prefixes,
@@ -254,6 +257,9 @@ extern "C" fn segd_owner(slot: u32, namespace: u64, own: u64) -> u64 {
     let slot = (slot & 1) as usize;
     // SAFETY: an element of the map.
     let (owner, flags) = unsafe { ((*known).owner[slot], (*known).flags[slot]) };
+    if flags & NAMESPACE_DENIED != 0 {
+        return SEVERAL | pack(UNKNOWN);
+    }
     let lives = if flags & NAMESPACE_SINGLE != 0 {
         FOUND
     } else if flags & NAMESPACE_MANAGED != 0 {

@@ -167,3 +167,55 @@ fn a_namespace_stays_the_segments_of_a_workload_that_ended() {
     assert!(!passing(&place.rogue), "{}", segd.log());
     assert!(passing(&place.web), "{}", segd.log());
 }
+
+/// A policy of these segments, and of what it gives up.
+fn of(segments: &[(&str, &Cgroup)], release: &str) -> String {
+    let segments = segments.iter();
+    let segments =
+        segments.map(|(name, cgroup)| format!("    {name}: {{match: [{{cgroup: {}}}]}}\n", cgroup.path()));
+    format!(
+        "apiVersion: segd.dev/v1
+kind: SegmentPolicy
+metadata: {{name: left}}
+spec:
+  segments:
+    nobody: {{match: [{{cgroup: /nobody.slice}}]}}
+{}  release: [{release}]
+",
+        segments.collect::<String>()
+    )
+}
+
+/// Whether the kernel answers that is in `near`: as the host's it may, as a segment's it may not.
+fn is_the_hosts(place: &Place) -> bool {
+    wait::quiet(SEEN);
+    place.other.ping(v4(10).into(), ANSWER)
+}
+
+/// Nobody is denied for ever whom the policy gives up by name, though he was an orphan first.
+#[test]
+fn a_namespace_whose_segment_is_given_up_is_nobodys() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Place::build(&lab);
+    let (web, rogue) = (("web", &place.web), ("rogue", &place.rogue));
+    let mut segd = lab.enforce(&of(&[web, rogue], ""));
+    assert!(is_the_hosts(&place), "{}", segd.log());
+    let living = lab.worker_in(&place.web, &place.near);
+    assert!(!is_the_hosts(&place), "{}", segd.log());
+    segd.set_policy(&of(&[rogue], ""));
+    assert!(!is_the_hosts(&place), "an orphan's: {}", segd.log());
+    segd.set_policy(&of(&[rogue], "web"));
+    assert!(is_the_hosts(&place), "web is given up: {}", segd.log());
+    drop(living);
+    // Whoever has left before, and a daemon that does not know him.
+    let visit = lab.worker_in(&place.rogue, &place.near);
+    wait::quiet(SEEN);
+    drop(visit);
+    assert!(!is_the_hosts(&place), "it is the rogue's still: {}", segd.log());
+    segd.set_policy(&of(&[], ""));
+    segd.kill();
+    segd.restart();
+    assert!(!is_the_hosts(&place), "{}", segd.log());
+    segd.set_policy(&of(&[], "rogue"));
+    assert!(is_the_hosts(&place), "the rogue is given up: {}", segd.log());
+}

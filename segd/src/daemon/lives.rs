@@ -16,9 +16,12 @@ use segd_common::{
 
 use super::{engine::Engine, error::ApplyError, noted::Names};
 use crate::{
-    datapath::places::Lives,
+    datapath::{cgroups::Cgroups, places::Lives},
     policy::compiled::CompiledTables,
-    workload::namespaces::{NamespaceInfo, Whose, lasting, owner},
+    workload::{
+        cgroupfs::CgroupRoot,
+        namespaces::{NamespaceInfo, Whose, lasting, owner},
+    },
 };
 
 /// Whose namespaces stay, by policy slot. Those that found no room in the kernel's table, too.
@@ -66,29 +69,51 @@ impl Former {
     }
 
     /// Says of a slot what another one says. `None`: nothing.
-    fn hand_on(&mut self, from: Option<u32>, to: u32, stays: impl Fn(&Whose) -> bool) {
-        for slots in self.0.values_mut() {
+    fn hand_on(&mut self, from: Option<u32>, to: u32, stays: impl Fn(u64, &Whose) -> bool) {
+        for (cookie, slots) in &mut self.0 {
             let before = from.and_then(|from| *slots.get(from as usize & 1)?);
             if let Some(to) = slots.get_mut(to as usize & 1) {
-                *to = before.filter(&stays);
+                *to = before.filter(|whose| stays(*cookie, whose));
             }
         }
     }
 }
 
-/// Whether it stays somebody's under another policy: what the policy gives up is nobody's.
-fn stays(whose: Whose, names: &Names<'_>, tables: &CompiledTables) -> bool {
-    let name = names.get(whose.segment);
-    !name.is_some_and(|name| tables.release.iter().any(|released| released == name))
+/// Whether a policy gives up a segment, by its index under the policy before.
+fn gives_up(segment: SegmentIndex, names: &Names<'_>, tables: &CompiledTables) -> bool {
+    let name = names.get(segment);
+    name.is_some_and(|name| tables.release.iter().any(|released| released == name))
+}
+
+/// Whether a policy gives up all of a namespace's workloads. `there`: who they were under the policy before.
+fn gives_all_up(there: impl Iterator<Item = Identity>, names: &Names<'_>, tables: &CompiledTables) -> bool {
+    let mut segments = there
+        .map(|identity| identity.segment)
+        .filter(|segment| *segment != HOST)
+        .peekable();
+    segments.peek().is_some() && segments.all(|segment| gives_up(segment, names, tables))
 }
 
 /// What the kernel is told: a segment that the policy does not have is denied, as its workloads are.
 fn told(whose: Whose, tables: &CompiledTables) -> Whose {
     let segment = tables.segments.get(usize::from(whose.segment));
     if whose.segment >= FIRST_SEGMENT && segment.is_none_or(|segment| segment.flags & SEGMENT_VALID == 0) {
-        return whose.orphaned();
+        return whose.denied();
     }
     whose
+}
+
+/// Who a cgroup is under a slot's revision; `None`: nobody classified it.
+fn identities(cgroups: &Cgroups, root: &CgroupRoot, slot: u32) -> impl Fn(u64) -> Option<Identity> {
+    // What has no entry is outside of what segd governs, if that is not all there is.
+    let stranger = (!root.is_hierarchy_root()).then_some(Identity::of(HOST));
+    move |id| {
+        let Some(entry) = cgroups.read(id).ok()? else {
+            return stranger;
+        };
+        let slot = entry.slots.get(slot as usize & 1)?;
+        (slot.revision != 0).then_some(slot.identity)
+    }
 }
 
 impl Engine {
@@ -101,8 +126,22 @@ impl Engine {
         names: &Names<'_>,
     ) {
         let from = (active.revision() != 0).then(|| active.slot());
-        self.former
-            .hand_on(from, slot, |whose| stays(*whose, names, tables));
+        // Of what several left, or nobody can tell who, nothing is said by name.
+        let given_up: BTreeSet<u64> = match from {
+            Some(from) if !tables.release.is_empty() => {
+                let identity = identities(&self.cgroups, &self.root, from);
+                let all = self.namespaces.iter().filter(|info| {
+                    let there = info.cgroups.iter().filter_map(|cgroup| identity(*cgroup));
+                    gives_all_up(there, names, tables)
+                });
+                all.map(|info| info.cookie).collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        self.former.hand_on(from, slot, |cookie, whose| {
+            let is_named = whose.segment >= FIRST_SEGMENT;
+            !gives_up(whose.segment, names, tables) && (is_named || !given_up.contains(&cookie))
+        });
     }
 
     /// Says under every revision that packets may be judged by who lives in which namespace. How many of them did not fit.
@@ -121,15 +160,7 @@ impl Engine {
     /// Says under a slot's revision who lives in which namespace, and how many of them did not fit.
     pub(super) fn write_owners(&mut self, slot: u32, tables: &CompiledTables) -> Result<usize, ApplyError> {
         let mut left_out = 0;
-        // What has no entry is outside of what segd governs, if that is not all there is.
-        let stranger = (!self.root.is_hierarchy_root()).then_some(Identity::of(HOST));
-        let identity = |id: u64| -> Option<Identity> {
-            let Some(entry) = self.cgroups.read(id).ok()? else {
-                return stranger;
-            };
-            let slot = entry.slots.get(slot as usize & 1)?;
-            (slot.revision != 0).then_some(slot.identity)
-        };
+        let identity = identities(&self.cgroups, &self.root, slot);
         for info in &self.namespaces {
             let lasts = lasting(info, self.former.at(info.cookie, slot), &identity);
             self.former.note(info.cookie, slot, lasts);

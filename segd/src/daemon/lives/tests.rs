@@ -1,6 +1,9 @@
 //! Whose namespaces stay from one policy to the next.
 
-use segd_common::address::{NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE};
+use segd_common::{
+    address::{NAMESPACE_DENIED, NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE},
+    workload::ORPHANED,
+};
 
 use super::*;
 use crate::policy::{compile::compile, compiled::SegmentIndexes, model::Policy, testing::policy_of};
@@ -29,19 +32,37 @@ fn a_segment_that_left_the_policy_is_denied_and_one_that_is_given_up_is_nobodys(
     let mut policy = policy_of("{db: {match: [{cgroup: /db}]}}", "[]", "[]");
     let tables = |policy: &Policy| compile(policy, &known, None).expect("compiles");
     let without = tables(&policy);
-    let orphaned = Whose {
-        segment: NONE,
-        flags: FLAGS & !NAMESPACE_SINGLE,
+    let denied = Whose {
+        segment: 4,
+        flags: FLAGS | NAMESPACE_DENIED,
     };
-    assert!(stays(of(4), &names, &without) && stays(of(5), &names, &without));
-    assert_eq!(told(of(4), &without), orphaned);
+    let gives_up = |segment, tables| gives_up(segment, &names, tables);
+    assert!(!gives_up(4, &without) && !gives_up(5, &without));
+    assert_eq!(told(of(4), &without), denied);
     assert_eq!(told(of(5), &without), of(5));
     policy.release.insert("web".to_owned());
     let released = tables(&policy);
-    assert!(!stays(of(4), &names, &released) && stays(of(5), &names, &released));
-    for unnamed in [HOST, NONE] {
-        assert!(stays(of(unnamed), &names, &released));
-    }
+    assert!(gives_up(4, &released) && !gives_up(5, &released));
+    assert!(!gives_up(HOST, &released) && !gives_up(NONE, &released));
+}
+
+#[test]
+fn what_several_share_is_nobodys_once_all_of_them_are_given_up() {
+    let known = indexes(&[("web", 4), ("db", 5), ("cache", 6)]);
+    let names = Names::of(&known);
+    let mut policy = policy_of("{cache: {match: [{cgroup: /cache}]}}", "[]", "[]");
+    policy.release.extend(["web".to_owned(), "db".to_owned()]);
+    let tables = compile(&policy, &known, None).expect("compiles");
+    let gives_up = |there: &[SegmentIndex]| {
+        let there = there.iter().map(|segment| Identity {
+            segment: *segment,
+            flags: if *segment == HOST { 0 } else { ORPHANED },
+        });
+        gives_all_up(there, &names, &tables)
+    };
+    assert!(gives_up(&[4, 5]) && gives_up(&[HOST, 4]));
+    assert!(!gives_up(&[4, 6]) && !gives_up(&[4, NONE]));
+    assert!(!gives_up(&[HOST]) && !gives_up(&[]), "they have left");
 }
 
 #[test]
@@ -60,12 +81,12 @@ fn what_a_slot_says_is_what_the_slot_before_says() {
     let said = |former: &Former, slot| [11, 12, 13].map(|cookie| former.at(cookie, slot));
     assert_eq!(said(&former, 0), [Some(of(4)), None, None]);
     assert_eq!(said(&former, 1), [Some(of(5)), Some(of(5)), None]);
-    former.hand_on(Some(0), 1, |_| true);
+    former.hand_on(Some(0), 1, |_, _| true);
     assert_eq!(said(&former, 1), [Some(of(4)), None, None]);
     assert_eq!(former.segments(1).collect::<Vec<_>>(), [4]);
-    former.hand_on(Some(1), 0, |whose| whose.segment != 4);
+    former.hand_on(Some(1), 0, |cookie, whose| cookie != 11 && whose.segment == 4);
     assert_eq!(said(&former, 0), [None; 3]);
-    former.hand_on(None, 1, |_| true);
+    former.hand_on(None, 1, |_, _| true);
     assert_eq!(said(&former, 1), [None; 3], "nothing is in force");
     former.note(11, 0, Some(of(4)));
     former.keep(&BTreeSet::from([12]));

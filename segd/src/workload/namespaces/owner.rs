@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 
 use segd_common::{
-    address::{NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE},
+    address::{NAMESPACE_DENIED, NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE},
     segment::{FIRST_SEGMENT, HOST, NONE, SegmentIndex},
-    workload::{Identity, PENDING},
+    workload::{AMBIGUOUS, Identity, PENDING},
 };
 
 use super::NamespaceInfo;
@@ -17,9 +17,9 @@ use super::NamespaceInfo;
 /// Who speaks where no process does: a namespace's own kernel, and what it sends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Whose {
-    /// The one segment that lives there; `HOST` if none does, or several do; `NONE` if nobody can tell.
+    /// The one segment that lives there, or whose orphans do; `HOST` if none does, or several do; `NONE` if nobody can tell.
     pub segment: SegmentIndex,
-    /// `NAMESPACE_SINGLE`, `NAMESPACE_MANAGED` and `NAMESPACE_LIVED`.
+    /// `NAMESPACE_SINGLE`, `NAMESPACE_MANAGED`, `NAMESPACE_LIVED` and `NAMESPACE_DENIED`.
     pub flags: u16,
 }
 
@@ -35,13 +35,18 @@ const UNKNOWN: Whose = Whose {
 };
 
 impl Whose {
-    /// It, if its segment is none of the policy's: denied.
+    /// It, for the daemon to remember and for the kernel to deny.
     #[must_use]
-    pub fn orphaned(self) -> Whose {
+    pub fn denied(self) -> Whose {
         Whose {
-            segment: NONE,
-            flags: self.flags & !NAMESPACE_SINGLE,
+            segment: self.segment,
+            flags: self.flags | NAMESPACE_MANAGED | NAMESPACE_DENIED,
         }
+    }
+
+    /// Whether its workloads were claimed with reservations.
+    fn is_doubted(self) -> bool {
+        self.segment != HOST && self.flags & NAMESPACE_SINGLE == 0
     }
 
     /// What the kernel's table says of it, if that lasts.
@@ -72,22 +77,21 @@ pub fn lasting(
     let known = info.cgroups.iter().filter_map(|cgroup| identity(*cgroup));
     let there: Vec<Identity> = known.filter(is_claimed).collect();
     let segments: BTreeSet<SegmentIndex> = there.iter().map(|identity| identity.segment).collect();
-    let Some(first) = segments.first() else {
+    let Some(first) = segments.first().copied() else {
         return before;
     };
-    let mut whose = match first {
-        _ if there.iter().any(|identity| identity.flags != 0) => UNKNOWN,
-        segment if segments.len() == 1 => Whose {
-            segment: *segment,
-            flags: NAMESPACE_SINGLE | NAMESPACE_MANAGED,
-        },
-        _ => Whose {
-            segment: HOST,
-            flags: NAMESPACE_MANAGED,
-        },
+    let is_one = segments.len() == 1;
+    let segment = match first {
+        // It may be another's as well.
+        _ if there.iter().any(|identity| identity.flags & AMBIGUOUS != 0) => NONE,
+        segment if is_one => segment,
+        _ => HOST,
     };
-    whose.flags |= NAMESPACE_LIVED;
-    Some(whose)
+    let is_sure = is_one && there.iter().all(|identity| identity.flags == 0);
+    Some(Whose {
+        segment,
+        flags: NAMESPACE_MANAGED | NAMESPACE_LIVED | if is_sure { NAMESPACE_SINGLE } else { 0 },
+    })
 }
 
 /// Whose it is now. `lasting`: as [`lasting`] says.
@@ -109,14 +113,11 @@ pub fn owner(
     let is_known = |identity: Identity| identity.flags == 0 && identity.segment >= FIRST_SEGMENT;
     let mut there = info.cgroups.iter().map(|cgroup| identity(*cgroup));
     let is_doubtful = there.any(|of| of != Some(Identity::of(HOST)) && !of.is_some_and(is_known));
-    let lived = lasting.map_or(0, |whose| whose.flags & NAMESPACE_LIVED);
-    if is_doubtful {
-        return Whose {
-            flags: UNKNOWN.flags | lived,
-            ..UNKNOWN
-        };
+    match lasting {
+        Some(whose) if is_doubtful || whose.is_doubted() => whose.denied(),
+        None if is_doubtful => UNKNOWN,
+        _ => lasting.unwrap_or(NOBODYS),
     }
-    lasting.unwrap_or(NOBODYS)
 }
 
 #[cfg(test)]
@@ -180,11 +181,13 @@ mod tests {
         assert_eq!(after(&[&[1, 2, 3]]), whose(7, LIVES | NAMESPACE_SINGLE));
         assert_eq!(after(&[&[2, 4]]), whose(HOST, LIVES));
         for doubtful in [5, 6, 7, 8, 9, 99] {
-            assert_eq!(
-                after(&[&[1, 2, doubtful]]),
-                whose(NONE, LIVES),
-                "cgroup {doubtful}"
-            );
+            let sure = if [6, 7, 99].contains(&doubtful) {
+                NAMESPACE_SINGLE
+            } else {
+                0
+            };
+            let flags = LIVES | NAMESPACE_DENIED | sure;
+            assert_eq!(after(&[&[1, 2, doubtful]]).flags, flags, "cgroup {doubtful}");
         }
         let host = with(true, &[2]);
         let lasts = lasting(&host, None, &identity);
@@ -204,8 +207,10 @@ mod tests {
         assert_eq!(after(&[&[2], &[4], &[]]), eights);
         assert_eq!(after(&[&[2, 4], &[4], &[]]), eights);
         assert_eq!(after(&[&[2, 4], &[]]), whose(HOST, LIVES));
-        for denied in [8, 9] {
-            assert_eq!(after(&[&[denied], &[]]), whose(NONE, LIVES), "cgroup {denied}");
+        for (denied, segment) in [(8, NONE), (9, 7)] {
+            let left = whose(segment, LIVES | NAMESPACE_DENIED);
+            assert_eq!(after(&[&[denied], &[]]), left, "cgroup {denied}");
+            assert_eq!(after(&[&[denied], &[4]]), eights);
         }
     }
 
@@ -218,7 +223,8 @@ mod tests {
                 "cgroup {doubtful}"
             );
             assert_eq!(after(&[&[doubtful], &[]]), NOBODYS);
-            assert_eq!(after(&[&[2], &[doubtful]]), whose(NONE, LIVES));
+            let denied = LIVES | NAMESPACE_SINGLE | NAMESPACE_DENIED;
+            assert_eq!(after(&[&[2], &[doubtful]]), whose(7, denied));
             assert_eq!(
                 after(&[&[2], &[2, doubtful], &[]]),
                 whose(7, LIVES | NAMESPACE_SINGLE)
@@ -232,6 +238,13 @@ mod tests {
         let plain = segd_common::address::NAMESPACE_PLAIN;
         assert_eq!(Whose::of_entry(7, sevens.flags | plain), Some(sevens));
         assert_eq!(Whose::of_entry(NONE, NAMESPACE_MANAGED), None);
-        assert_eq!(sevens.orphaned(), whose(NONE, LIVES));
+        let denied = sevens.denied();
+        assert_eq!(
+            Whose::of_entry(7, denied.flags),
+            Some(sevens),
+            "who was there is remembered, not who is there"
+        );
+        let orphans = after(&[&[9], &[]]);
+        assert_eq!(Whose::of_entry(7, orphans.flags), Some(whose(7, LIVES)));
     }
 }
