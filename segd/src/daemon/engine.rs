@@ -313,9 +313,11 @@ impl Engine {
     pub fn set_namespaces(&mut self, listed: Listed) -> Result<(), ApplyError> {
         let living = listed.living();
         self.namespaces = listed.completed(&self.namespaces);
-        self.former.keep(&living);
-        // What is gone makes room for what is new.
-        self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
+        if let Some(living) = living {
+            self.former.keep(&living);
+            // What is gone makes room for what is new.
+            self.places.keep_namespaces(&|cookie| living.contains(&cookie))?;
+        }
         // Owners go first: an address without an owner is judged by its receiver alone.
         // A slot that packets cannot come to gets its owners with its revision.
         self.ownerless = self.write_all_owners()?;

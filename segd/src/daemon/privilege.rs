@@ -32,7 +32,8 @@ struct Header {
 
 const _: () = assert!(size_of::<Sets>() == 12);
 
-/// Lets the daemon run before what it governs, and lock the memory of its tables. Without the right to it stays as it is.
+/// Lets the daemon run before what it governs, lock the memory of its tables, and open a file for each network namespace that has
+/// a name. Without the right to it stays as it is.
 pub fn prepare() {
     const NICE: libc::c_int = -10;
     let unlimited = libc::rlimit {
@@ -43,6 +44,14 @@ pub fn prepare() {
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
         libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited);
+    }
+    let mut files = unlimited;
+    // SAFETY: no pointers but the limit, which outlives the calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files) == 0 {
+            files.rlim_cur = files.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
+        }
     }
 }
 

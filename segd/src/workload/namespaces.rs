@@ -146,7 +146,7 @@ pub fn namespaces(census: &Census) -> Result<Listed, WorkloadError> {
         }
         // A number may have been given to another task, and that of a namespace to another namespace: only what was
         // told by way of a task that is still there is about its namespace.
-        let after = Look::take(census)?;
+        let after = Look::at_tasks(census)?;
         by_task.retain(|namespace, task| match heard.remove(namespace) {
             Some((by, of_it)) if after.is_there(&by) => {
                 told.push((*namespace, of_it));
@@ -183,6 +183,7 @@ pub fn namespaces(census: &Census) -> Result<Listed, WorkloadError> {
         heard: infos,
         unheard: unheard.collect(),
         is_complete,
+        is_whole: look.is_whole,
     })
 }
 

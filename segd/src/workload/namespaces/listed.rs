@@ -16,35 +16,45 @@ pub struct Listed {
     pub unheard: BTreeMap<u64, BTreeSet<u64>>,
     /// The host did not change while it was asked.
     pub is_complete: bool,
+    /// Every name of a namespace could be looked at. If not, more of them may be there than are told.
+    pub is_whole: bool,
 }
 
 impl Listed {
     /// Whether it has to be repeated.
     #[must_use]
     pub fn lacks_something(&self) -> bool {
-        !self.is_complete || !self.unheard.is_empty()
+        !self.is_complete || !self.is_whole || !self.unheard.is_empty()
     }
 
-    /// The numbers of all that are there.
+    /// The numbers of all that are there; `None`: nobody knows whether these are all.
     #[must_use]
-    pub fn living(&self) -> BTreeSet<u64> {
+    pub fn living(&self) -> Option<BTreeSet<u64>> {
         let heard = self.heard.iter().map(|info| info.cookie);
-        heard.chain(self.unheard.keys().copied()).collect()
+        self.is_whole
+            .then(|| heard.chain(self.unheard.keys().copied()).collect())
     }
 
-    /// The list, with what a list before says of those that could not be asked now. Who is in them is known all the same.
+    /// The list, with what a list before says of those that could not be asked now, or looked at. Who is in them is known all the same.
     #[must_use]
     pub fn completed(self, before: &[NamespaceInfo]) -> Vec<NamespaceInfo> {
         let mut list = self.heard;
-        if self.unheard.is_empty() {
+        if self.is_whole && self.unheard.is_empty() {
             return list;
         }
+        let heard: BTreeSet<u64> = list.iter().map(|info| info.cookie).collect();
         let numbers: BTreeSet<i32> = list.iter().filter_map(|info| info.number).collect();
         let mut known: BTreeMap<u64, NamespaceInfo> = before
             .iter()
             .filter_map(|info| {
+                let cgroups = match self.unheard.get(&info.cookie) {
+                    Some(cgroups) => cgroups.clone(),
+                    // Tasks are all told: one that only names lead to is empty.
+                    None if !self.is_whole && !heard.contains(&info.cookie) => BTreeSet::new(),
+                    None => return None,
+                };
                 let info = NamespaceInfo {
-                    cgroups: self.unheard.get(&info.cookie)?.clone(),
+                    cgroups,
                     // It may have ended, and its number be another's by now.
                     number: info.number.filter(|number| !numbers.contains(number)),
                     ..info.clone()
@@ -105,9 +115,10 @@ mod tests {
                 .map(|(cookie, cgroup)| (cookie, [cgroup].into()))
                 .into(),
             is_complete: true,
+            is_whole: true,
         };
         assert!(listed.lacks_something());
-        assert_eq!(listed.living(), [1, 2, 3, 5, 6, 7, 8].into());
+        assert_eq!(listed.living(), Some([1, 2, 3, 5, 6, 7, 8].into()));
         let expected = [
             info(1, Some(1), &[]),
             info(3, Some(9), &[30]),
@@ -124,11 +135,32 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_not_every_name_was_looked_at_for_ends_nothing() {
+        let listed = Listed {
+            heard: vec![info(1, Some(1), &[]), info(2, Some(2), &[20])],
+            unheard: BTreeMap::from([(3, [31].into())]),
+            is_complete: true,
+            is_whole: false,
+        };
+        assert!(listed.lacks_something());
+        assert_eq!(listed.living(), None);
+        let before = [2, 3, 4].map(|cookie| info(cookie, Some(cookie as u8), &[cookie * 10]));
+        let expected = [
+            info(1, Some(1), &[]),
+            info(2, Some(2), &[20]),
+            info(3, Some(3), &[31]),
+            info(4, Some(4), &[]),
+        ];
+        assert_eq!(listed.completed(&before), expected);
+    }
+
+    #[test]
     fn a_list_that_lacks_nothing_is_taken_as_it_is() {
         let listed = Listed {
             heard: vec![info(1, Some(1), &[]), info(2, None, &[20])],
             unheard: BTreeMap::new(),
             is_complete: true,
+            is_whole: true,
         };
         let expected = listed.heard.clone();
         assert!(!listed.lacks_something());
@@ -137,7 +169,7 @@ mod tests {
             expected
         );
         let torn = Listed {
-            is_complete: false,
+            is_whole: true,
             ..Listed::default()
         };
         assert!(torn.lacks_something());

@@ -3,7 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    io,
     os::fd::AsFd as _,
+    path::{Path, PathBuf},
 };
 
 use segd_common::census::{Namespace, Task};
@@ -23,11 +25,20 @@ pub(super) struct Look {
     pub files: BTreeMap<Namespace, File>,
     /// Namespaces with the cgroups of their tasks.
     pub members: BTreeSet<(Namespace, u64)>,
+    /// Every name could be looked at.
+    pub is_whole: bool,
+}
+
+/// What remains of a look for the next one to be compared with. It holds no file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    members: BTreeSet<(Namespace, u64)>,
+    pub namespaces: BTreeSet<Namespace>,
 }
 
 impl Look {
-    /// Looks.
-    pub fn take(census: &Census) -> Result<Look, WorkloadError> {
+    /// Looks at tasks alone.
+    pub fn at_tasks(census: &Census) -> Result<Look, WorkloadError> {
         let tasks = census
             .tasks()
             .map_err(|source| WorkloadError::io("list", "the kernel's tasks", source))?;
@@ -35,6 +46,7 @@ impl Look {
             members: tasks.iter().map(|task| (task.namespace, task.cgroup)).collect(),
             tasks: BTreeMap::new(),
             files: BTreeMap::new(),
+            is_whole: true,
         };
         for task in tasks {
             let oldest = look.tasks.entry(task.namespace).or_insert(task);
@@ -42,14 +54,28 @@ impl Look {
                 *oldest = task;
             }
         }
+        Ok(look)
+    }
+
+    /// Looks.
+    pub fn take(census: &Census) -> Result<Look, WorkloadError> {
+        let mut look = Look::at_tasks(census)?;
         let host = super::host()?;
-        for entry in NAMED.iter().flat_map(fs::read_dir).flatten().flatten() {
-            let Ok(file) = File::open(entry.path()) else {
-                continue;
+        let mut there = Vec::new();
+        for directory in NAMED {
+            look.is_whole &= !names(Path::new(directory), &mut there).is_err_and(|error| is_want(&error));
+        }
+        for path in there {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) => {
+                    look.is_whole &= !is_want(&error);
+                    continue;
+                }
             };
             // A file that nothing is mounted on is no namespace.
             let told = census.namespace(file.as_fd());
-            let told = told.map_err(|source| WorkloadError::io("look at", entry.path(), source))?;
+            let told = told.map_err(|source| WorkloadError::io("look at", &path, source))?;
             if let Some(namespace) = told.filter(|namespace| namespace.cookie != host.cookie) {
                 look.files.insert(namespace, file);
             }
@@ -81,7 +107,27 @@ impl Look {
     }
 
     /// What a change of the world changes; the tasks that it was seen through do not matter.
-    pub fn differs(&self, other: &Look) -> bool {
-        self.members != other.members || self.namespaces() != other.namespaces()
+    pub fn seen(self) -> Seen {
+        Seen {
+            namespaces: self.namespaces(),
+            members: self.members,
+        }
     }
+}
+
+/// What stands in a directory.
+fn names(directory: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        into.push(entry?.path());
+    }
+    Ok(())
+}
+
+/// Whether it is for want of descriptors or of memory: that says nothing of what is there. Who is not there, or is nothing that opens, is
+/// none at the next look either.
+fn is_want(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+    )
 }

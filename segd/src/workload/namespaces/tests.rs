@@ -276,3 +276,42 @@ async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
     })
     .await;
 }
+
+/// A thread of its own with next to no descriptors left.
+fn without_descriptors<T: Send>(free: usize, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let poor = scope.spawn(|| {
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: no pointers but the limit, which outlives the calls; the table of files is this thread's own from then on.
+            unsafe {
+                assert_eq!(libc::unshare(libc::CLONE_FILES), 0);
+                assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+                limit.rlim_cur = limit.rlim_cur.min(1024);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+            }
+            let mut files = Vec::new();
+            while let Ok(file) = fs::File::open("/dev/null") {
+                files.push(file);
+            }
+            files.truncate(files.len() - free);
+            act()
+        });
+        poor.join().unwrap()
+    })
+}
+
+#[test]
+fn a_name_that_cannot_be_opened_leaves_the_look_not_whole() {
+    let Some(_scratch) = Scratch::new() else { return };
+    let named: Vec<Netns> = (0..8).map(|_| Netns::new()).collect();
+    let census = census();
+    assert!(Look::take(census).unwrap().is_whole);
+    let (opened, is_whole) = without_descriptors(6, || {
+        let look = Look::take(census).unwrap();
+        (look.files.len(), look.is_whole)
+    });
+    assert!(opened < named.len() && !is_whole, "{opened}");
+}

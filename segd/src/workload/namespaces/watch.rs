@@ -10,7 +10,11 @@ use std::{
 use segd_common::census::Namespace;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
-use super::{Listener, look::Look, netlink::Netlink};
+use super::{
+    Listener,
+    look::{Look, Seen},
+    netlink::Netlink,
+};
 use crate::{datapath::census::Census, workload::error::WorkloadError};
 
 /// How often the kernel's list of tasks is looked at.
@@ -30,12 +34,12 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// If the kernel does not tell, or no thread can be made.
 pub fn watch(census: Arc<Census>, listener: Listener, ticks: Sender<()>) -> Result<(), WorkloadError> {
     let look = Look::take(&census)?;
+    follow(&look, |_| true);
     let watch = Watch {
         census,
         listener,
-        look,
+        seen: look.seen(),
     };
-    watch.follow(|_| true);
     let failed = |source| WorkloadError::io("watch", "network namespaces", source);
     let thread = thread::Builder::new().name("segd-watch".to_owned());
     thread.spawn(move || watch.run(&ticks)).map_err(failed)?;
@@ -45,7 +49,7 @@ pub fn watch(census: Arc<Census>, listener: Listener, ticks: Sender<()>) -> Resu
 struct Watch {
     census: Arc<Census>,
     listener: Listener,
-    look: Look,
+    seen: Seen,
 }
 
 impl Watch {
@@ -71,29 +75,12 @@ impl Watch {
         let Ok(look) = Look::take(&self.census) else {
             return false;
         };
-        let changed = look.differs(&self.look);
-        let before = std::mem::replace(&mut self.look, look).namespaces();
-        self.follow(|namespace| !before.contains(namespace));
+        follow(&look, |namespace| !self.seen.namespaces.contains(namespace));
+        let seen = look.seen();
+        let changed = seen != self.seen;
+        self.seen = seen;
         // Which addresses are believed depends on where the host's routes lead. They may change all the time.
         drain(self.listener.routes()) || changed || !self.listener.everywhere
-    }
-
-    /// Gives namespaces a number: the kernel tells news of numbered ones only.
-    fn follow(&self, is_new: impl Fn(&Namespace) -> bool) {
-        let Ok(netlink) = Netlink::open() else {
-            return;
-        };
-        for namespace in self
-            .look
-            .namespaces()
-            .iter()
-            .filter(|namespace| is_new(namespace))
-        {
-            if let Some(by) = self.look.by(namespace) {
-                // One that ends meanwhile has no news.
-                let _ = netlink.number(by);
-            }
-        }
     }
 
     /// Waits for the kernel to say something; whether it did. What it says does not matter.
@@ -110,6 +97,19 @@ impl Watch {
             drain(poll.fd);
         }
         ready > 0
+    }
+}
+
+/// Gives namespaces a number: the kernel tells news of numbered ones only.
+fn follow(look: &Look, is_new: impl Fn(&Namespace) -> bool) {
+    let Ok(netlink) = Netlink::open() else {
+        return;
+    };
+    for namespace in look.namespaces().iter().filter(|namespace| is_new(namespace)) {
+        if let Some(by) = look.by(namespace) {
+            // One that ends meanwhile has no news.
+            let _ = netlink.number(by);
+        }
     }
 }
 
