@@ -106,7 +106,8 @@ fn a_namespace_that_its_workloads_left_is_still_theirs() {
     let (enemy, socket) = place.leave(&lab);
     assert!(!place.gets_out(&enemy, socket, "turned;"), "{}", segd.log());
     // Whoever is not claimed, an administrator that looks around, does not make it his.
-    let guest = lab.worker_in(&lab.cgroup("guest"), &place.near);
+    let cgroup = lab.cgroup("guest");
+    let guest = lab.worker_in(&cgroup, &place.near);
     wait::quiet(SEEN);
     assert!(!place.gets_out(&enemy, socket, "beside;"), "{}", segd.log());
     segd.kill();
@@ -218,4 +219,30 @@ fn a_namespace_whose_segment_is_given_up_is_nobodys() {
     assert!(!is_the_hosts(&place), "{}", segd.log());
     segd.set_policy(&of(&[], "rogue"));
     assert!(is_the_hosts(&place), "the rogue is given up: {}", segd.log());
+}
+
+/// Who looks in where processes of the host live, an administrator in a container that nobody claims, leaves nothing there. Where nobody was
+/// before him, or nobody stayed, it is his.
+#[test]
+fn who_visits_the_hosts_processes_leaves_nothing_of_his() {
+    let Some(lab) = Lab::open() else { return };
+    let place = Place::build(&lab);
+    let segd = lab.enforce(&of(&[("web", &place.web)], ""));
+    let left = || segd.json(&["status"])["left_namespaces"].as_u64();
+    let visit = || {
+        let visitor = lab.worker_in(&place.web, &place.near);
+        assert!(!is_the_hosts(&place), "web is there: {}", segd.log());
+        drop(visitor);
+    };
+    let cgroup = lab.cgroup("guest");
+    let guest = lab.worker_in(&cgroup, &place.near);
+    assert!(is_the_hosts(&place), "{}", segd.log());
+    visit();
+    assert!(is_the_hosts(&place), "the guest was there before: {}", segd.log());
+    assert_eq!(left(), Some(0));
+    drop(guest);
+    wait::quiet(SEEN);
+    visit();
+    assert!(!is_the_hosts(&place), "nobody else was: {}", segd.log());
+    assert_eq!(left(), Some(1));
 }

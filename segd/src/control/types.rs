@@ -67,6 +67,8 @@ pub struct Status {
     pub workloads: u64,
     /// How many segments the policy has.
     pub segments: u64,
+    /// How many network namespaces are kept for segments whose workloads have left.
+    pub left_namespaces: u64,
     /// Events that did not fit into the ring buffer.
     pub events_lost: u64,
     /// Rules that end by themselves, the next one first.

@@ -20,13 +20,13 @@ use crate::{
     policy::compiled::CompiledTables,
     workload::{
         cgroupfs::CgroupRoot,
-        namespaces::{NamespaceInfo, Whose, lasting, owner},
+        namespaces::{NamespaceInfo, Past, Whose, owner},
     },
 };
 
 /// Whose namespaces stay, by policy slot. Those that found no room in the kernel's table, too.
 #[derive(Debug, Default)]
-pub(super) struct Former(BTreeMap<u64, [Option<Whose>; 2]>);
+pub(super) struct Former(BTreeMap<u64, [Past; 2]>);
 
 impl Former {
     /// As a daemon before has left it.
@@ -34,10 +34,11 @@ impl Former {
         let whose = |entry: &Namespace, slot: usize| {
             Whose::of_entry(*entry.owner.get(slot)?, *entry.flags.get(slot)?)
         };
+        let past = |entry: &Namespace, slot: usize| Past::of(whose(entry, slot));
         let known = table.iter();
         Former(
             known
-                .map(|(cookie, entry)| (*cookie, [whose(entry, 0), whose(entry, 1)]))
+                .map(|(cookie, entry)| (*cookie, [past(entry, 0), past(entry, 1)]))
                 .collect(),
         )
     }
@@ -47,22 +48,38 @@ impl Former {
         self.0.retain(|cookie, _| living.contains(cookie));
     }
 
-    fn at(&self, cookie: u64, slot: u32) -> Option<Whose> {
-        *self.0.get(&cookie)?.get(slot as usize & 1)?
+    fn at(&self, cookie: u64, slot: u32) -> Past {
+        let slots = self.0.get(&cookie);
+        slots
+            .and_then(|slots| slots.get(slot as usize & 1))
+            .cloned()
+            .unwrap_or_default()
     }
 
-    fn note(&mut self, cookie: u64, slot: u32, whose: Option<Whose>) {
+    fn note(&mut self, cookie: u64, slot: u32, past: Past) {
         if let Some(to) = self.0.entry(cookie).or_default().get_mut(slot as usize & 1) {
-            *to = whose;
+            *to = past;
         }
+    }
+
+    fn of_slot(&self, slot: u32) -> impl Iterator<Item = &Past> {
+        self.0
+            .values()
+            .filter_map(move |slots| slots.get(slot as usize & 1))
+    }
+
+    /// How many namespaces are somebody's whose workloads have left.
+    pub fn left(&self, slot: u32) -> usize {
+        let left = self.of_slot(slot).filter(|past| !past.is_claimed);
+        left.filter(|past| past.lasts.is_some()).count()
     }
 
     /// The segments that a slot names.
     pub fn segments(&self, slot: u32) -> impl Iterator<Item = SegmentIndex> {
         let whose = self
-            .0
-            .values()
-            .filter_map(move |slots| *slots.get(slot as usize & 1)?);
+            .of_slot(slot)
+            .flat_map(|past| [past.lasts, past.before])
+            .flatten();
         whose
             .map(|whose| whose.segment)
             .filter(|segment| *segment >= FIRST_SEGMENT)
@@ -71,9 +88,13 @@ impl Former {
     /// Says of a slot what another one says. `None`: nothing.
     fn hand_on(&mut self, from: Option<u32>, to: u32, stays: impl Fn(u64, &Whose) -> bool) {
         for (cookie, slots) in &mut self.0 {
-            let before = from.and_then(|from| *slots.get(from as usize & 1)?);
+            let from = from.and_then(|from| slots.get(from as usize & 1));
+            let mut past = from.cloned().unwrap_or_default();
+            for whose in [&mut past.lasts, &mut past.before] {
+                *whose = whose.filter(|whose| stays(*cookie, whose));
+            }
             if let Some(to) = slots.get_mut(to as usize & 1) {
-                *to = before.filter(|whose| stays(*cookie, whose));
+                *to = past;
             }
         }
     }
@@ -144,6 +165,12 @@ impl Engine {
         });
     }
 
+    /// How many namespaces are kept for segments whose workloads have left.
+    pub(super) fn left_namespaces(&self) -> u64 {
+        let slot = self.in_force.as_ref().map(|now| now.active.slot());
+        slot.map_or(0, |slot| self.former.left(slot)) as u64
+    }
+
     /// Says under every revision that packets may be judged by who lives in which namespace. How many of them did not fit.
     pub(super) fn write_all_owners(&mut self) -> Result<usize, ApplyError> {
         let policies: Vec<(u32, Arc<CompiledTables>)> = self
@@ -162,9 +189,9 @@ impl Engine {
         let mut left_out = 0;
         let identity = identities(&self.cgroups, &self.root, slot);
         for info in &self.namespaces {
-            let lasts = lasting(info, self.former.at(info.cookie, slot), &identity);
-            self.former.note(info.cookie, slot, lasts);
-            let owner = told(owner(info, lasts, &identity), tables);
+            let past = self.former.at(info.cookie, slot).then(info, &identity);
+            let owner = told(owner(info, past.lasts, &identity), tables);
+            self.former.note(info.cookie, slot, past);
             let (claimed, plain) = claim(info, tables);
             let lives = Lives {
                 owner: owner.segment,

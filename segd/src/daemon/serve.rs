@@ -195,6 +195,7 @@ impl Handler for Front {
                 .in_force
                 .as_ref()
                 .map_or(0, |in_force| in_force.policy.segments.len() as u64),
+            left_namespaces: engine.left_namespaces(),
             events_lost,
             expiries: engine.expiries(clock::moment()),
             warnings: engine.warnings(),

@@ -42,6 +42,13 @@ impl Table for Status {
             ("Last reload", reload),
             ("Segments", self.segments.to_string()),
             ("Workloads", self.workloads.to_string()),
+            (
+                "Namespaces",
+                format!(
+                    "{} kept for segments whose workloads have left",
+                    self.left_namespaces
+                ),
+            ),
             ("Events lost", self.events_lost.to_string()),
             ("Node", self.node.clone()),
             (

@@ -36,7 +36,7 @@ mod watch;
 
 pub use listed::Listed;
 pub use netlink::{Device, Held, Listener};
-pub use owner::{Whose, lasting, owner};
+pub use owner::{Past, Whose, owner};
 pub use watch::watch;
 
 /// How often a namespace is asked whose task leaves meanwhile, or that changes.

@@ -78,17 +78,24 @@ fn what_a_slot_says_is_what_the_slot_before_says() {
         (13, entry([HOST, HOST], [0, 0])),
     ]);
     let mut former = Former::of(&table);
-    let said = |former: &Former, slot| [11, 12, 13].map(|cookie| former.at(cookie, slot));
+    let said = |former: &Former, slot| [11, 12, 13].map(|cookie| former.at(cookie, slot).lasts);
     assert_eq!(said(&former, 0), [Some(of(4)), None, None]);
     assert_eq!(said(&former, 1), [Some(of(5)), Some(of(5)), None]);
     former.hand_on(Some(0), 1, |_, _| true);
     assert_eq!(said(&former, 1), [Some(of(4)), None, None]);
     assert_eq!(former.segments(1).collect::<Vec<_>>(), [4]);
+    let mut visited = Past::of(Some(of(5)));
+    (visited.is_claimed, visited.before) = (true, Some(of(4)));
+    former.note(12, 1, visited);
+    assert_eq!(former.segments(1).collect::<Vec<_>>(), [4, 5, 4]);
+    assert_eq!(former.left(1), 1, "who is there has not left");
     former.hand_on(Some(1), 0, |cookie, whose| cookie != 11 && whose.segment == 4);
     assert_eq!(said(&former, 0), [None; 3]);
+    assert_eq!(former.at(12, 0).before, Some(of(4)));
     former.hand_on(None, 1, |_, _| true);
     assert_eq!(said(&former, 1), [None; 3], "nothing is in force");
-    former.note(11, 0, Some(of(4)));
+    former.note(11, 0, Past::of(Some(of(4))));
+    assert_eq!(former.left(0), 1);
     former.keep(&BTreeSet::from([12]));
-    assert_eq!(former.at(11, 0), None, "its number dies with it");
+    assert_eq!(former.at(11, 0), Past::default(), "its number dies with it");
 }

@@ -2,7 +2,9 @@
 //!
 //! INVARIANT: a namespace that all leave whom segments claim stays theirs: a name keeps it, and with it the sockets and the rules
 //! that they made there. Who is there now counts first.
-//! Deliberately absent: who came and went between two looks.
+//! INVARIANT: who visits the host's processes leaves nothing of his: a namespace that they had before he came, and have when he is gone, is
+//! what it was.
+//! Deliberately absent: who came and went between two looks, and who of those that were there at the first was there before the others.
 
 use std::collections::BTreeSet;
 
@@ -60,26 +62,72 @@ impl Whose {
     }
 }
 
-/// Whose it stays if all leave. `before`: whose it stayed so far. `identity` as for [`owner`].
-///
-/// Those that no segment is known to claim change nothing: the host's, and who is not classified yet.
-#[must_use]
-pub fn lasting(
-    info: &NamespaceInfo,
-    before: Option<Whose>,
-    identity: &dyn Fn(u64) -> Option<Identity>,
-) -> Option<Whose> {
-    if info.is_host {
-        return None;
+/// Who has been in a namespace, as far as that matters, after some look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Whose it stays if all leave.
+    pub lasts: Option<Whose>,
+    /// Somebody is there whom a segment claims.
+    pub is_claimed: bool,
+    /// Whose it stayed before those came that are there now.
+    pub before: Option<Whose>,
+    /// The host's cgroups that were there before any other came, and have been since.
+    hosts: BTreeSet<u64>,
+}
+
+impl Past {
+    /// As far as the kernel's table tells of it.
+    #[must_use]
+    pub fn of(lasts: Option<Whose>) -> Past {
+        Past {
+            lasts,
+            ..Past::default()
+        }
     }
+
+    /// After another look. `identity` as for [`owner`].
+    ///
+    /// Those that no segment is known to claim do not make it theirs: the host's, and who is not classified yet.
+    #[must_use]
+    pub fn then(self, info: &NamespaceInfo, identity: &dyn Fn(u64) -> Option<Identity>) -> Past {
+        if info.is_host {
+            return Past::default();
+        }
+        let is_hosts = |cgroup: &u64| identity(*cgroup) == Some(Identity::of(HOST));
+        let (hosts, others): (BTreeSet<u64>, BTreeSet<u64>) =
+            info.cgroups.iter().partition(|id| is_hosts(id));
+        // Whoever was the host's, and is claimed now, did not come after the others.
+        let stayed: BTreeSet<u64> = if self.hosts.is_disjoint(&others) {
+            self.hosts.intersection(&hosts).copied().collect()
+        } else {
+            BTreeSet::new()
+        };
+        let before = if self.is_claimed { self.before } else { self.lasts };
+        match claimed(info, identity) {
+            Some(whose) => Past {
+                lasts: Some(whose),
+                is_claimed: true,
+                before,
+                hosts: stayed,
+            },
+            None => Past {
+                lasts: if stayed.is_empty() { self.lasts } else { before },
+                is_claimed: false,
+                before: None,
+                hosts: if others.is_empty() { hosts } else { stayed },
+            },
+        }
+    }
+}
+
+/// Whose it is by those that segments claim, if any of them is there.
+fn claimed(info: &NamespaceInfo, identity: &dyn Fn(u64) -> Option<Identity>) -> Option<Whose> {
     let is_claimed =
         |identity: &Identity| identity.segment >= FIRST_SEGMENT || identity.flags & !PENDING != 0;
     let known = info.cgroups.iter().filter_map(|cgroup| identity(*cgroup));
     let there: Vec<Identity> = known.filter(is_claimed).collect();
     let segments: BTreeSet<SegmentIndex> = there.iter().map(|identity| identity.segment).collect();
-    let Some(first) = segments.first().copied() else {
-        return before;
-    };
+    let first = *segments.first()?;
     let is_one = segments.len() == 1;
     let segment = match first {
         // It may be another's as well.
@@ -94,14 +142,14 @@ pub fn lasting(
     })
 }
 
-/// Whose it is now. `lasting`: as [`lasting`] says.
+/// Whose it is now. `lasts`: as [`Past`] says.
 ///
 /// `identity` is told a cgroup's id; `None` = nobody classified it. The host's processes do not count. If anybody in it is
 /// unknown, or known with reservations, it is nobody's, and denied.
 #[must_use]
 pub fn owner(
     info: &NamespaceInfo,
-    lasting: Option<Whose>,
+    lasts: Option<Whose>,
     identity: &dyn Fn(u64) -> Option<Identity>,
 ) -> Whose {
     if info.is_host {
@@ -113,10 +161,10 @@ pub fn owner(
     let is_known = |identity: Identity| identity.flags == 0 && identity.segment >= FIRST_SEGMENT;
     let mut there = info.cgroups.iter().map(|cgroup| identity(*cgroup));
     let is_doubtful = there.any(|of| of != Some(Identity::of(HOST)) && !of.is_some_and(is_known));
-    match lasting {
+    match lasts {
         Some(whose) if is_doubtful || whose.is_doubted() => whose.denied(),
         None if is_doubtful => UNKNOWN,
-        _ => lasting.unwrap_or(NOBODYS),
+        _ => lasts.unwrap_or(NOBODYS),
     }
 }
 
@@ -129,7 +177,7 @@ mod tests {
     fn identity(cgroup: u64) -> Option<Identity> {
         let flagged = |segment, flags| Some(Identity { segment, flags });
         match cgroup {
-            1 => Some(Identity::of(HOST)),
+            1 | 10 => Some(Identity::of(HOST)),
             2 | 3 => Some(Identity::of(7)),
             4 => Some(Identity::of(8)),
             5 => flagged(7, PENDING),
@@ -163,13 +211,17 @@ mod tests {
 
     /// Whose it is after those were in it, one set after the other.
     fn after(sets: &[&[u64]]) -> Whose {
-        let mut now = (None, NOBODYS);
+        after_a_restart(None, sets)
+    }
+
+    fn after_a_restart(lasts: Option<Whose>, sets: &[&[u64]]) -> Whose {
+        let (mut past, mut now) = (Past::of(lasts), NOBODYS);
         for cgroups in sets {
             let info = with(false, cgroups);
-            let lasts = lasting(&info, now.0, &identity);
-            now = (lasts, owner(&info, lasts, &identity));
+            past = past.then(&info, &identity);
+            now = owner(&info, past.lasts, &identity);
         }
-        now.1
+        now
     }
 
     const LIVES: u16 = NAMESPACE_MANAGED | NAMESPACE_LIVED;
@@ -190,9 +242,9 @@ mod tests {
             assert_eq!(after(&[&[1, 2, doubtful]]).flags, flags, "cgroup {doubtful}");
         }
         let host = with(true, &[2]);
-        let lasts = lasting(&host, None, &identity);
-        assert_eq!(lasts, None);
-        assert_eq!(owner(&host, lasts, &identity), whose(HOST, NAMESPACE_MANAGED));
+        let past = Past::default().then(&host, &identity);
+        assert_eq!(past, Past::default());
+        assert_eq!(owner(&host, None, &identity), whose(HOST, NAMESPACE_MANAGED));
     }
 
     #[test]
@@ -230,6 +282,62 @@ mod tests {
                 whose(7, LIVES | NAMESPACE_SINGLE)
             );
         }
+    }
+
+    #[test]
+    fn who_visits_the_hosts_processes_leaves_nothing_of_his() {
+        let (sevens, eights) = (
+            whose(7, LIVES | NAMESPACE_SINGLE),
+            whose(8, LIVES | NAMESPACE_SINGLE),
+        );
+        assert_eq!(after(&[&[1], &[1, 2]]), sevens);
+        assert_eq!(after(&[&[1], &[1, 2], &[1]]), NOBODYS);
+        assert_eq!(after(&[&[1], &[1, 2], &[1, 4], &[1, 8], &[1]]), NOBODYS);
+        assert_eq!(after(&[&[1], &[1, 2], &[1], &[]]), NOBODYS);
+        assert_eq!(
+            after(&[&[1, 10], &[1, 2, 10], &[10]]),
+            NOBODYS,
+            "one of them stayed"
+        );
+        assert_eq!(
+            after(&[&[2], &[1], &[1, 4], &[1]]),
+            sevens,
+            "what it was before he came"
+        );
+        // They were not there before, or not all the time, or left first, or nobody knows.
+        let others: [&[&[u64]]; 8] = [
+            &[&[1, 2], &[1]],
+            &[&[2], &[1, 2], &[1]],
+            &[&[1], &[2], &[1, 2], &[1]],
+            &[&[1], &[1, 2], &[2], &[]],
+            &[&[1], &[1, 2], &[2, 10], &[10]],
+            &[&[99], &[1, 99], &[1, 2], &[1]],
+            &[&[1], &[1, 2], &[], &[1]],
+            &[&[1, 5], &[1, 2], &[1]],
+        ];
+        for sets in others {
+            assert_eq!(after(sets), sevens, "{sets:?}");
+        }
+        assert_eq!(after(&[&[1], &[1, 2], &[4], &[1]]), eights);
+        assert_eq!(after_a_restart(Some(sevens), &[&[1, 2], &[1]]), sevens);
+        assert_eq!(after_a_restart(Some(sevens), &[&[1], &[1, 4], &[1]]), sevens);
+    }
+
+    #[test]
+    fn a_workload_that_was_the_hosts_before_did_not_visit() {
+        let claims_ten = |id| {
+            if id == 10 {
+                Some(Identity::of(7))
+            } else {
+                identity(id)
+            }
+        };
+        let both = with(false, &[1, 10]);
+        let past = Past::default()
+            .then(&both, &identity)
+            .then(&both, &claims_ten)
+            .then(&with(false, &[1]), &claims_ten);
+        assert_eq!(past.lasts, Some(whose(7, LIVES | NAMESPACE_SINGLE)));
     }
 
     #[test]
