@@ -122,8 +122,9 @@ impl Past {
 
 /// Whose it is by those that segments claim, if any of them is there.
 fn claimed(info: &NamespaceInfo, identity: &dyn Fn(u64) -> Option<Identity>) -> Option<Whose> {
-    let is_claimed =
-        |identity: &Identity| identity.segment >= FIRST_SEGMENT || identity.flags & !PENDING != 0;
+    let is_claimed = |identity: &Identity| {
+        identity.flags & PENDING == 0 && (identity.segment >= FIRST_SEGMENT || identity.flags != 0)
+    };
     let known = info.cgroups.iter().filter_map(|cgroup| identity(*cgroup));
     let there: Vec<Identity> = known.filter(is_claimed).collect();
     let segments: BTreeSet<SegmentIndex> = there.iter().map(|identity| identity.segment).collect();
@@ -233,11 +234,8 @@ mod tests {
         assert_eq!(after(&[&[1, 2, 3]]), whose(7, LIVES | NAMESPACE_SINGLE));
         assert_eq!(after(&[&[2, 4]]), whose(HOST, LIVES));
         for doubtful in [5, 6, 7, 8, 9, 99] {
-            let sure = if [6, 7, 99].contains(&doubtful) {
-                NAMESPACE_SINGLE
-            } else {
-                0
-            };
+            let is_claimed = [8, 9].contains(&doubtful);
+            let sure = if is_claimed { 0 } else { NAMESPACE_SINGLE };
             let flags = LIVES | NAMESPACE_DENIED | sure;
             assert_eq!(after(&[&[1, 2, doubtful]]).flags, flags, "cgroup {doubtful}");
         }
@@ -268,7 +266,7 @@ mod tests {
 
     #[test]
     fn who_is_not_classified_leaves_no_claim_and_takes_none_away() {
-        for doubtful in [6, 7, 99] {
+        for doubtful in [5, 6, 7, 99] {
             assert_eq!(
                 after(&[&[doubtful]]),
                 whose(NONE, NAMESPACE_MANAGED),
