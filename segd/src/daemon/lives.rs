@@ -16,7 +16,7 @@ use segd_common::{
 
 use super::{engine::Engine, error::ApplyError, noted::Names};
 use crate::{
-    datapath::{cgroups::Cgroups, places::Lives},
+    datapath::{cgroups::Cgroups, kernel, places::Lives},
     policy::compiled::CompiledTables,
     workload::{
         cgroupfs::CgroupRoot,
@@ -26,30 +26,41 @@ use crate::{
 
 /// Whose namespaces stay, by policy slot. Those that found no room in the kernel's table, too.
 #[derive(Debug, Default)]
-pub(super) struct Former(BTreeMap<u64, [Past; 2]>);
+pub(super) struct Former {
+    pasts: BTreeMap<u64, [Past; 2]>,
+    /// Numbers are given again once a namespace is gone: what was there is another's past.
+    forgets: bool,
+}
 
 impl Former {
-    /// As a daemon before has left it.
-    pub fn of(table: &BTreeMap<u64, Namespace>) -> Former {
+    /// As a daemon before has left it. `host`: the number of its own namespace.
+    pub fn of(table: &BTreeMap<u64, Namespace>, host: kernel::Namespace) -> Former {
+        if let kernel::Namespace::Inode(_) = host {
+            return Former {
+                forgets: true,
+                ..Former::default()
+            };
+        }
         let whose = |entry: &Namespace, slot: usize| {
             Whose::of_entry(*entry.owner.get(slot)?, *entry.flags.get(slot)?)
         };
         let past = |entry: &Namespace, slot: usize| Past::of(whose(entry, slot));
         let known = table.iter();
-        Former(
-            known
+        Former {
+            pasts: known
                 .map(|(cookie, entry)| (*cookie, [past(entry, 0), past(entry, 1)]))
                 .collect(),
-        )
+            forgets: false,
+        }
     }
 
     /// Forgets those that are gone.
     pub fn keep(&mut self, living: &BTreeSet<u64>) {
-        self.0.retain(|cookie, _| living.contains(cookie));
+        self.pasts.retain(|cookie, _| living.contains(cookie));
     }
 
     fn at(&self, cookie: u64, slot: u32) -> Past {
-        let slots = self.0.get(&cookie);
+        let slots = self.pasts.get(&cookie);
         slots
             .and_then(|slots| slots.get(slot as usize & 1))
             .cloned()
@@ -57,13 +68,16 @@ impl Former {
     }
 
     fn note(&mut self, cookie: u64, slot: u32, past: Past) {
-        if let Some(to) = self.0.entry(cookie).or_default().get_mut(slot as usize & 1) {
+        if self.forgets {
+            return;
+        }
+        if let Some(to) = self.pasts.entry(cookie).or_default().get_mut(slot as usize & 1) {
             *to = past;
         }
     }
 
     fn of_slot(&self, slot: u32) -> impl Iterator<Item = &Past> {
-        self.0
+        self.pasts
             .values()
             .filter_map(move |slots| slots.get(slot as usize & 1))
     }
@@ -87,7 +101,7 @@ impl Former {
 
     /// Says of a slot what another one says. `None`: nothing.
     fn hand_on(&mut self, from: Option<u32>, to: u32, stays: impl Fn(u64, &Whose) -> bool) {
-        for (cookie, slots) in &mut self.0 {
+        for (cookie, slots) in &mut self.pasts {
             let from = from.and_then(|from| slots.get(from as usize & 1));
             let mut past = from.cloned().unwrap_or_default();
             for whose in [&mut past.lasts, &mut past.before] {

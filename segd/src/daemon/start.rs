@@ -202,7 +202,8 @@ async fn attach(
     };
     let (send, queue) = queue::queue();
     let births = start_births(&root, &send);
-    let host = kernel::own_namespace()?.number();
+    let own = kernel::own_namespace()?;
+    let host = own.number();
     let cutter = Cutter::start(datapath.sessions()?, datapath.living()?, host)
         .map_err(|error| Failure::internal(format!("starting a thread: {error}")))?;
     let foreigners = datapath.foreigners()?.map(Arc::new);
@@ -214,7 +215,7 @@ async fn attach(
     let places = Places::open(&pins)?;
     let mut engine = Engine {
         cgroups: Cgroups::open(&pins)?,
-        former: Former::of(&places.lives()?),
+        former: Former::of(&places.lives()?, own),
         places,
         cover: None,
         guard: None,

@@ -77,7 +77,7 @@ fn what_a_slot_says_is_what_the_slot_before_says() {
         (12, entry([HOST, 5], [0, FLAGS])),
         (13, entry([HOST, HOST], [0, 0])),
     ]);
-    let mut former = Former::of(&table);
+    let mut former = Former::of(&table, kernel::Namespace::Cookie(1));
     let said = |former: &Former, slot| [11, 12, 13].map(|cookie| former.at(cookie, slot).lasts);
     assert_eq!(said(&former, 0), [Some(of(4)), None, None]);
     assert_eq!(said(&former, 1), [Some(of(5)), Some(of(5)), None]);
@@ -98,4 +98,16 @@ fn what_a_slot_says_is_what_the_slot_before_says() {
     assert_eq!(former.left(0), 1);
     former.keep(&BTreeSet::from([12]));
     assert_eq!(former.at(11, 0), Past::default(), "its number dies with it");
+}
+
+#[test]
+fn nothing_is_remembered_by_a_number_that_another_may_get() {
+    let entry = Namespace {
+        owner: [4, 4],
+        flags: [FLAGS; 2],
+        claimed: [NONE; 2],
+    };
+    let mut former = Former::of(&BTreeMap::from([(11, entry)]), kernel::Namespace::Inode(1));
+    former.note(11, 0, Past::of(Some(of(4))));
+    assert_eq!(former.at(11, 0), Past::default());
 }
