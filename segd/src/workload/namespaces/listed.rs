@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use segd_common::address::{Address, is_link_local, is_loopback};
+
 use super::NamespaceInfo;
 
 /// What one listing told.
@@ -43,6 +45,12 @@ impl Listed {
             return list;
         }
         let heard: BTreeSet<u64> = list.iter().map(|info| info.cookie).collect();
+        // What another has now, who was heard, has moved.
+        let moved: BTreeSet<Address> = (list.iter())
+            .flat_map(|info| &info.addresses)
+            .filter(|address| !is_link_local(address) && !is_loopback(address))
+            .copied()
+            .collect();
         let numbers: BTreeSet<i32> = list.iter().filter_map(|info| info.number).collect();
         let mut known: BTreeMap<u64, NamespaceInfo> = before
             .iter()
@@ -53,8 +61,13 @@ impl Listed {
                     None if !self.is_whole && !heard.contains(&info.cookie) => BTreeSet::new(),
                     None => return None,
                 };
+                let addresses = info.addresses.iter();
                 let info = NamespaceInfo {
                     cgroups,
+                    addresses: addresses
+                        .filter(|address| !moved.contains(*address))
+                        .copied()
+                        .collect(),
                     // It may have ended, and its number be another's by now.
                     number: info.number.filter(|number| !numbers.contains(number)),
                     ..info.clone()
@@ -128,6 +141,7 @@ mod tests {
             info(2, Some(2), &[21]),
             NamespaceInfo {
                 number: None,
+                addresses: Vec::new(),
                 ..info(8, Some(9), &[80])
             },
         ];
@@ -152,6 +166,24 @@ mod tests {
             info(4, Some(4), &[]),
         ];
         assert_eq!(listed.completed(&before), expected);
+    }
+
+    #[test]
+    fn an_address_that_another_has_now_is_not_kept_for_who_cannot_be_heard() {
+        let loopback = mapped([127, 0, 0, 1]);
+        let with_loopback = |mut info: NamespaceInfo| {
+            info.addresses.push(loopback);
+            info
+        };
+        let listed = Listed {
+            heard: vec![info(1, Some(1), &[]), with_loopback(info(3, Some(2), &[30]))],
+            unheard: BTreeMap::from([(2, [20].into())]),
+            is_complete: true,
+            is_whole: true,
+        };
+        let list = listed.completed(&[with_loopback(info(2, Some(2), &[20]))]);
+        assert_eq!(list[2].cookie, 2);
+        assert_eq!(list[2].addresses, [loopback]);
     }
 
     #[test]
