@@ -81,7 +81,32 @@ impl Listed {
             }
         }
         list.extend(known.into_values());
+        let listed: BTreeSet<u64> = list.iter().map(|info| info.cookie).collect();
+        let unknown = self.unheard.into_iter();
+        list.extend(
+            unknown
+                .filter(|(cookie, _)| !listed.contains(cookie))
+                .map(|(cookie, cgroups)| nothing_but_members(cookie, cgroups)),
+        );
         list
+    }
+}
+
+/// One that was never heard: whose it is, is said all the same.
+fn nothing_but_members(cookie: u64, cgroups: BTreeSet<u64>) -> NamespaceInfo {
+    NamespaceInfo {
+        cookie,
+        // It is asked for only where addresses are.
+        inode: 0,
+        is_host: false,
+        number: None,
+        addresses: Vec::new(),
+        elsewhere: 0,
+        more_addresses: false,
+        ends: BTreeSet::new(),
+        devices: Vec::new(),
+        held: Vec::new(),
+        cgroups,
     }
 }
 
@@ -144,6 +169,7 @@ mod tests {
                 addresses: Vec::new(),
                 ..info(8, Some(9), &[80])
             },
+            nothing_but_members(7, [70].into()),
         ];
         assert_eq!(listed.completed(&before), expected);
     }
