@@ -3,6 +3,7 @@
 //! INVARIANT: what is attached is pinned, and the daemon holds it open too: enforcement outlives the daemon by the pins,
 //! and the pins by the daemon, which makes them again.
 
+mod again;
 mod sys;
 mod walk;
 mod map;

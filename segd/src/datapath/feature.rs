@@ -8,7 +8,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
-use super::{Error, btf, sys};
+use super::{Error, again::again, btf, sys};
 use crate::report::chain;
 
 /// Every type of program in the object, and which of the kernel's functions such programs call.
@@ -88,7 +88,7 @@ fn failed(what: &str, error: &dyn std::error::Error) -> Error {
 pub fn missing_programs() -> Result<Vec<&'static str>, Error> {
     let mut missing = Vec::new();
     for (name, kind, _) in PROGRAMS {
-        if !is_program_supported(*kind).map_err(|error| failed(name, &error))? {
+        if !again(|| is_program_supported(*kind)).map_err(|error| failed(name, &error))? {
             missing.push(*name);
         }
     }
@@ -100,7 +100,7 @@ pub fn missing_helpers() -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     for (program, kind, helpers) in PROGRAMS {
         for helper in *helpers {
-            if !is_helper_supported(*kind, *helper).map_err(|error| failed(program, &error))? {
+            if !again(|| is_helper_supported(*kind, *helper)).map_err(|error| failed(program, &error))? {
                 let name = format!("{helper:?}").replace("BPF_FUNC_", "bpf_");
                 missing.push(format!("{name} ({program})"));
             }
@@ -116,7 +116,7 @@ pub fn every_hook_may_ask_for_its_namespace() -> Result<bool, Error> {
         ProgramType::CgroupSockAddr,
         ProgramType::SockOps,
     ] {
-        let told = is_helper_supported(kind, BpfHelper::BPF_FUNC_get_netns_cookie);
+        let told = again(|| is_helper_supported(kind, BpfHelper::BPF_FUNC_get_netns_cookie));
         if !told.map_err(|error| failed("a question for the network namespace", &error))? {
             return Ok(false);
         }
@@ -159,7 +159,7 @@ pub fn takes_lsm() -> Result<bool, Error> {
     // Some architectures take such a program and have no way to call it (arm64 before 6.4).
     const ENOTSUPP: i32 = 524;
     use std::os::fd::AsFd as _;
-    match sys::load_lsm(hook).and_then(|program| sys::link_lsm(program.as_fd())) {
+    match again(|| sys::load_lsm(hook)).and_then(|program| sys::link_lsm(program.as_fd())) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP)) => Ok(false),
         Err(error) => Err(Error::system(
@@ -172,7 +172,7 @@ pub fn takes_lsm() -> Result<bool, Error> {
 /// Whether an LSM program that was attached once can be attached again (5.13). No kernel tells; a helper that came in the same
 /// release is asked for.
 pub fn attaches_lsm_again() -> Result<bool, Error> {
-    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_snprintf)
+    again(|| is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_snprintf))
         .map_err(|error| failed("an LSM program twice", &error))
 }
 
@@ -183,7 +183,7 @@ pub fn takes_tcx() -> Result<bool, Error> {
     const TCX_INGRESS: u32 = 46;
     const NO_INTERFACE: u32 = 0;
     let failed = |error| Error::system("asking the kernel whether it has tcx", error);
-    let program = sys::load_trivial(SCHED_CLS).map_err(failed)?;
+    let program = again(|| sys::load_trivial(SCHED_CLS)).map_err(failed)?;
     // A kernel that knows the hook looks for the interface first.
     match sys::link_create(program.as_fd(), NO_INTERFACE, TCX_INGRESS, 0) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(true),

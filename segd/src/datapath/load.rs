@@ -15,7 +15,9 @@ use aya::{
 };
 
 use super::{
-    Error, btf, feature, numbering,
+    Error,
+    again::again,
+    btf, feature, numbering,
     object::{OBJECT, PINNED},
     pins::Pins,
 };
@@ -162,7 +164,7 @@ fn side_by_side(programs: Vec<(&str, &mut Program)>, btf: &Btf) -> Result<(), Er
             };
             // Nothing of the enforcement depends on one of these: what is not loaded is not attached, which status tells.
             let spared = matches!(program, Program::Lsm(_));
-            match load_program(name, program, btf) {
+            match again(|| load_program(name, program, btf)) {
                 Err(error) if spared => {
                     tracing::warn!("the kernel program `{name}` was not loaded: {}", chain(&error));
                 }
@@ -213,7 +215,7 @@ fn load_telling(ebpf: &mut Ebpf, btf: &Btf) {
 fn load_iterator(ebpf: &mut Ebpf, name: &str, target: &str, btf: &Btf) -> Result<(), String> {
     let program = ebpf.program_mut(name).ok_or("it is not in the object")?;
     <&mut Iter>::try_from(program)
-        .and_then(|program| program.load(target, btf))
+        .and_then(|program| again(|| program.load(target, btf)))
         .map_err(|error| chain(&error))
 }
 
