@@ -23,6 +23,7 @@ const NEEDED: &[&str] = &[
     "nft_redir",
     "nft_masq",
     "nft_ct",
+    "nft_fwd_netdev",
     "sch_ingress",
     "sch_tbf",
     "vxlan",
