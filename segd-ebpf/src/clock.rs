@@ -7,25 +7,25 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 
 use crate::maps::CLOCK;
 
-/// How many of a word's bits are the tick's: a CPU that asks again after a million ticks to the tick would find its old time new.
-const TICK_BITS: u32 = 20;
+/// The bits of a word that are the tick's: a CPU that asks again after a million ticks to the tick would find its old time new.
+const TICK: u64 = (1 << 20) - 1;
 
 /// Nanoseconds of the monotonic clock in steps of 2^20, as they were when this CPU first asked in the kernel's tick that is now: a tick
 /// ago at most, but for a kernel whose ticks are late (a virtual machine that was not run).
 #[inline(always)]
 pub fn now() -> u64 {
     // SAFETY: no arguments.
-    let tick = unsafe { bpf_jiffies64() } & ((1 << TICK_BITS) - 1);
+    let tick = unsafe { bpf_jiffies64() } & TICK;
     let Some(kept) = CLOCK.get_ptr_mut(0) else {
         return exact();
     };
     // SAFETY: this CPU's element; volatile and one word, because another program may come between, whose time is as good.
     unsafe {
         let word = kept.read_volatile();
-        if word & ((1 << TICK_BITS) - 1) == tick {
+        if word & TICK == tick {
             return word ^ tick;
         }
-        let time_ns = exact() >> TICK_BITS << TICK_BITS;
+        let time_ns = exact() & !TICK;
         kept.write_volatile(time_ns | tick);
         time_ns
     }

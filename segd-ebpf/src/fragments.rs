@@ -51,14 +51,20 @@ fn place<B: Bytes>(bytes: &B, packet: &Packet, device: u32) -> Option<Place> {
 #[inline(always)]
 pub fn first<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
     if let Some(place) = place(bytes, packet, device) {
-        let entry = FragmentEntry {
-            time_ns: clock::exact(),
-            end: place.length,
-            reserved: 0,
-        };
-        // A full table forgets the oldest: its later fragments are orphans.
-        let _ = FRAGMENTS.insert(&place.key, entry, 0);
+        remember(&place.key, place.length);
     }
+}
+
+/// `end`: where the first fragment of a datagram ends.
+#[inline(always)]
+fn remember(key: &FragmentKey, end: u32) {
+    let entry = FragmentEntry {
+        time_ns: clock::exact(),
+        end,
+        reserved: 0,
+    };
+    // A full table forgets the oldest: its later fragments are orphans.
+    let _ = FRAGMENTS.insert(key, entry, 0);
 }
 
 /// Beyond the last byte of any datagram: nothing follows.
@@ -68,12 +74,7 @@ const NOTHING: u32 = u32::MAX;
 #[inline(always)]
 pub fn refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
     if let Some(place) = place(bytes, packet, device) {
-        let entry = FragmentEntry {
-            time_ns: clock::exact(),
-            end: NOTHING,
-            reserved: 0,
-        };
-        let _ = FRAGMENTS.insert(&place.key, entry, 0);
+        remember(&place.key, NOTHING);
     }
 }
 
