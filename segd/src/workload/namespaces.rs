@@ -43,7 +43,7 @@ pub use watch::watch;
 const ATTEMPTS: usize = 3;
 
 /// A network namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceInfo {
     /// Its number: its cookie, as `bpf_get_netns_cookie` tells it, or its inode number where no cookie is told.
     pub cookie: u64,

@@ -24,15 +24,8 @@ fn namespace(number: i32) -> NamespaceInfo {
     NamespaceInfo {
         cookie: 1000 + number as u64,
         inode: 2000 + number as u64,
-        is_host: false,
         number: Some(number),
-        addresses: Vec::new(),
-        elsewhere: 0,
-        more_addresses: false,
-        ends: BTreeSet::new(),
-        devices: Vec::new(),
-        held: Vec::new(),
-        cgroups: BTreeSet::new(),
+        ..NamespaceInfo::default()
     }
 }
 

@@ -92,21 +92,12 @@ impl Listed {
     }
 }
 
-/// One that was never heard: whose it is, is said all the same.
+/// One that was never heard: whose it is, is said all the same. Its inode is asked for only where addresses are.
 fn nothing_but_members(cookie: u64, cgroups: BTreeSet<u64>) -> NamespaceInfo {
     NamespaceInfo {
         cookie,
-        // It is asked for only where addresses are.
-        inode: 0,
-        is_host: false,
-        number: None,
-        addresses: Vec::new(),
-        elsewhere: 0,
-        more_addresses: false,
-        ends: BTreeSet::new(),
-        devices: Vec::new(),
-        held: Vec::new(),
         cgroups,
+        ..NamespaceInfo::default()
     }
 }
 
@@ -123,12 +114,9 @@ mod tests {
             is_host: cookie == 1,
             number: last.map(i32::from),
             addresses: last.map(|last| mapped([10, 0, 0, last])).into_iter().collect(),
-            elsewhere: 0,
-            more_addresses: false,
             ends: last.map(i32::from).into_iter().collect(),
-            devices: Vec::new(),
-            held: Vec::new(),
             cgroups: cgroups.iter().copied().collect(),
+            ..NamespaceInfo::default()
         }
     }
 

@@ -192,17 +192,9 @@ mod tests {
 
     fn with(is_host: bool, cgroups: &[u64]) -> NamespaceInfo {
         NamespaceInfo {
-            cookie: 5,
-            inode: 6,
             is_host,
-            number: None,
-            addresses: Vec::new(),
-            elsewhere: 0,
-            more_addresses: false,
-            ends: BTreeSet::new(),
-            devices: Vec::new(),
-            held: Vec::new(),
             cgroups: cgroups.iter().copied().collect(),
+            ..NamespaceInfo::default()
         }
     }
 
