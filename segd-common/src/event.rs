@@ -2,8 +2,31 @@
 
 use crate::{address::Address, segment::SegmentIndex, service::Service};
 
-/// Bytes of the ring buffer.
-pub const RING_BYTES: u32 = 1 << 20;
+/// How many events a CPU may tell in a window.
+pub const EVENTS_PER_WINDOW: u32 = 128;
+/// The length of a window in nanoseconds; the daemon looks at the ring once in it.
+pub const WINDOW_NS: u64 = 100_000_000;
+/// The most bytes that the ring buffer takes.
+pub const MAX_RING_BYTES: u32 = 1 << 20;
+
+/// Bytes of the ring buffer on a host with so many CPUs: what each of them may tell in four windows, as far as that is no more than
+/// [`MAX_RING_BYTES`]. A power of two, and pages of any size.
+#[must_use]
+pub const fn ring_bytes(cpus: usize) -> u32 {
+    /// The kernel keeps the length of each record before it.
+    const RECORD: usize = 8 + size_of::<FlowEvent>();
+    /// Four pages of 64 KiB.
+    const LEAST: usize = 1 << 18;
+    const MOST: usize = MAX_RING_BYTES as usize;
+    let told = cpus.saturating_mul(4 * EVENTS_PER_WINDOW as usize * RECORD);
+    if told >= MOST {
+        MAX_RING_BYTES
+    } else if told <= LEAST {
+        LEAST as u32
+    } else {
+        told.next_power_of_two() as u32
+    }
+}
 
 /// A new flow was judged, a packet was denied, or a session lost its right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,5 +109,27 @@ impl Hook {
             7 => "socket",
             _ => "unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_has_room_for_what_its_cpus_may_tell() {
+        let bytes = [0, 1, 2, 5, 6, 8, 16, 22, 4096, usize::MAX].map(ring_bytes);
+        const KIB: u32 = 1024;
+        assert_eq!(
+            bytes.map(|bytes| bytes / KIB),
+            [256, 256, 256, 256, 512, 512, 1024, 1024, 1024, 1024]
+        );
+        // Four windows of eight CPUs, each record with its length before it.
+        assert!(ring_bytes(8) >= 8 * 4 * EVENTS_PER_WINDOW * (8 + 88));
+        assert!(
+            bytes
+                .iter()
+                .all(|bytes| bytes.is_power_of_two() && *bytes <= MAX_RING_BYTES)
+        );
     }
 }

@@ -13,7 +13,7 @@ use segd_common::{
     address::{Link, Local, MAX_LINKS, MAX_LOCALS, MAX_NAMESPACES, MAX_SOURCES, Namespace, Source},
     config::{Active, Trial},
     counter::{Counter, CounterKey, MAX_COUNTERS, MAX_TALLIES, Tally, stat},
-    event::RING_BYTES,
+    event::MAX_RING_BYTES,
     flow::{Exchanges, Flow, FlowKey, Handover, HandoverKey, MAX_FLOWS, MAX_HANDOVERS, SocketState},
     fragment::{FragmentEntry, FragmentKey, MAX_FRAGMENTS},
     kept::KeptAll,
@@ -129,9 +129,9 @@ pub static COUNTERS_OTHER: PerCpuArray<Counter> = PerCpuArray::with_max_entries(
 /// Plain counts, see `segd_common::counter::stat`.
 #[map]
 pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stat::COUNT, 0);
-/// Flow events for the daemon.
+/// Flow events for the daemon, which makes it smaller where there are few CPUs.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(MAX_RING_BYTES, 0);
 
 /// One window of the event limiter.
 #[repr(C)]

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_boot_ns};
 use segd_common::{
     counter::stat,
     decide::{decide_by, outcome, rule_at},
-    event::{EVENT_REVOKED, FlowEvent},
+    event::{EVENT_REVOKED, EVENTS_PER_WINDOW, FlowEvent, WINDOW_NS},
     packet::Packet,
     reason::Reason,
     segment,
@@ -235,8 +235,6 @@ extern "C" fn segd_judge(slot: u32, sides: u64, service: u32, rule: u32) -> u64 
     u64::from(verdict.rule) | (verdict.reason as u64) << 32 | (outcome as u64) << 40
 }
 
-const WINDOW_NS: u64 = 100_000_000;
-const EVENTS_PER_WINDOW: u32 = 128;
 /// How many of those wake the daemon, which looks by itself once in a window.
 const WAKES_PER_WINDOW: u32 = 4;
 

@@ -3,14 +3,14 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use segd_common::event::{FlowEvent, RING_BYTES};
+use segd_common::event::{FlowEvent, MAX_RING_BYTES, WINDOW_NS};
 use tokio::{
     io::unix::AsyncFd,
     time::{Interval, MissedTickBehavior, interval},
 };
 
 /// How often the ring is looked at: the kernel programs wake nobody for what passed, nor for each denial of a flood.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_nanos(WINDOW_NS);
 
 /// The ring, for an async reader.
 pub struct Events {
@@ -68,7 +68,7 @@ impl Events {
     pub fn catch_up(&mut self, take: &mut dyn FnMut(&FlowEvent)) {
         drain(
             self.ring.get_mut(),
-            RING_BYTES as usize / size_of::<FlowEvent>(),
+            MAX_RING_BYTES as usize / size_of::<FlowEvent>(),
             take,
         );
     }

@@ -13,11 +13,12 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{Iter, Program, ProgramError},
 };
+use segd_common::event::ring_bytes;
 
 use super::{
     Error,
     again::again,
-    btf, feature, numbering,
+    btf, feature, kernel, numbering,
     object::{OBJECT, PINNED},
     pins::Pins,
 };
@@ -114,6 +115,8 @@ pub(super) fn load(
     for (global, value) in &globals {
         loader.override_global(global, value, true);
     }
+    // A ring that is pinned stays as large as it is.
+    loader.map_max_entries("EVENTS", ring_bytes(kernel::possible_cpus()?));
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|error| refused("loading the kernel programs", &error))?;

@@ -24,7 +24,7 @@ use super::{
     statistics::{Estimate, of_one, of_percentile},
 };
 
-/// About as many rules as segd takes: 65,536, and as many port ranges, of which some belong to `intra`.
+/// As many rules as segd takes.
 pub const MOST_RULES: usize = 1_000_000;
 /// More than there is room for.
 const REFUSED: [usize; 1] = [1_100_000];
