@@ -218,8 +218,12 @@ impl Engine {
     }
 }
 
-/// The one segment that claims a namespace's addresses, or `NAMESPACE_PLAIN` if none does.
+/// The one segment that claims a namespace's addresses, or `NAMESPACE_PLAIN` if none does. Neither, where that depends on the
+/// address or is not known: then packets are asked.
 fn claim(info: &NamespaceInfo, tables: &CompiledTables) -> (SegmentIndex, u16) {
+    if info.is_unheard {
+        return (NONE, 0);
+    }
     let addresses = info.addresses.iter();
     let routed = addresses.filter(|address| !is_loopback(address) && !is_link_local(address));
     let claims: BTreeSet<SegmentIndex> = routed.map(|address| tables.claimed_by(address)).collect();

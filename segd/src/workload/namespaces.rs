@@ -57,6 +57,8 @@ pub struct NamespaceInfo {
     pub addresses: Vec<Address>,
     /// How many it says to have that the host's routes lead elsewhere, or to the host.
     pub elsewhere: usize,
+    /// It was never asked: what addresses it has is not known.
+    pub is_unheard: bool,
     /// It has more addresses than are known of one namespace.
     pub more_addresses: bool,
     /// The host's numbers for the namespaces that its devices lead to. Not told for the host's.
@@ -234,15 +236,11 @@ fn info(
     NamespaceInfo {
         cookie: namespace.cookie,
         inode: u64::from(namespace.inode),
-        is_host: false,
         number,
         addresses,
-        elsewhere: 0,
         more_addresses,
-        ends: BTreeSet::new(),
-        devices: Vec::new(),
-        held: Vec::new(),
         cgroups: look.cgroups(&namespace),
+        ..NamespaceInfo::default()
     }
 }
 

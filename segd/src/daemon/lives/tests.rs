@@ -1,7 +1,7 @@
 //! Whose namespaces stay from one policy to the next.
 
 use segd_common::{
-    address::{NAMESPACE_DENIED, NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE},
+    address::{NAMESPACE_DENIED, NAMESPACE_LIVED, NAMESPACE_MANAGED, NAMESPACE_SINGLE, mapped},
     workload::ORPHANED,
 };
 
@@ -98,6 +98,26 @@ fn what_a_slot_says_is_what_the_slot_before_says() {
     assert_eq!(former.left(0), 1);
     former.keep(&BTreeSet::from([12]));
     assert_eq!(former.at(11, 0), Past::default(), "its number dies with it");
+}
+
+#[test]
+fn whose_addresses_are_not_known_no_address_is_ruled_out() {
+    let known = indexes(&[("web", 4)]);
+    let policy = policy_of("{web: {match: [{cidr: 10.0.0.0/8}]}}", "[]", "[]");
+    let tables = compile(&policy, &known, None).expect("compiles");
+    let of = |addresses: &[[u8; 4]]| NamespaceInfo {
+        cookie: 7,
+        addresses: addresses.iter().copied().map(mapped).collect(),
+        ..NamespaceInfo::default()
+    };
+    let unheard = NamespaceInfo {
+        is_unheard: true,
+        ..of(&[])
+    };
+    assert_eq!(claim(&of(&[]), &tables), (NONE, NAMESPACE_PLAIN));
+    assert_eq!(claim(&of(&[[10, 0, 0, 5]]), &tables), (4, 0));
+    assert_eq!(claim(&of(&[[10, 0, 0, 5], [192, 0, 2, 1]]), &tables), (NONE, 0));
+    assert_eq!(claim(&unheard, &tables), (NONE, 0));
 }
 
 #[test]

@@ -97,6 +97,7 @@ fn nothing_but_members(cookie: u64, cgroups: BTreeSet<u64>) -> NamespaceInfo {
     NamespaceInfo {
         cookie,
         cgroups,
+        is_unheard: true,
         ..NamespaceInfo::default()
     }
 }

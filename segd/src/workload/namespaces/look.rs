@@ -21,7 +21,8 @@ const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 pub(super) struct Look {
     /// The oldest task of each namespace: the one that is least likely to leave.
     pub tasks: BTreeMap<Namespace, Task>,
-    /// A file of each namespace that has a name. It keeps the namespace alive for as long as it is held.
+    /// A file of each namespace that has a name, but for some that a task leads to as well. It keeps the namespace alive for as long
+    /// as it is held.
     pub files: BTreeMap<Namespace, File>,
     /// Namespaces with the cgroups of their tasks.
     pub members: BTreeSet<(Namespace, u64)>,
@@ -66,13 +67,17 @@ impl Look {
             look.is_whole &= !names(Path::new(directory), &mut there).is_err_and(|error| is_want(&error));
         }
         for path in there {
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) => {
-                    look.is_whole &= !is_want(&error);
-                    continue;
+            let file = loop {
+                match File::open(&path) {
+                    Ok(file) => break Some(file),
+                    Err(error) if is_want(&error) && look.spare_files() => (),
+                    Err(error) => {
+                        look.is_whole &= !is_want(&error);
+                        break None;
+                    }
                 }
             };
+            let Some(file) = file else { continue };
             // A file that nothing is mounted on is no namespace.
             let told = census.namespace(file.as_fd());
             let told = told.map_err(|source| WorkloadError::io("look at", &path, source))?;
@@ -81,6 +86,14 @@ impl Look {
             }
         }
         Ok(look)
+    }
+
+    /// Lets go of the files of namespaces that a task leads to as well. Whether there were any.
+    fn spare_files(&mut self) -> bool {
+        let held = self.files.len();
+        self.files
+            .retain(|namespace, _| !self.tasks.contains_key(namespace));
+        self.files.len() < held
     }
 
     /// Every namespace.

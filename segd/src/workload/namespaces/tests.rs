@@ -37,6 +37,13 @@ impl Netns {
         fs::metadata(Path::new("/run/netns").join(&self.0)).unwrap().ino()
     }
 
+    /// A process in it.
+    fn sleep(&self) -> Process {
+        let file = format!("--net=/run/netns/{}", self.0);
+        let program = Command::new("nsenter").args([&file, "sleep", "60"]).spawn();
+        Process(program.unwrap())
+    }
+
     fn add_address(&self, address: &str) {
         run(&["ip", "-n", &self.0, "addr", "add", address, "dev", "lo"]);
     }
@@ -264,13 +271,7 @@ async fn a_new_namespace_a_new_address_and_a_new_member_tick() {
     until("a new namespace", &|| find(new.inode()).is_some()).await;
     new.add_address("198.51.100.11/32");
     until("an address in it", &|| has(&new, 11)).await;
-    let file = format!("--net=/run/netns/{}", new.0);
-    let _process = Process(
-        Command::new("nsenter")
-            .args([&file, "sleep", "60"])
-            .spawn()
-            .unwrap(),
-    );
+    let _process = new.sleep();
     until("a process in it", &|| {
         !find(new.inode()).is_none_or(|info| info.cgroups.is_empty())
     })
@@ -314,4 +315,25 @@ fn a_name_that_cannot_be_opened_leaves_the_look_not_whole() {
         (look.files.len(), look.is_whole)
     });
     assert!(opened < named.len() && !is_whole, "{opened}");
+    // Where tasks lead there as well, no file need be held.
+    let _inhabited: Vec<Process> = named.iter().map(Netns::sleep).collect();
+    let there = || {
+        let look = Look::take(census).unwrap();
+        let inodes: BTreeSet<u64> = look
+            .tasks
+            .keys()
+            .map(|namespace| namespace.inode.into())
+            .collect();
+        named.iter().all(|netns| inodes.contains(&netns.inode()))
+    };
+    let start = Instant::now();
+    while !there() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "no task in each of them"
+        );
+        // SLEEP: programs enter a namespace when they please.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(without_descriptors(6, || Look::take(census).unwrap().is_whole));
 }
