@@ -1,6 +1,6 @@
 //! The answers' shapes: what `-o json` prints. Documented in docs/cli.md; fields are added, never changed.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -218,25 +218,25 @@ pub struct FlowRecord {
     /// RFC 3339, microseconds, UTC.
     pub time: String,
     /// The initiating segment.
-    pub from: String,
+    pub from: Arc<str>,
     /// The other side's segment.
-    pub to: String,
+    pub to: Arc<str>,
     /// `allowed`, `denied` or `audited`.
     pub verdict: Word,
     /// Why: a word from the list in docs/cli.md.
     pub reason: Word,
     /// The rule that decided, as in `segd_rule_hits_total{rule}`.
-    pub rule: Option<String>,
+    pub rule: Option<Arc<str>>,
     /// Where the rule stands, `file:line`.
-    pub location: Option<String>,
+    pub location: Option<Arc<str>>,
     /// `tcp`, `udp`, `sctp`, `udplite`, `icmp`, `icmpv6` or `ip/N`.
     pub protocol: Word,
     /// The initiator's address.
-    pub source: String,
+    pub source: Arc<str>,
     /// The initiator's port.
     pub source_port: Option<u16>,
     /// The other side's address.
-    pub destination: String,
+    pub destination: Arc<str>,
     /// The destination port.
     pub destination_port: Option<u16>,
     /// For ICMP and ICMPv6.
@@ -248,13 +248,13 @@ pub struct FlowRecord {
     /// The revision it was judged under.
     pub revision: u32,
     /// The git commit which that revision comes from, if that was known then.
-    pub commit: Option<String>,
+    pub commit: Option<Arc<str>>,
     /// The local workload's cgroup path, if it is known.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Arc<str>>,
     /// Its id; 0 = unknown.
     pub cgroup_id: u64,
     /// The peer's cgroup path, if it lives on this host.
-    pub peer_cgroup: Option<String>,
+    pub peer_cgroup: Option<Arc<str>>,
     /// Its id; 0 = unknown.
     pub peer_cgroup_id: u64,
     /// Bytes of the packet; 0 at a system call.

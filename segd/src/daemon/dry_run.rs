@@ -247,15 +247,15 @@ impl<'e> Judge<'e> {
             to: side(to.0, &flow.to, &flow.destination)?,
             service,
             told: Ending {
-                from: flow.from.clone(),
-                to: flow.to.clone(),
+                from: flow.from.to_string(),
+                to: flow.to.to_string(),
                 port: flow.service(),
-                source: flow.source.clone(),
+                source: flow.source.to_string(),
                 source_port: flow.source_port,
-                destination: flow.destination.clone(),
+                destination: flow.destination.to_string(),
                 destination_port: flow.destination_port,
-                source_cgroup: from.1,
-                destination_cgroup: to.1,
+                source_cgroup: from.1.as_deref().map(String::from),
+                destination_cgroup: to.1.as_deref().map(String::from),
                 ..Ending::default()
             },
         }))

@@ -1,7 +1,7 @@
 //! The flow log: what the kernel told of, in people's words; the newest kept, all passed on to followers.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -52,6 +52,7 @@ struct Inner {
     /// The commits that revisions come from, as far as that is known.
     commits: BTreeMap<u32, String>,
     kept: VecDeque<Arc<FlowRecord>>,
+    texts: Texts,
     limiter: Limiter,
 }
 
@@ -67,6 +68,7 @@ impl FlowLog {
                 revisions: VecDeque::new(),
                 commits: BTreeMap::new(),
                 kept: VecDeque::new(),
+                texts: Texts::default(),
                 limiter: Limiter::new(Instant::now()),
             }),
         }
@@ -108,7 +110,9 @@ impl FlowLog {
             return;
         }
         let mut inner = self.inner();
-        let flow = Arc::new(inner.translate(self.clock, event, path));
+        let mut flow = inner.translate(self.clock, event, path);
+        inner.texts.share(&mut flow);
+        let flow = Arc::new(flow);
         inner.log(event, &flow);
         if inner.kept.len() >= KEPT {
             inner.kept.pop_front();
@@ -159,6 +163,46 @@ impl FlowLog {
     }
 }
 
+/// Texts that many records have in common: names, rules, addresses, cgroups. A flood is told of in few words.
+#[derive(Debug, Default)]
+struct Texts(HashSet<Arc<str>>);
+
+impl Texts {
+    /// As many as are remembered; records hold theirs for themselves.
+    const MOST: usize = 1024;
+
+    /// Lets a record have the texts of those before it, where they say the same.
+    fn share(&mut self, flow: &mut FlowRecord) {
+        let FlowRecord {
+            from,
+            to,
+            rule,
+            location,
+            source,
+            destination,
+            commit,
+            cgroup,
+            peer_cgroup,
+            ..
+        } = flow;
+        let optional = [rule, location, commit, cgroup, peer_cgroup];
+        for text in [from, to, source, destination]
+            .into_iter()
+            .chain(optional.into_iter().flatten())
+        {
+            match self.0.get(text) {
+                Some(known) => *text = Arc::clone(known),
+                None => {
+                    if self.0.len() >= Texts::MOST {
+                        self.0.clear();
+                    }
+                    self.0.insert(Arc::clone(text));
+                }
+            }
+        }
+    }
+}
+
 impl Inner {
     fn translate(
         &self,
@@ -177,8 +221,8 @@ impl Inner {
         let unbound = event.source == [0; 16];
         FlowRecord {
             time: rfc3339(time),
-            from: self.names.name(event.from).to_string(),
-            to: self.names.name(event.to).to_string(),
+            from: self.names.name(event.from).into(),
+            to: self.names.name(event.to).into(),
             verdict: Outcome::from_number(event.outcome).label().into(),
             reason: Reason::from_number(event.reason)
                 .map_or("unknown", Reason::label)
@@ -190,27 +234,34 @@ impl Inner {
                 None => protocol(number),
             },
             source: if unbound {
-                String::new()
+                Arc::default()
             } else {
-                address(event.source)
+                address(event.source).into()
             },
             source_port: (has_ports && !unbound).then_some(event.source_port),
             destination: if of_a_socket {
-                String::new()
+                Arc::default()
             } else {
-                address(event.destination)
+                address(event.destination).into()
             },
             destination_port: has_ports.then_some(event.destination_port),
             icmp_type: icmp.then_some(kind),
             icmp_code: icmp.then_some(code),
             hook: Hook::label(event.hook).into(),
             revision: event.revision,
-            commit: self.commits.get(&event.revision).cloned(),
-            cgroup: (event.cgroup != 0).then(|| path(event.cgroup)).flatten(),
+            commit: self
+                .commits
+                .get(&event.revision)
+                .map(|commit| commit.as_str().into()),
+            cgroup: (event.cgroup != 0)
+                .then(|| path(event.cgroup))
+                .flatten()
+                .map(Arc::from),
             cgroup_id: event.cgroup,
             peer_cgroup: (event.peer_cgroup != 0)
                 .then(|| path(event.peer_cgroup))
-                .flatten(),
+                .flatten()
+                .map(Arc::from),
             peer_cgroup_id: event.peer_cgroup,
             bytes: event.bytes,
             revoked: event.flags & EVENT_REVOKED != 0,
@@ -218,7 +269,7 @@ impl Inner {
     }
 
     /// Label and location of the rule that decided, if its revision is still known.
-    fn rule(&self, event: &FlowEvent, time: Timestamp) -> Option<(String, String)> {
+    fn rule(&self, event: &FlowEvent, time: Timestamp) -> Option<(Arc<str>, Arc<str>)> {
         if event.rule == Verdict::NO_RULE {
             return None;
         }
@@ -227,7 +278,10 @@ impl Inner {
             .iter()
             .find(|(revision, _)| *revision == event.revision)?;
         let rule = tables.rules.get(tables.decider(event.rule, time)?)?;
-        Some((rule.label().to_string(), rule.location().to_string()))
+        Some((
+            rule.label().to_string().into(),
+            rule.location().to_string().into(),
+        ))
     }
 
     fn log(&mut self, event: &FlowEvent, flow: &FlowRecord) {

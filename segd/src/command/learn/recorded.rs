@@ -7,6 +7,7 @@ use std::{
     io::{self, BufRead, BufReader},
     net::IpAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -101,7 +102,7 @@ impl Recording {
             ("denied", _) => return Err("dropped, and no rule would open it (`segd flows` says why)"),
             _ => return Err("not understood"),
         }
-        let gone = |path: &Option<String>, id: u64| path.is_none() && id != 0;
+        let gone = |path: &Option<Arc<str>>, id: u64| path.is_none() && id != 0;
         if gone(&flow.cgroup, flow.cgroup_id) || gone(&flow.peer_cgroup, flow.peer_cgroup_id) {
             return Err("of a cgroup whose path is not known: it was gone, or is younger than the recording");
         }
@@ -280,7 +281,7 @@ fn listen_to(
 /// Paths of cgroups that are younger than the policy in force: the daemon knows their ids alone.
 struct Paths {
     root: Option<CgroupRoot>,
-    known: BTreeMap<u64, Option<String>>,
+    known: BTreeMap<u64, Option<Arc<str>>>,
     looked: Option<Instant>,
 }
 
@@ -307,7 +308,7 @@ impl Paths {
         if let Some(root) = &self.root {
             // What the walk did not get to stays unknown, and is counted as such.
             let _ = root.walk(&mut |cgroup| {
-                known.insert(cgroup.id, Some(cgroup.path.clone()));
+                known.insert(cgroup.id, Some(cgroup.path.as_str().into()));
             });
         }
     }

@@ -262,7 +262,7 @@ impl Prober<'_> {
             let mut found = Vec::new();
             let mut flows = client::flows(self.control, query)?;
             while let Some(Response::Flow(flow)) = flows.receive()? {
-                if flow.destination == address
+                if *flow.destination == *address
                     && flow.destination_port == Some(port)
                     && flow.protocol == protocol
                 {
@@ -342,7 +342,7 @@ mod tests {
         FlowRecord {
             verdict: verdict.to_owned().into(),
             reason: reason.to_owned().into(),
-            rule: rule.map(str::to_owned),
+            rule: rule.map(Into::into),
             ..FlowRecord::default()
         }
     }

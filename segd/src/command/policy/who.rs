@@ -272,8 +272,8 @@ pub fn of_record(flow: &FlowRecord) -> Result<(Who, Who, String), String> {
     let (own, peer) = (flow.cgroup.clone(), flow.peer_cgroup.clone());
     own.iter().chain(&peer).try_for_each(|path| check_path(path))?;
     let (from, to) = if sends { (own, peer) } else { (peer, own) };
-    let side = |cgroup: Option<String>, segment: &str, address: &str| match cgroup {
-        Some(path) => Who::Cgroup(path),
+    let side = |cgroup: Option<Arc<str>>, segment: &str, address: &str| match cgroup {
+        Some(path) => Who::Cgroup(path.to_string()),
         // On the network an address tells more than the segment it was in then; `host` has no address of its own.
         None if segment != "host" && address.parse::<IpAddr>().is_ok() => Who::Named(address.to_owned()),
         None => Who::Named(segment.to_owned()),

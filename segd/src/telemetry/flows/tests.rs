@@ -79,22 +79,39 @@ fn tells_a_denied_flow_in_the_policys_words() {
     let log = log();
     log.record(&event(), |id| (id == 42).then(|| "/shop/web".to_string()));
     let flow = newest(&log);
-    assert_eq!((flow.from.as_str(), flow.to.as_str()), ("web", "db"));
+    assert_eq!((&*flow.from, &*flow.to), ("web", "db"));
     assert_eq!(
         (flow.verdict.as_ref(), flow.reason.as_ref(), flow.hook.as_ref()),
         ("denied", "no-rule", "ingress")
     );
+    assert_eq!((&*flow.source, flow.source_port), ("10.0.0.1", Some(40000)));
     assert_eq!(
-        (flow.source.as_str(), flow.source_port),
-        ("10.0.0.1", Some(40000))
-    );
-    assert_eq!(
-        (flow.destination.as_str(), flow.destination_port),
+        (&*flow.destination, flow.destination_port),
         ("10.0.0.2", Some(5432))
     );
     assert_eq!(flow.service(), "tcp/5432");
     assert_eq!(flow.cgroup.as_deref(), Some("/shop/web"));
     assert_eq!((flow.rule, flow.peer_cgroup), (None, None));
+}
+
+#[test]
+fn a_flood_is_told_of_in_few_texts() {
+    let log = log();
+    for number in 0..2 * KEPT as u32 {
+        // Each from an address of its own: of those no more are remembered than are worth it.
+        let source = mapped([10, 1, (number >> 8) as u8, number as u8]);
+        let event = FlowEvent { source, ..event() };
+        log.record(&event, |_| Some("/shop/web".to_string()));
+    }
+    let (kept, _) = log.follow(KEPT, &FlowFilter::default());
+    assert_eq!(kept.len(), KEPT);
+    let texts: HashSet<*const u8> = kept.iter().map(|flow| flow.from.as_ptr()).collect();
+    assert!(texts.len() <= 2 + KEPT / Texts::MOST, "{}", texts.len());
+    let inner = log.inner();
+    assert!(inner.texts.0.len() <= Texts::MOST);
+    let [last, before] = [1, 2].map(|back| Arc::clone(&inner.kept[KEPT - back]));
+    assert_eq!((&*last.source, &*before.source), ("10.1.31.255", "10.1.31.254"));
+    assert_eq!(last.cgroup.as_deref(), Some("/shop/web"));
 }
 
 #[test]
