@@ -24,12 +24,17 @@ fn published(protocol: &str) -> (Sysctl, NftTable) {
 /// Leads an address's port 8080 on to `db`.
 #[track_caller]
 fn led_on(address: Ipv4Addr, protocol: &str) -> (Sysctl, NftTable) {
+    led_on_to(address, protocol, (v4(11), 5432))
+}
+
+#[track_caller]
+fn led_on_to(address: Ipv4Addr, protocol: &str, to: (Ipv4Addr, u16)) -> (Sysctl, NftTable) {
     let body = format!(
         "chain in {{
 type nat hook prerouting priority -100;
-ip daddr {address} {protocol} dport 8080 dnat ip to {}:5432
+ip daddr {address} {protocol} dport 8080 dnat ip to {}:{}
 }}",
-        v4(11)
+        to.0, to.1
     );
     let forward = Sysctl::set("net/ipv4/ip_forward", "1");
     (
@@ -70,6 +75,28 @@ fn calls_itself_nobody(scene: &Scene, protocol: &str, to: Ipv4Addr) {
         scene.right.v4,
         NOBODYS.0,
         written(wire::mac(scene.bridge.name()))
+    ));
+}
+
+/// As if the enemy's kernel had answered the host for [`NOBODYS`].
+#[track_caller]
+fn as_if_it_answered(scene: &Scene) {
+    ip(&format!(
+        "neigh replace {} lladdr {} dev {}",
+        NOBODYS.0,
+        written(wire::mac_in(&scene.near)),
+        scene.bridge.name()
+    ));
+}
+
+/// Makes what an address answers to [`NOBODYS`] its machine's answer to the enemy.
+#[track_caller]
+fn hears_answers_of(scene: &Scene, address: Ipv4Addr) {
+    scene.receive(&format!(
+        "ip saddr {address} ip daddr {} tcp sport set {PORT} ip saddr set {} ip daddr set {}",
+        NOBODYS.0,
+        scene.right.v4,
+        v4(10)
     ));
 }
 
@@ -145,6 +172,34 @@ fn an_address_that_nobody_has_does_not_get_in_by_an_address_that_the_host_leads_
     scene.stays_unanswered(asks_right);
 }
 
+/// Nor where such an address leads to a port of the host's own, which the network may ask.
+#[test]
+fn an_address_that_nobody_has_does_not_reach_the_host_by_an_address_that_leads_to_it() {
+    let Some(lab) = Lab::open() else { return };
+    let rules = "    - {from: rogue, to: right, ports: [tcp/5400]}\n    - {from: rogue, to: world, ports: [tcp/8080]}\n    - {from: [world, wrong], to: host, \
+                 ports: [tcp/8081]}\n";
+    let mut scene = Scene::open(None, lab, rules);
+    let outside = scene.lab.cgroup("outside");
+    let host = scene.lab.worker(&outside);
+    let ear = host.listen_tcp((v4(1), 8081));
+    let service = Ipv4Addr::new(192, 0, 2, 10);
+    let _led = led_on_to(service, "tcp", (v4(1), 8081));
+    let straight = scene
+        .wrong
+        .tcp(ear.local, "straight;", Duration::from_millis(500));
+    assert_eq!(straight, "ok", "the network may ask it");
+    as_if_it_answered(&scene);
+    calls_itself_nobody(&scene, "tcp", service);
+    hears_answers_of(&scene, service);
+    let attempt = |scene: &Scene, token: &str| {
+        let own = (v4(10), NOBODYS.1);
+        if let Ok(session) = scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)) {
+            scene.enemy.send(session, token).ok();
+        }
+    };
+    scene.stays_unheard(attempt, |_, token| host.inbox(ear).has(token));
+}
+
 /// Nor a datagram by a port of the host's that its sender may ask the host at.
 #[test]
 fn an_address_that_nobody_has_gets_no_datagram_in_by_a_published_port() {
@@ -197,21 +252,9 @@ fn an_address_that_a_container_has_dialled_by_is_the_networks_at_no_port_of_the_
         let dialled = scene.enemy.open_tcp_from(NOBODYS, ear.local);
         assert!(dialled.is_err(), "{}", scene.segd.log());
     });
-    // As if the enemy's kernel had answered for the address.
-    ip(&format!(
-        "neigh replace {} lladdr {} dev {}",
-        NOBODYS.0,
-        written(wire::mac_in(&scene.near)),
-        scene.bridge.name()
-    ));
+    as_if_it_answered(&scene);
     calls_itself_nobody(&scene, "tcp", v4(1));
-    scene.receive(&format!(
-        "ip saddr {} ip daddr {} tcp sport set {PORT} ip saddr set {} ip daddr set {}",
-        v4(1),
-        NOBODYS.0,
-        scene.right.v4,
-        v4(10)
-    ));
+    hears_answers_of(&scene, v4(1));
     let attempt = |scene: &Scene, token: &str| {
         let own = (v4(10), NOBODYS.1);
         if let Ok(session) = scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)) {

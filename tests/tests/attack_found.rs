@@ -347,20 +347,31 @@ fn a_neighbours_address_is_not_given_away_behind_another_header() {
     );
 }
 
-/// A DHCP server is a stranger: no workload answers the host's client without a rule.
-#[test]
-fn a_workload_gets_nothing_in_by_the_ports_of_dhcp() {
+/// A DHCP server is a stranger: no workload answers the host's client without a rule. `client`: where that listens.
+#[track_caller]
+fn answers_no_client(client: impl Into<SocketAddr>, server: impl Into<SocketAddr>) {
     let Some(lab) = Lab::open() else { return };
+    let (client, server) = (client.into(), server.into());
     let rules = "    - {from: rogue, to: right, ports: [udp/5400]}\n";
     let mut scene = Scene::open(None, lab, rules);
     let outside = scene.lab.cgroup("outside");
     let host = scene.lab.worker(&outside);
-    let ear = host.listen_udp((v4(1), 68));
+    let ear = host.listen_udp(client);
     scene.stays_unheard(
         |scene, token| {
-            let craft = Craft::udp(ear.local, token).bind((v4(10), 67));
-            scene.enemy.craft(craft).ok();
+            scene.enemy.craft(Craft::udp(client, token).bind(server)).ok();
         },
         |_, token| host.inbox(ear).has(token),
     );
+}
+
+#[test]
+fn a_workload_gets_nothing_in_by_the_ports_of_dhcp() {
+    answers_no_client((v4(1), 68), (v4(10), 67));
+}
+
+/// RFC 8415.
+#[test]
+fn a_workload_gets_nothing_in_by_the_ports_of_dhcp_for_ipv6() {
+    answers_no_client((v6(1), 546), (v6(10), 547));
 }
