@@ -51,7 +51,7 @@ pub(super) enum Waiting {
     Look(Wanted),
     /// A policy that was read and verified.
     Reading(Reading),
-    /// A client's decision, who is told, and the revision that it was decided against.
+    /// A client's decision, who is told, and the revision that brought the policy it was decided against.
     Decision(Decision, oneshot::Sender<Result<Applied, Refusal>>, u32),
     /// Nothing: it was time to look.
     Nothing,
@@ -133,6 +133,7 @@ impl Shared {
             }
             let now = engine.in_force.iter();
             let names: BTreeSet<String> = now.flat_map(|now| now.selectors.users.keys().cloned()).collect();
+            engine.users.forget_all_but(&names);
             if names.is_empty() {
                 return;
             }
@@ -214,7 +215,7 @@ impl Engine {
         if used.all(|(name, number)| self.users.number(name) == *number) {
             return Ok(None);
         }
-        let origin = now.origin;
+        let (origin, brought) = (now.origin, now.brought);
         let same = Loaded {
             policy: Arc::clone(&now.policy),
             warnings: Vec::new(),
@@ -227,6 +228,10 @@ impl Engine {
             claimed: now.claimed.clone(),
         };
         // It was accepted when it came: no serial is asked for.
-        self.apply(&same, origin, None).map(Some)
+        let revision = self.apply(&same, origin, None)?;
+        if let Some(now) = &mut self.in_force {
+            now.brought = brought;
+        }
+        Ok(Some(revision))
     }
 }

@@ -92,7 +92,7 @@ impl Shared {
         };
         let result = match result {
             Err(NotYet::Ask(names)) => {
-                let against = revision(&self.engine());
+                let against = brought(&self.engine());
                 return self.ask_users(names, Waiting::Decision(decision, answer, against));
             }
             Err(NotYet::Refused(refusal)) => Err(refusal),
@@ -103,10 +103,10 @@ impl Shared {
         let _ = answer.send(result);
     }
 
-    /// Why what was decided against a revision a while ago comes to nothing: another is in force by now, and whoever brought that was told so.
+    /// Why what was decided against a policy a while ago comes to nothing: another is in force by now, and whoever brought that was told so.
     pub(super) fn overtaken(&self, against: u32) -> Option<Refusal> {
-        let now = revision(&self.engine());
-        (now != against).then(|| came_meanwhile(now))
+        let engine = self.engine();
+        (brought(&engine) != against).then(|| came_meanwhile(revision(&engine)))
     }
 
     /// Puts a policy in force that a client sent.
@@ -267,6 +267,11 @@ fn revision(engine: &Engine) -> u32 {
         .in_force
         .as_ref()
         .map_or(0, |in_force| in_force.active.revision())
+}
+
+/// The revision that brought the policy in force; 0: none is.
+pub(super) fn brought(engine: &Engine) -> u32 {
+    engine.in_force.as_ref().map_or(0, |in_force| in_force.brought)
 }
 
 /// What a client sent, and who signed it.

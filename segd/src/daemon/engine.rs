@@ -76,6 +76,8 @@ pub struct InForce {
     pub claimed: Option<Provenance>,
     /// Where its texts came from.
     pub origin: Origin,
+    /// The revision that brought it: those after it are of other users' numbers.
+    pub brought: u32,
     /// Who two of its segments claim with equal right, and is denied.
     pub ties: Vec<String>,
 }
@@ -198,6 +200,7 @@ impl Engine {
                     signed: loaded.signed.clone(),
                     claimed: loaded.claimed.clone(),
                     origin,
+                    brought: next.revision(),
                     ties,
                 };
                 self.flip(new, trial)

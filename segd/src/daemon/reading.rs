@@ -52,7 +52,7 @@ pub(super) struct Wanted {
     look: Look,
     asked: bool,
     askers: Vec<Asker>,
-    /// The revision that was in force when it was asked for last.
+    /// The revision that had brought the policy in force when it was asked for last.
     against: Option<u32>,
 }
 
@@ -169,8 +169,8 @@ impl Shared {
         let engine = self.engine();
         let now = engine.in_force.as_ref()?;
         let revision = now.active.revision();
-        let was = *wanted.against.get_or_insert(revision);
-        if revision == was || now.origin == Origin::Files {
+        let was = *wanted.against.get_or_insert(now.brought);
+        if now.brought == was || now.origin == Origin::Files {
             return None;
         }
         if !wanted.asked {

@@ -348,6 +348,7 @@ impl Engine {
             } else {
                 Origin::Files
             },
+            brought: active.revision(),
             texts,
             signed: loaded.signed,
             claimed: loaded.claimed,

@@ -134,13 +134,12 @@ impl Users {
     /// What was asked for is answered, as far as it is.
     pub(super) fn learn(&mut self, asking: u64, names: &BTreeSet<String>, answers: &Answers, now: Instant) {
         for name in names {
-            let heard = self.heard.entry(name.clone()).or_default();
-            if *heard > asking {
+            if self.heard.get(name).is_some_and(|heard| *heard > asking) {
                 continue;
             }
-            *heard = asking;
             match answers.get(name) {
                 Some(said) => {
+                    self.heard.insert(name.clone(), asking);
                     if self.silent.remove(name) {
                         tracing::info!("user `{name}`: the host's name service answers again");
                     }
@@ -186,6 +185,12 @@ impl Users {
     pub(super) fn begin_look(&mut self, names: &BTreeSet<String>) {
         self.busy = true;
         self.only(names);
+    }
+
+    /// Nobody but these is named by what is in force: others' numbers may be somebody else's by the time they are named again.
+    pub(super) fn forget_all_but(&mut self, names: &BTreeSet<String>) {
+        self.known.retain(|name, _| names.contains(name));
+        self.heard.retain(|name, _| names.contains(name));
     }
 
     /// A look has ended.
@@ -369,6 +374,34 @@ mod tests {
         let asking = users.begin();
         users.learn(asking, &both, &answers(&[("alice", Some(1003))]), now);
         assert_eq!(users.number("alice"), Some(1003));
+    }
+
+    #[test]
+    fn silence_is_no_word_that_came_later() {
+        let (_, mut users) = host(&[]);
+        let (early, late) = (users.begin(), users.begin());
+        let now = Instant::now();
+        let alice = names(&["alice"]);
+        users.learn(late, &alice, &Answers::new(), now);
+        users.learn(early, &alice, &answers(&[("alice", Some(1001))]), now);
+        assert_eq!(users.number("alice"), Some(1001));
+        assert!(users.silent.is_empty());
+    }
+
+    #[test]
+    fn whom_no_policy_in_force_names_has_no_number_when_one_names_him_again() {
+        let (said, mut users) = host(&[("alice", Some(1001)), ("bob", Some(1002))]);
+        let now = Instant::now();
+        users.settle(&policy(&["alice", "bob"]), now);
+        users.forget_all_but(&names(&["bob"]));
+        assert_eq!((users.number("alice"), users.number("bob")), (None, Some(1002)));
+        // The number is another's by now.
+        *said.lock().unwrap() = answers(&[("alice", None), ("bob", None)]);
+        users.settle(&policy(&["alice", "bob"]), now);
+        assert_eq!((users.number("alice"), users.number("bob")), (None, Some(1002)));
+        assert_eq!(users.heard.keys().collect::<Vec<_>>(), ["alice", "bob"]);
+        users.forget_all_but(&names(&["bob"]));
+        assert_eq!(users.heard.keys().collect::<Vec<_>>(), ["bob"]);
     }
 
     #[test]

@@ -312,3 +312,27 @@ fn what_comes_into_force_while_a_request_waits_for_users_stays() {
     done(segd.client(&["reload"]));
     assert_eq!(segd.json(&["status"])["policy_source"], "files");
 }
+
+/// Numbers that are others now are no policy that somebody brought.
+#[test]
+fn other_numbers_that_come_while_a_request_waits_for_users_do_not_refuse_it() {
+    let Some(lab) = Lab::open() else { return };
+    let scene = Scene::new(&lab);
+    scene.knows(Some(FIRST));
+    let segd = lab.segd(&scene.policy("[alice, web]"));
+    let segd = segd.after(&scene.talks("knows")).start();
+    let revision = segd.revision();
+    let another = scene.policy("web").replace("segd-t-alice", "segd-t-bob");
+    let path = scene.directory.path().join("another.yaml");
+    fs::write(&path, another).unwrap();
+    scene.shows(&segd, "hangs");
+    let said = meanwhile(&segd, &["apply", path.to_str().unwrap()], || {
+        scene.shows(&segd, "knows");
+        scene.knows(Some(OTHER));
+        done(segd.client(&["reload"]));
+        assert_eq!(segd.revision(), revision + 1, "she has another number");
+    });
+    done(said);
+    assert_eq!(segd.revision(), revision + 2);
+    assert_eq!(segd.json(&["status"])["policy_source"], "applied");
+}
