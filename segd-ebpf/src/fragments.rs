@@ -78,6 +78,16 @@ pub fn refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
     }
 }
 
+/// A first fragment is let out: that one before it that had the same number was not says nothing of those that follow.
+#[inline(always)]
+pub fn not_refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
+    if was_refused(bytes, packet, device)
+        && let Some(place) = place(bytes, packet, device)
+    {
+        let _ = FRAGMENTS.remove(&place.key);
+    }
+}
+
 /// Whether the first fragment of a later one's datagram was not let out.
 #[inline(always)]
 pub fn was_refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) -> bool {

@@ -54,7 +54,20 @@ pub fn is_hidden(way: &Way, packet: &Packet) -> bool {
         // Of a connection the receiver knows who has begun it.
         return identity::is_local(&packet.destination) && !is_its_sockets(way.skb, way.namespace);
     }
+    if packet.protocol == TCP && packet.tcp_flags & tcp::ACK == 0 && !carries_nothing(way.skb, packet) {
+        // What accepts data with the first segment (RFC 7413) acknowledges them: nobody would know whom it answers. Whoever sent them
+        // asks again without.
+        return true;
+    }
     !is_found(way, packet)
+}
+
+/// Whether a TCP segment is all header.
+#[inline(always)]
+fn carries_nothing(skb: Skb, packet: &Packet) -> bool {
+    let upper = u32::from(packet.upper);
+    let offset = (Frame { skb }).read::<1>(upper + 12);
+    offset.is_some_and(|[offset]| packet.bytes == upper + u32::from(offset >> 4) * 4)
 }
 
 /// Whether a receiver on this host will find the cgroup that sends this very packet; as `handover.rs` looks for it, and, but for datagrams
@@ -109,10 +122,17 @@ pub fn may_depart(skb: Skb) -> bool {
         return true;
     }
     let frame = Frame { skb };
-    if packet.flags & PACKET_LATER_FRAGMENT != 0 {
-        return !fragments::was_refused(&frame, &packet, skb.device());
-    }
-    if !is_answer_to_borrowed(&packet, skb) {
+    let follows = packet.flags & PACKET_LATER_FRAGMENT != 0;
+    let begins = !follows && packet.flags & PACKET_FRAGMENT != 0;
+    let answers = if follows {
+        fragments::was_refused(&frame, &packet, skb.device())
+    } else {
+        is_answer_to_borrowed(&packet, skb)
+    };
+    if !answers {
+        if begins {
+            fragments::not_refused(&frame, &packet, skb.device());
+        }
         return true;
     }
     let Some(policy) = Policy::active() else {
@@ -121,7 +141,7 @@ pub fn may_depart(skb: Skb) -> bool {
     let mut way = Way::new(policy, skb, sender(skb));
     way.from = place(&way.policy, &packet.source, 0, false).1;
     let passes = refuse(&way, Reason::Spoofed as u32);
-    if !passes && packet.flags & PACKET_FRAGMENT != 0 {
+    if !passes && begins {
         fragments::refused(&frame, &packet, skb.device());
     }
     passes
@@ -152,8 +172,14 @@ pub fn is_borrowed(packet: &Packet, side: Side) -> bool {
         return false;
     }
     from_there(&mut key);
-    Entry::at(&key)
-        .is_some_and(|entry| !is_plain_host(entry.identity()) && within(BELIEVED_NS, entry.sent_ns(), now()))
+    let now = now();
+    Entry::at(&key).is_some_and(|entry| {
+        // As long as any tuple of his is believed: this entry may be older by what lies between two refreshments. Who else sends from there
+        // takes the entry, and not the tuples.
+        const LATELY_NS: u64 = BELIEVED_NS + CONTESTED_NS;
+        let claimed = !is_plain_host(entry.identity()) || entry.was_anothers(LATELY_NS, now);
+        claimed && within(LATELY_NS, entry.sent_ns(), now)
+    })
 }
 
 /// Whether a packet accepts, or answers, what somebody whom a segment claims sent from an address that is none of this host.
@@ -173,7 +199,8 @@ fn is_answer_to_borrowed(packet: &Packet, skb: Skb) -> bool {
     of_handshake(&mut key, first).is_some_and(|entry| !is_plain_host(entry.identity()))
 }
 
-/// Whether a frame may be an answer that is looked at: of IP, all that is not TCP, and of TCP what accepts a connection.
+/// Whether a frame may be an answer that is looked at: of IP, all that is not TCP, and of TCP what accepts a connection, or says of a
+/// connection that is half open which number the next byte has (RFC 9293 3.10.7.4, RFC 7323 5.3).
 #[inline(always)]
 fn may_answer(skb: Skb) -> bool {
     if may_be_datagram(skb) {
@@ -188,10 +215,24 @@ fn may_answer(skb: Skb) -> bool {
             _ => return false,
         }
     };
-    const ACCEPTS: u8 = tcp::SYN | tcp::ACK;
-    frame
-        .read::<1>(header + 13)
-        .is_some_and(|[flags]| flags & ACCEPTS == ACCEPTS)
+    let Some([offset, flags]) = frame.read::<2>(header + 12) else {
+        return false;
+    };
+    if flags & tcp::ACK == 0 {
+        return false;
+    }
+    if flags & tcp::SYN != 0 {
+        return true;
+    }
+    // A connection that is open has a socket. What containers send has lost it on its way, data included, which is what most of that is.
+    if skb.socket().is_some_and(|socket| socket.is_tcp()) {
+        return false;
+    }
+    let (at, before) = if skb.is_v6() { (4, 40) } else { (2, 0) };
+    let told = frame
+        .read::<2>(at)
+        .map(|told| u32::from(u16::from_be_bytes(told)));
+    told.is_some_and(|told| told + before == header + u32::from(offset >> 4) * 4)
 }
 
 /// Whether an IP packet is not plainly TCP's.

@@ -75,7 +75,13 @@ pub fn may_enter(ctx: &XdpContext) -> bool {
 fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext) {
     // What keeps the link itself working, and the host's DHCP client, which hears from servers nobody may ask.
     let dhcp = packet.protocol == UDP && is_dhcp(packet.destination_port, packet.source_port);
-    if packet.is_link_control() || packet.is_group_control() || dhcp {
+    if packet.is_link_control() || packet.is_group_control() {
+        return;
+    }
+    if dhcp {
+        if !identity::is_local(&packet.source) && link_found::is_borrowed(packet, Side::Source) {
+            ruling.fixed(Reason::Spoofed);
+        }
         return;
     }
     // Loopback has no wire, whatever `route_localnet` says (CVE-2020-8558).

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::{
+    cell::Cell,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
     time::Duration,
 };
 
 use segd_tests::{
-    Craft, Lab, Netns,
+    Craft, Kind, Lab, Netns,
     hostile::{Beyond, COVERED, PORT, Scene, heard},
     netns::{Sysctl, ip, v4, v6},
     wait::{self, PATIENCE},
@@ -187,6 +188,32 @@ fn nothing_that_accepts_a_container_by_a_machines_address_reaches_that_machine()
     );
 }
 
+/// Nor of what it accepts with data before the handshake has ended.
+#[test]
+fn nothing_that_accepts_a_containers_first_data_by_a_machines_address_reaches_that_machine() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Beyond::plug();
+    let mut scene = Scene::open(None, lab, TO_DB);
+    for netns in [&scene.near, &scene.beside] {
+        // Both ends, and no cookie is asked for.
+        netns.sysctl("net/ipv4/tcp_fastopen", "1543");
+    }
+    let ear = scene.server.listen_tcp((v4(11), 5432));
+    assert_eq!(
+        scene.enemy.probe(Kind::FastOpen, ear.local, "its own;").result,
+        "ok"
+    );
+    borrow(&scene, &machine);
+    let by = format!("route replace {}/32 dev eth0 src {}", v4(11), machine.v4);
+    scene.near.ip(&by);
+    scene.stays_unheard(
+        |scene, token| {
+            scene.enemy.probe(Kind::FastOpen, ear.local, token);
+        },
+        |_, _| machine.has(|packet| packet.get(9) == Some(&TCP) && packet.get(33) == Some(&SYN_ACK)),
+    );
+}
+
 /// Nor what answers it.
 #[test]
 fn no_answer_to_a_container_by_a_machines_address_reaches_that_machine() {
@@ -276,6 +303,26 @@ fn a_machines_datagram_is_not_the_containers_that_has_borrowed_its_address() {
 #[test]
 fn a_machines_datagram_on_a_borrowed_tuple_ends_at_the_nic() {
     does_not_enter(|machine| vec!["--interface".to_owned(), machine.interface.clone()]);
+}
+
+/// Nor for the moment that lies between who sent from there last, anywhere, and who sent there.
+#[test]
+fn a_machines_datagram_is_not_the_containers_that_borrowed_its_address_long_ago() {
+    let waited = Cell::new(false);
+    does_not_enter_after(
+        |_| Vec::new(),
+        |scene, machine, ear| {
+            if waited.replace(true) {
+                return;
+            }
+            let socket = scene.enemy.open_udp((machine.v4, BY), None).unwrap();
+            scene.enemy.send_to(socket, (scene.right.v4, PORT), "first;").ok();
+            wait::quiet(Duration::from_millis(450));
+            scene.enemy.send_to(socket, ear.local, "its own;").unwrap();
+            scene.server.wait_for_message(ear, "its own;");
+            wait::quiet(Duration::from_millis(9700));
+        },
+    );
 }
 
 /// Wherever the container has sent by it.

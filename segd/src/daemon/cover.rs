@@ -121,7 +121,7 @@ impl Topology {
                 map.left_out += more.len() - fit;
                 map.sources
                     .extend(more.into_iter().take(fit).map(|source| (source, SOURCE_BEHIND)));
-            } else if wire || device.is_nic() {
+            } else if wire || device.is_nic() || hosts.is_stacked(device) {
                 seat(Hook::Depart);
                 // XDP does what this one would.
                 if !wire {
@@ -198,6 +198,13 @@ impl Own<'_> {
             }
         }
         own
+    }
+
+    /// Whether it is a VLAN in a VLAN: below it the one tag hides the packet behind the other.
+    fn is_stacked(&self, device: &Device) -> bool {
+        let lower = device.lower.filter(|_| device.other_end.is_none());
+        let lower = lower.and_then(|lower| self.devices.get(&lower));
+        device.kind == "vlan" && lower.is_some_and(|lower| lower.kind == "vlan")
     }
 
     /// Whether the host is spoken to by an address through a link.

@@ -103,6 +103,21 @@ fn a_nic_is_asked_for_borrowed_addresses_and_a_tunnel_is_not() {
     assert_eq!(hooks(&map, 8), [Hook::Leave, Hook::Enter]);
 }
 
+#[test]
+fn a_vlan_in_a_vlan_is_asked_as_a_nic_is() {
+    let mut host = host();
+    host.devices.push(device(7, "", None));
+    for (index, lower) in [(8, 7), (9, 8)] {
+        host.devices.push(Device {
+            lower: Some(lower),
+            ..device(index, "vlan", None)
+        });
+    }
+    let map = Topology::of(&[host, namespace(1)], &[]);
+    assert_eq!(hooks(&map, 8), [], "its tag is beside the packet");
+    assert_eq!(hooks(&map, 9), [Hook::Depart, Hook::Arrive]);
+}
+
 fn v6(text: &str) -> Address {
     text.parse::<std::net::Ipv6Addr>().unwrap().octets()
 }
