@@ -254,7 +254,9 @@ impl World {
             self.claimed(eyes, own, &view.destination)
         };
         let dhcp = matches!((view.source_port, view.destination_port), (67, 68) | (547, 546));
-        if view.protocol == 17 && dhcp && own == HOST {
+        // A server is no workload of this host.
+        let is_strangers = sender.is_none_or(|sender| self.claimed(eyes, sender, &view.source) == HOST);
+        if view.protocol == 17 && dhcp && own == HOST && is_strangers {
             return Ruling::fixed("control", "allowed");
         }
         if is_error(&view) && own.segment != segment::HOST {
