@@ -26,6 +26,15 @@ use super::{
 
 /// As many rules as segd takes.
 pub const MOST_RULES: usize = 1_000_000;
+/// Of how many rules a figure is whose goal is about [`MOST_RULES`].
+pub fn of_rules(rules: usize) -> String {
+    if rules == MOST_RULES {
+        format!("{rules} rules")
+    } else {
+        format!("{rules} rules instead of 1,000,000")
+    }
+}
+
 /// More than there is room for.
 const REFUSED: [usize; 1] = [1_100_000];
 /// How long segd waits after the last change of a file before it reads it (`daemon/watch.rs`).
@@ -112,10 +121,7 @@ pub fn run(run: &mut Run, lab: &Lab) -> io::Result<()> {
             );
         }
         if *rules == sizes[sizes.len() - 1] {
-            let note = match *rules {
-                MOST_RULES => format!("{rules} rules"),
-                _ => format!("{rules} rules instead of 1,000,000"),
-            };
+            let note = of_rules(*rules);
             run.goal(
                 "daemon resident, most rules (MB)",
                 Bound::AtMost(150.0),

@@ -7,7 +7,7 @@ use std::{
 
 use segd_tests::segd::write_atomically;
 
-use super::{DEBOUNCE_MS, WAY};
+use super::{DEBOUNCE_MS, WAY, of_rules};
 use crate::{
     Run,
     machine::clock_ns,
@@ -79,7 +79,7 @@ pub(super) fn goals(run: &mut Run, sizes: &[(usize, Estimate, Estimate)]) {
         );
     }
     if let (Some((_, ten_thousand, _)), Some((rules, half, most))) = (at, sizes.last()) {
-        let note = format!("{rules} rules instead of 1,000,000");
+        let note = of_rules(*rules);
         run.goal(
             "one rule changed, most rules, p99 (ms)",
             Bound::AtMost(10.0),

@@ -5,7 +5,7 @@ use std::io;
 use super::H;
 use crate::{
     Run,
-    control::MOST_RULES,
+    control::of_rules,
     race::{Arm, Race},
     report::{Bound, Table},
     stage::Governed,
@@ -48,10 +48,7 @@ pub(super) fn tell(run: &mut Run, pattern: &str, arms: &[Arm<'_>], race: &Race) 
 /// Compares with the goals.
 pub(super) fn goals(run: &mut Run, races: &[Race], sizes: &[usize]) {
     let (few, many) = (sizes[0], sizes[sizes.len() - 1]);
-    let largest = match many {
-        MOST_RULES => format!("{many} rules"),
-        _ => format!("{many} rules instead of 1,000,000"),
-    };
+    let largest = of_rules(many);
     let name = |hook: &str, rules: usize| format!("segd {hook}, {rules} rules");
     for hook in ["egress", "ingress"] {
         let (least, most) = (name(hook, few), name(hook, many));

@@ -9,6 +9,7 @@ use super::spec;
 use crate::{
     Run, bpf,
     bpf::{HOOKS, Hook},
+    control::of_rules,
     race::{self, Arm, Length},
     report::{Bound, Table},
     rivals,
@@ -113,7 +114,7 @@ pub(super) fn established(run: &mut Run, lab: &Lab, governed: Vec<Governed>) -> 
             "established packet, most rules ÷ 10 rules",
             Bound::AtMost(1.05),
             Some(growth),
-            &format!("{most} instead of 1,000,000"),
+            &format!("segd, {}", of_rules(run.sizes[run.sizes.len() - 1])),
         );
     }
     Ok(())
