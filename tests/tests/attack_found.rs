@@ -325,6 +325,30 @@ fn a_machines_datagram_is_not_the_containers_that_borrowed_its_address_long_ago(
     );
 }
 
+/// Nor if somebody whom no segment claims sends from there as well.
+#[test]
+fn a_machines_datagram_is_not_the_containers_although_another_container_has_sent_by_its_address() {
+    let sent = Cell::new(false);
+    does_not_enter_after(
+        |_| Vec::new(),
+        |scene, machine, ear| {
+            if sent.replace(true) {
+                return;
+            }
+            say(scene, machine, "its own;");
+            scene.server.wait_for_message(ear, "its own;");
+            let there = scene.lab.netns("there");
+            scene.bridge.plug(&there, 12);
+            there.ip(&format!("addr add {}/32 dev lo", machine.v4));
+            let outside = scene.lab.cgroup("outside");
+            let other = scene.lab.worker_in(&outside, &there);
+            wait::quiet(COVERED);
+            let socket = other.open_udp((machine.v4, BY), None).unwrap();
+            other.send_to(socket, (scene.right.v4, PORT), "another's;").ok();
+        },
+    );
+}
+
 /// Wherever the container has sent by it.
 #[test]
 fn a_machines_datagram_is_not_the_containers_that_began_one_alike_to_another() {
