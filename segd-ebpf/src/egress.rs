@@ -169,7 +169,7 @@ fn is_control(packet: &Packet, own: Identity, claimed: bool, skb: Skb) -> bool {
         TCP => {
             let resets = host && packet.tcp_flags & tcp::RST != 0;
             raw && packet.tcp_flags & tcp::SYN == 0
-                && stream::carries_nothing(packet, skb)
+                && stream::carries_nothing(packet, &skb)
                 && (resets || is_kernels(skb))
         }
         // Not what a container's rules make of the kernel's own words.

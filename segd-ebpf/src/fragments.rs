@@ -81,8 +81,8 @@ pub fn refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
 /// A first fragment is let out: that one before it that had the same number was not says nothing of those that follow.
 #[inline(always)]
 pub fn not_refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
-    if was_refused(bytes, packet, device)
-        && let Some(place) = place(bytes, packet, device)
+    if let Some(place) = place(bytes, packet, device)
+        && is_refused(&place.key)
     {
         let _ = FRAGMENTS.remove(&place.key);
     }
@@ -91,9 +91,13 @@ pub fn not_refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) {
 /// Whether the first fragment of a later one's datagram was not let out.
 #[inline(always)]
 pub fn was_refused<B: Bytes>(bytes: &B, packet: &Packet, device: u32) -> bool {
-    let entry = place(bytes, packet, device).and_then(|place| FRAGMENTS.get_ptr(&place.key));
+    place(bytes, packet, device).is_some_and(|place| is_refused(&place.key))
+}
+
+#[inline(always)]
+fn is_refused(key: &FragmentKey) -> bool {
     // SAFETY: copied out; see `refuses`.
-    entry.is_some_and(|entry| unsafe {
+    FRAGMENTS.get_ptr(key).is_some_and(|entry| unsafe {
         (*entry).end == NOTHING && clock::exact().wrapping_sub((*entry).time_ns) < FRAGMENT_TTL_NS
     })
 }

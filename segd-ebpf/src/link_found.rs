@@ -19,6 +19,7 @@ use crate::{
     link_out::{UNKNOWN_NAMESPACE, UNSPECIFIED_V4, UNSPECIFIED_V6, segd_bears_own_tuple},
     policy::Policy,
     skb::Skb,
+    tcp::carries_nothing,
     toward::place,
 };
 
@@ -54,20 +55,15 @@ pub fn is_hidden(way: &Way, packet: &Packet) -> bool {
         // Of a connection the receiver knows who has begun it.
         return identity::is_local(&packet.destination) && !is_its_sockets(way.skb, way.namespace);
     }
-    if packet.protocol == TCP && packet.tcp_flags & tcp::ACK == 0 && !carries_nothing(way.skb, packet) {
+    if packet.protocol == TCP
+        && packet.tcp_flags & tcp::ACK == 0
+        && !carries_nothing(packet, &Frame { skb: way.skb })
+    {
         // What accepts data with the first segment (RFC 7413) acknowledges them: nobody would know whom it answers. Whoever sent them
         // asks again without.
         return true;
     }
     !is_found(way, packet)
-}
-
-/// Whether a TCP segment is all header.
-#[inline(always)]
-fn carries_nothing(skb: Skb, packet: &Packet) -> bool {
-    let upper = u32::from(packet.upper);
-    let offset = (Frame { skb }).read::<1>(upper + 12);
-    offset.is_some_and(|[offset]| packet.bytes == upper + u32::from(offset >> 4) * 4)
 }
 
 /// Whether a receiver on this host will find the cgroup that sends this very packet; as `handover.rs` looks for it, and, but for datagrams
@@ -154,7 +150,13 @@ pub fn enters_borrowed(skb: Skb) -> bool {
         return false;
     }
     let mut packet = Packet::default();
-    read(skb, &mut packet) == 0 && !identity::is_local(&packet.source) && is_borrowed(&packet, Side::Source)
+    read(skb, &mut packet) == 0 && comes_borrowed(&packet)
+}
+
+/// Whether a packet that comes in from elsewhere is a datagram from an address and port that are borrowed, see [`is_borrowed`].
+#[inline(always)]
+pub fn comes_borrowed(packet: &Packet) -> bool {
+    !identity::is_local(&packet.source) && is_borrowed(packet, Side::Source)
 }
 
 /// Whether a datagram comes from, or goes to, an address and port from which somebody whom a segment claims sends lately, wherever to: by

@@ -79,7 +79,7 @@ fn admit(policy: &Policy, ruling: &mut Ruling, packet: &Packet, ctx: &XdpContext
         return;
     }
     if dhcp {
-        if !identity::is_local(&packet.source) && link_found::is_borrowed(packet, Side::Source) {
+        if link_found::comes_borrowed(packet) {
             ruling.fixed(Reason::Spoofed);
         }
         return;

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::bpf_sk_storage_get};
 use segd_common::{
-    bytes::Bytes as _,
+    bytes::Bytes,
     flow::{
         DIRECTION_ACTIVE, STATE_DIALS, STATE_FOREIGN, STATE_LEARN, STATE_PEER_JUDGES, STATE_PEER_LOCAL,
         STATE_PUBLISHED, STATE_STAYS, STATE_WAS_ALLOWED, SocketState,
@@ -299,14 +299,15 @@ fn ends(memory: &SocketState, packet: &Packet, ruling: &Ruling, skb: Skb) -> boo
     !ruling.passes()
         && packet.tcp_flags & tcp::RST != 0
         && memory.flags & STATE_WAS_ALLOWED != 0
-        && carries_nothing(packet, skb)
+        && carries_nothing(packet, &skb)
 }
 
 /// Whether a segment is all header.
 #[inline(always)]
-pub fn carries_nothing(packet: &Packet, skb: Skb) -> bool {
+pub fn carries_nothing<B: Bytes>(packet: &Packet, bytes: &B) -> bool {
     let upper = u32::from(packet.upper);
-    skb.read::<1>(upper + 12)
+    bytes
+        .read::<1>(upper + 12)
         .is_some_and(|[offset]| packet.bytes == upper + u32::from(offset >> 4) * 4)
 }
 
