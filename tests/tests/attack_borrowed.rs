@@ -100,6 +100,14 @@ fn hears_answers_of(scene: &Scene, address: Ipv4Addr) {
     ));
 }
 
+/// Says something in the session that the rules make another of, by [`NOBODYS`]' port.
+fn says_to_right(scene: &Scene, token: &str) {
+    let own = (v4(10), NOBODYS.1);
+    if let Ok(session) = scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)) {
+        scene.enemy.send(session, token).ok();
+    }
+}
+
 /// Whoever is not a process of this host is `world` to a receiver here: no container is.
 #[test]
 fn an_address_that_nobody_has_makes_no_container_a_machine_of_the_network() {
@@ -191,13 +199,7 @@ fn an_address_that_nobody_has_does_not_reach_the_host_by_an_address_that_leads_t
     as_if_it_answered(&scene);
     calls_itself_nobody(&scene, "tcp", service);
     hears_answers_of(&scene, service);
-    let attempt = |scene: &Scene, token: &str| {
-        let own = (v4(10), NOBODYS.1);
-        if let Ok(session) = scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)) {
-            scene.enemy.send(session, token).ok();
-        }
-    };
-    scene.stays_unheard(attempt, |_, token| host.inbox(ear).has(token));
+    scene.stays_unheard(says_to_right, |_, token| host.inbox(ear).has(token));
 }
 
 /// Nor a datagram by a port of the host's that its sender may ask the host at.
@@ -255,13 +257,7 @@ fn an_address_that_a_container_has_dialled_by_is_the_networks_at_no_port_of_the_
     as_if_it_answered(&scene);
     calls_itself_nobody(&scene, "tcp", v4(1));
     hears_answers_of(&scene, v4(1));
-    let attempt = |scene: &Scene, token: &str| {
-        let own = (v4(10), NOBODYS.1);
-        if let Ok(session) = scene.enemy.open_tcp_from(own, (scene.right.v4, PORT)) {
-            scene.enemy.send(session, token).ok();
-        }
-    };
-    scene.stays_unheard(attempt, |_, token| host.inbox(ear).has(token));
+    scene.stays_unheard(says_to_right, |_, token| host.inbox(ear).has(token));
 }
 
 /// Nor with other words than those that a datagram's own hook has seen.

@@ -271,6 +271,20 @@ fn does_not_enter_alike(arguments: impl Fn(&Beyond) -> Vec<String>) {
     });
 }
 
+/// After what takes its time, and is done under the policy alone.
+#[track_caller]
+fn does_not_enter_once(before: impl Fn(&Scene, &Beyond, Handle)) {
+    let done = Cell::new(false);
+    does_not_enter_after(
+        |_| Vec::new(),
+        |scene, machine, ear| {
+            if !done.replace(true) {
+                before(scene, machine, ear);
+            }
+        },
+    );
+}
+
 #[track_caller]
 fn does_not_enter_after(
     arguments: impl Fn(&Beyond) -> Vec<String>,
@@ -308,45 +322,31 @@ fn a_machines_datagram_on_a_borrowed_tuple_ends_at_the_nic() {
 /// Nor for the moment that lies between who sent from there last, anywhere, and who sent there.
 #[test]
 fn a_machines_datagram_is_not_the_containers_that_borrowed_its_address_long_ago() {
-    let waited = Cell::new(false);
-    does_not_enter_after(
-        |_| Vec::new(),
-        |scene, machine, ear| {
-            if waited.replace(true) {
-                return;
-            }
-            let socket = scene.enemy.open_udp((machine.v4, BY), None).unwrap();
-            scene.enemy.send_to(socket, (scene.right.v4, PORT), "first;").ok();
-            wait::quiet(Duration::from_millis(450));
-            scene.enemy.send_to(socket, ear.local, "its own;").unwrap();
-            scene.server.wait_for_message(ear, "its own;");
-            wait::quiet(Duration::from_millis(9700));
-        },
-    );
+    does_not_enter_once(|scene, machine, ear| {
+        let socket = scene.enemy.open_udp((machine.v4, BY), None).unwrap();
+        scene.enemy.send_to(socket, (scene.right.v4, PORT), "first;").ok();
+        wait::quiet(Duration::from_millis(450));
+        scene.enemy.send_to(socket, ear.local, "its own;").unwrap();
+        scene.server.wait_for_message(ear, "its own;");
+        wait::quiet(Duration::from_millis(9700));
+    });
 }
 
 /// Nor if somebody whom no segment claims sends from there as well.
 #[test]
 fn a_machines_datagram_is_not_the_containers_although_another_container_has_sent_by_its_address() {
-    let sent = Cell::new(false);
-    does_not_enter_after(
-        |_| Vec::new(),
-        |scene, machine, ear| {
-            if sent.replace(true) {
-                return;
-            }
-            say(scene, machine, "its own;");
-            scene.server.wait_for_message(ear, "its own;");
-            let there = scene.lab.netns("there");
-            scene.bridge.plug(&there, 12);
-            there.ip(&format!("addr add {}/32 dev lo", machine.v4));
-            let outside = scene.lab.cgroup("outside");
-            let other = scene.lab.worker_in(&outside, &there);
-            wait::quiet(COVERED);
-            let socket = other.open_udp((machine.v4, BY), None).unwrap();
-            other.send_to(socket, (scene.right.v4, PORT), "another's;").ok();
-        },
-    );
+    does_not_enter_once(|scene, machine, ear| {
+        say(scene, machine, "its own;");
+        scene.server.wait_for_message(ear, "its own;");
+        let there = scene.lab.netns("there");
+        scene.bridge.plug(&there, 12);
+        there.ip(&format!("addr add {}/32 dev lo", machine.v4));
+        let outside = scene.lab.cgroup("outside");
+        let other = scene.lab.worker_in(&outside, &there);
+        wait::quiet(COVERED);
+        let socket = other.open_udp((machine.v4, BY), None).unwrap();
+        other.send_to(socket, (scene.right.v4, PORT), "another's;").ok();
+    });
 }
 
 /// Wherever the container has sent by it.
