@@ -12,20 +12,14 @@ pub const MAX_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring buffer on a host with so many CPUs: what each of them may tell in four windows, as far as that is no more than
 /// [`MAX_RING_BYTES`]. A power of two, and pages of any size.
 #[must_use]
-pub const fn ring_bytes(cpus: usize) -> u32 {
+pub fn ring_bytes(cpus: usize) -> u32 {
     /// The kernel keeps the length of each record before it.
     const RECORD: usize = 8 + size_of::<FlowEvent>();
     /// Four pages of 64 KiB.
     const LEAST: usize = 1 << 18;
     const MOST: usize = MAX_RING_BYTES as usize;
     let told = cpus.saturating_mul(4 * EVENTS_PER_WINDOW as usize * RECORD);
-    if told >= MOST {
-        MAX_RING_BYTES
-    } else if told <= LEAST {
-        LEAST as u32
-    } else {
-        told.next_power_of_two() as u32
-    }
+    told.clamp(LEAST, MOST).next_power_of_two() as u32
 }
 
 /// A new flow was judged, a packet was denied, or a session lost its right.

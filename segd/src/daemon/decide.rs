@@ -270,7 +270,7 @@ fn revision(engine: &Engine) -> u32 {
 }
 
 /// The revision that brought the policy in force; 0: none is.
-pub(super) fn brought(engine: &Engine) -> u32 {
+fn brought(engine: &Engine) -> u32 {
     engine.in_force.as_ref().map_or(0, |in_force| in_force.brought)
 }
 
